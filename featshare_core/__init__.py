@@ -1,0 +1,1 @@
+"""Video segmentation that shares deep features between frames: the library, free of ROS."""

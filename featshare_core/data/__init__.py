@@ -1,0 +1,1 @@
+"""What a network learns from and is tested on."""

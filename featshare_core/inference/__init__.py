@@ -1,0 +1,1 @@
+"""How a network runs on video: schedule, engines, and the segmenter that joins them."""

@@ -1,0 +1,1 @@
+"""What is computed: segmentation networks cut into low, high and decode."""

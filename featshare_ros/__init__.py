@@ -1,0 +1,1 @@
+"""The ROS 2 side of feature-sharing segmentation: a thin layer over featshare_core."""
