@@ -1,0 +1,56 @@
+"""CamVid (Brostow et al., 2009) in its usual eleven-class form: folders of frames and masks."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from featshare_core.labels import CAMVID, UNLABELLED
+
+VOID = 11
+
+
+def camvid_files(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """
+    Return the (frame, mask) files of ``root/SPLIT`` and ``root/SPLITannot``, in time order.
+
+    :raises FileNotFoundError: naming the first folder or mask that is missing.
+    """
+    frames = Path(root) / split
+    masks = Path(root) / f'{split}annot'
+    for folder in (frames, masks):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f'{folder} is missing; CamVid is expected as {{train,val}} with frames and '
+                f'{{train,val}}annot with masks of the same names')
+    files = [(frame, masks / f'{frame.stem}.png') for frame in sorted(frames.iterdir())
+             if frame.suffix in ('.jpg', '.png')]
+    if not files:
+        raise FileNotFoundError(f'{frames} holds no .jpg or .png frame')
+    for _, mask in files:
+        if not mask.is_file():
+            raise FileNotFoundError(f'{mask} is missing: every frame needs its mask')
+    return files
+
+
+def read_camvid(frame: Path, mask: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """
+    Return an HxWx3 RGB image and its HxW class ids, void as ``UNLABELLED``.
+
+    :raises ValueError: where a file cannot be decoded, sizes differ or an id is out of range.
+    """
+    image = cv2.imread(str(frame), cv2.IMREAD_COLOR)
+    labels = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    for path, content in ((frame, image), (mask, labels)):
+        if content is None:
+            raise ValueError(f'{path} cannot be decoded as an image')
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f'{mask} has shape {labels.shape}, its frame {image.shape[:2]}')
+    wrong = labels[(labels > VOID) & (labels != UNLABELLED)]
+    if wrong.size:
+        raise ValueError(f'{mask} holds class id {wrong[0]}; CamVid has 0 to {len(CAMVID) - 1} '
+                         f'and {VOID} for void')
+    labels[labels == VOID] = UNLABELLED
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False), labels

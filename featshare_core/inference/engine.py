@@ -1,0 +1,62 @@
+"""Engine: the interface of "run a key frame / run a current frame on a device"."""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Frame = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """
+    What an engine says of a frame.
+
+    :param mask: HxW uint8 class ids.
+    :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
+    :param timings: milliseconds of each stage, in order.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.uint8] | None
+    timings: dict[str, float]
+
+
+class Engine(ABC):
+    """
+    Runs a network on frames of any number of streams; one frame at a time.
+
+    A frame is an HxWx3 uint8 RGB array. All work between it and the mask is the engine's: resize,
+    normalise, network, upsample, argmax. Engines agree on masks and differ in speed.
+    """
+
+    device: str
+    """Where it runs, for people: ``cpu``, ``cuda:0 (NVIDIA ...)``."""
+
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16``."""
+
+    network_name: str
+    """Which network it runs, for people."""
+
+    trained_size: tuple[int, int]
+    """(height, width) of the images that the network was trained on."""
+
+    @abstractmethod
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network and remember the deep features for the stream."""
+
+    @abstractmethod
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """
+        Run the shallow half with the stream's remembered deep features.
+
+        :raises LookupError: where the stream has had no key frame of this size.
+        """
+
+    @abstractmethod
+    def forget(self, stream: str) -> None:
+        """Free what is remembered of a stream."""

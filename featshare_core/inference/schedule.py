@@ -1,0 +1,91 @@
+"""KeyFrameSchedule: which frames are key frames."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+GOLDEN = 0.6180339887
+
+
+class Turn(NamedTuple):
+    """
+    What a frame is to its stream.
+
+    ``reason`` says why it is a key frame: ``first`` (or first after a reset), ``size``,
+    ``backwards``, ``age`` or ``interval``; it is empty for a current frame.
+    """
+
+    reason: str
+    frames_since_key: int
+
+
+@dataclass
+class _Stream:
+    size: tuple[int, int]
+    key_stamp: float | None
+    stamp: float | None
+    since_key: int = 0
+    phase: float = 0.0
+
+
+class KeyFrameSchedule:
+    """
+    A fixed interval of processed frames for each stream, and what forces a key frame early.
+
+    Streams are staggered: the interval after a stream's first key frame is shortened by a share
+    of its own, so that the key frames of several cameras do not fall together.
+
+    ``key_interval`` (frames, 1 or more) and ``max_key_age`` (seconds of stamps after which a key
+    frame is due, None for no limit) may be set anew at any time.
+    """
+
+    def __init__(self, key_interval: int, max_key_age: float | None = None) -> None:
+        if key_interval < 1:
+            raise ValueError(f'key_interval must be 1 or more, not {key_interval}')
+        if max_key_age is not None and not max_key_age > 0:
+            raise ValueError(f'max_key_age must be above 0 s or None, not {max_key_age}')
+        self.key_interval = key_interval
+        self.max_key_age = max_key_age
+        self._streams: dict[str, _Stream] = {}
+        self._phases: dict[str, float] = {}
+
+    def next(self, stream: str, size: tuple[int, int], stamp: float | None = None) -> Turn:
+        """
+        Advance a stream by one frame and say what that frame is.
+
+        :param size: the image's (height, width).
+        :param stamp: seconds, or None where unknown; an unknown stamp forces nothing.
+        """
+        state = self._streams.get(stream)
+        reason = self._reason(state, size, stamp)
+        if state is None or reason:
+            # The golden ratio keeps any number of streams apart, whichever come later.
+            phase = self._phases.setdefault(stream, len(self._phases) * GOLDEN % 1)
+            state = _Stream(size, stamp, stamp, phase=0.0 if reason == 'interval' else phase)
+            self._streams[stream] = state
+        else:
+            state.since_key += 1
+            state.stamp = stamp
+        return Turn(reason, state.since_key)
+
+    def reset(self, stream: str | None = None) -> None:
+        """Make the next frame of one stream, or of every stream, a key frame."""
+        if stream is None:
+            self._streams.clear()
+        else:
+            self._streams.pop(stream, None)
+
+    def _reason(self, state: _Stream | None, size: tuple[int, int], stamp: float | None) -> str:
+        if state is None:
+            return 'first'
+        if size != state.size:
+            return 'size'
+        if stamp is not None and state.stamp is not None and stamp < state.stamp:
+            return 'backwards'
+        if self.max_key_age is not None and stamp is not None and state.key_stamp is not None \
+                and stamp - state.key_stamp > self.max_key_age:
+            return 'age'
+        skipped = int(state.phase * self.key_interval)
+        if state.since_key + 1 + skipped >= self.key_interval:
+            return 'interval'
+        return ''

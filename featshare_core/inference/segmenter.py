@@ -1,0 +1,122 @@
+"""VideoSegmenter: frames in, masks out; the one class that most users touch."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featshare_core.inference.engine import Engine, Frame
+from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.inference.torch_engine import TorchEngine
+from featshare_core.labels import LabelSet
+from featshare_core.networks.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    The segmentation of one frame.
+
+    :param mask: HxW uint8 class ids.
+    :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
+    :param is_key: whether the deep half of the network ran on this frame.
+    :param key_reason: why it did: ``first``, ``interval``, ``age``, ``size`` or ``backwards``.
+    :param frames_since_key: the lag; 0 on a key frame.
+    :param timings: milliseconds of each stage, in order.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.uint8] | None
+    is_key: bool
+    key_reason: str
+    frames_since_key: int
+    timings: dict[str, float]
+
+
+class VideoSegmenter:
+    """
+    Segments any number of video streams with one network.
+
+        segmenter = VideoSegmenter.from_checkpoint('default', key_interval=5)
+        for frame in video:                      # HxWx3 uint8 RGB
+            mask = segmenter.segment(frame).mask # HxW uint8 class ids
+
+    ``schedule.key_interval`` and ``schedule.max_key_age`` may be set anew between frames.
+    ``segment`` is for one thread; ``reset`` may come from another.
+    """
+
+    def __init__(self, engine: Engine, labels: LabelSet, key_interval: int = 5,
+                 max_key_age: float | None = None) -> None:
+        self.engine = engine
+        self.labels = labels
+        self.schedule = KeyFrameSchedule(key_interval, max_key_age)
+
+    @classmethod
+    def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
+                        device: str = 'auto', precision: str = 'auto',
+                        shared_levels: int | None = None, max_key_age: float | None = None,
+                        input_size: tuple[int, int] | None = None,
+                        full_size: bool = True) -> VideoSegmenter:
+        """
+        Load a checkpoint onto a device.
+
+        :param path_or_name: a .safetensors file, or ``default`` for the shipped checkpoint.
+        :param key_interval: a key frame every so many frames; 1 runs the whole network on each.
+        :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        :param shared_levels: levels that current frames reuse; None as the checkpoint says.
+        :param max_key_age: seconds of stamps after which a key frame is due; None for no limit.
+        :param input_size: (width, height) to run the network at; None for the checkpoint's
+            number of pixels in the image's own aspect ratio.
+        :param full_size: masks have the image's size, otherwise the network input's.
+        :raises CheckpointError: where the checkpoint cannot be used.
+        :raises RuntimeError: where the CUDA device asked for is missing.
+        :raises ValueError: where another argument is out of range.
+        """
+        network, config = load_checkpoint(path_or_name, shared_levels)
+        engine = TorchEngine(network, config, device, precision, input_size, full_size)
+        return cls(engine, config.labels, key_interval, max_key_age)
+
+    def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
+                confidence: bool = False) -> Result:
+        """
+        Segment the next frame of a stream.
+
+        :param frame: HxWx3 uint8 RGB; any size, which may change between frames.
+        :param stream: the camera's name; streams share nothing but the network.
+        :param stamp: the frame's time in seconds, where known.
+        :raises ValueError: where ``frame`` is not such an array.
+        """
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 \
+                or frame.shape[2] != 3 or 0 in frame.shape:
+            found = f'{frame.dtype} array of shape {frame.shape}' \
+                if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {found}')
+        turn = self.schedule.next(stream, frame.shape[:2], stamp)
+        run = self.engine.key if turn.reason else self.engine.current
+        try:
+            prediction = run(frame, stream, confidence)
+        except Exception:
+            # The cache may be missing or half written: the stream starts anew.
+            self.schedule.reset(stream)
+            raise
+        return Result(prediction.mask, prediction.confidence, bool(turn.reason), turn.reason,
+                      turn.frames_since_key, prediction.timings)
+
+    def warm_up(self) -> None:
+        """
+        Run both modes once, at the size that the network was trained on.
+
+        What a device prepares at its first frame is done then, and one that cannot run the
+        network fails here, not on the first image of a drive.
+        """
+        frame = np.zeros((*self.engine.trained_size, 3), np.uint8)
+        for run in (self.engine.key, self.engine.current):
+            run(frame, 'warm-up', True)
+        self.engine.forget('warm-up')
+
+    def reset(self, stream: str | None = None) -> None:
+        """Make the next frame of a stream, or of every stream, a key frame."""
+        self.schedule.reset(stream)

@@ -1,0 +1,158 @@
+"""Checkpoints: one .safetensors file that holds the weights and, in its header, their config."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from featshare_core.labels import LabelSet
+from featshare_core.networks.fpn import FPN
+from featshare_core.networks.split import SplitNetwork
+
+HEADER_KEY = 'featshare'
+NETWORKS = {'fpn-densenet121': FPN}
+DEFAULT = 'default'
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    What a checkpoint's weights need to be run, and where they come from.
+
+    :param network: a key of ``NETWORKS``.
+    :param labels: the classes, in the order of the logits.
+    :param input_size: (width, height) in pixels of the images it was trained on.
+    :param options: the network's further arguments, such as ``shared_levels``.
+    :param mean, std: of the RGB channels, for images of 0 to 1.
+    :param training, scores: how it was trained and what it reached; for people.
+    """
+
+    network: str
+    labels: LabelSet
+    input_size: tuple[int, int]
+    options: Mapping[str, int] = field(default_factory=dict)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no image can be prepared with."""
+        if len(self.input_size) != 2 or min(self.input_size) < 1:
+            raise ValueError(f'input_size is {self.input_size}, not (width, height) in pixels')
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f'mean {self.mean} and std {self.std} are not those of 3 channels')
+
+    def build(self) -> SplitNetwork:
+        """Return the network with fresh weights."""
+        return NETWORKS[self.network](len(self.labels), **self.options)
+
+
+def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
+                    dtype: torch.dtype = torch.float16) -> None:
+    """Write the weights, floating-point ones as ``dtype``, with ``config`` in the header."""
+    tensors = {name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+               for name, tensor in network.state_dict().items()
+               if not name.endswith('num_batches_tracked')}
+    save_file(tensors, path, {HEADER_KEY: json.dumps(asdict(config))})
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """
+    Return the file of a shipped checkpoint's name (``default``) or of a path.
+
+    Shipped ones stand in ``weights/`` of the source tree or in ``share/featshare_ros/weights``
+    of whatever prefix the package is installed in.
+
+    :raises CheckpointError: where there is none; the message says where it looked.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix or len(path.parts) != 1:
+        if not path.is_file():
+            raise CheckpointError(f'checkpoint {path} does not exist or is no file')
+        return path
+    parents = Path(__file__).resolve().parents
+    folders = [parents[2] / 'weights',
+               *(parent / 'share' / 'featshare_ros' / 'weights' for parent in parents)]
+    for folder in folders:
+        shipped = folder / f'{name_or_path}.safetensors'
+        if shipped.is_file():
+            return shipped
+    known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
+    raise CheckpointError(f'no checkpoint is called {str(name_or_path)!r}; shipped: '
+                          f'{", ".join(known) or "none"}; or give the path of a .safetensors file')
+
+
+def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
+                    ) -> tuple[SplitNetwork, Config]:
+    """
+    Return the network in eval mode (fp32, CPU) with its config.
+
+    :param name_or_path: see ``find_checkpoint``. Only safetensors are read: nothing is unpickled.
+    :param shared_levels: where to cut the network; None leaves it as the checkpoint says.
+    :raises CheckpointError: where the file is missing, damaged, or of another network.
+    """
+    path = find_checkpoint(name_or_path)
+    try:
+        with safe_open(path, 'pt') as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path} is not a readable safetensors file ({error}): damaged, '
+                              f'truncated or of another format; pickled files are not '
+                              f'accepted') from error
+    config = _parse_config(path, header)
+    if shared_levels is not None:
+        config = replace(config, options={**config.options, 'shared_levels': shared_levels})
+    try:
+        network = config.build()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    _load_tensors(path, network, tensors)
+    return network.eval(), config
+
+
+def _parse_config(path: Path, header: str | None) -> Config:
+    if header is None:
+        raise CheckpointError(f'{path} has no {HEADER_KEY!r} entry in its header: it holds some '
+                              f'other network')
+    try:
+        fields = json.loads(header)
+        labels = LabelSet(tuple(fields['labels']['names']),
+                          tuple(tuple(color) for color in fields['labels']['colors']))
+        width, height = (int(side) for side in fields['input_size'])
+        config = Config(
+            network=fields['network'], labels=labels, input_size=(width, height),
+            options=dict(fields['options']), mean=tuple(fields['mean']), std=tuple(fields['std']),
+            training=fields['training'], scores=fields['scores'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'{path}: its header cannot be read ({error!r})') from error
+    if config.network not in NETWORKS:
+        raise CheckpointError(f'{path} holds a network {config.network!r}; this version knows '
+                              f'{", ".join(NETWORKS)}')
+    return config
+
+
+def _load_tensors(path: Path, network: SplitNetwork, tensors: dict[str, torch.Tensor]) -> None:
+    wanted = {name: tensor for name, tensor in network.state_dict().items()
+              if not name.endswith('num_batches_tracked')}
+    odd = sorted(wanted.keys() ^ tensors.keys())
+    if odd:
+        raise CheckpointError(
+            f'{path} does not fit the network that its header names: {odd[0]} is '
+            f'{"missing" if odd[0] in wanted else "unknown"} ({len(odd)} such tensors)')
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(f'{path}: {name} has shape {tuple(tensor.shape)}, the network '
+                                  f'needs {tuple(wanted[name].shape)}')
+    network.load_state_dict({n: t.to(wanted[n].dtype) for n, t in tensors.items()}, strict=False)

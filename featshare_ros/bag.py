@@ -1,0 +1,310 @@
+"""
+Camera recordings: rosbag2 (mcap, sqlite3) and video files in, rosbag2 recordings out.
+
+Reading and writing go through ``rosbags``, which needs no ROS installation; it is imported when a
+recording is opened, so that the node runs without it.
+"""
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+BAG_SUFFIXES = ('.mcap', '.db3')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm', '.mpg', '.mpeg')
+VIDEO_TOPIC = '/camera/image_raw'
+"""The topic of a video file's frames, where none is named."""
+
+START_NS = 1_000_000_000
+"""The first stamp of what has no clock of its own: not 0, which tf and others read as 'now'."""
+
+
+class RecordingError(ValueError):
+    """A recording that cannot be read or written; the text says why."""
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """One image message of a recording."""
+
+    topic: str
+    stamp_ns: int
+    """The header's stamp, in nanoseconds."""
+    log_time_ns: int
+    """When it was recorded, in nanoseconds."""
+    message: Any
+    """An object with the fields of the message type, for ``featshare_ros.images``."""
+    compressed: bool
+    """Whether the message is a CompressedImage, not an Image."""
+    serialized: bytes
+    """The message in CDR, which a publisher of rclpy sends as it is."""
+
+
+class Recording(abc.ABC):
+    """
+    The images of one topic of a recording: a context manager that iterates in log order.
+
+    ``frame_count`` is exact for a rosbag2 recording and the container's own estimate for a video.
+    ``duration`` is that of the whole recording, in seconds. Iterating again starts over.
+    """
+
+    topic: str
+    message_type: str
+    frame_count: int
+    duration: float
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[RecordedImage]:
+        """
+        Read the images in log order.
+
+        :raises RecordingError: where the file turns out to be damaged.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Recording:
+        """Return the recording, which is open already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Close the file."""
+        self.close()
+
+
+def open_recording(path: str | Path, topic: str = '') -> Recording:
+    """
+    Open a recording of a camera.
+
+    :param path: a rosbag2 directory, a single .mcap or .db3 file, or a video file.
+    :param topic: the image topic; it may be left out where the recording has one alone. A video's
+        frames are given this topic.
+    :raises RecordingError: where the path is missing or unreadable, or the topic is missing or
+        not unique; the message lists the topics there are.
+    :raises ImportError: where rosbags is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RecordingError(f'{path}: no such file or directory')
+    if path.is_dir():
+        if not (path / 'metadata.yaml').exists():
+            raise RecordingError(f'{path}: a rosbag2 directory has a metadata.yaml, this one has '
+                                 'none; name the .mcap or .db3 file, or run `ros2 bag reindex`')
+        return _BagRecording(path, topic)
+    if path.suffix in BAG_SUFFIXES:
+        return _BagRecording(path, topic)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _VideoRecording(path, topic or VIDEO_TOPIC)
+    hint = '; convert it with `rosbags-convert`' if path.suffix == '.bag' else ''
+    raise RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
+                         f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')
+
+
+class _BagRecording(Recording):
+    """A rosbag2 recording."""
+
+    # Not rosbags' AnyReader: that one parses the definitions of every type in the recording, and
+    # one that it does not understand would keep us from the images.
+
+    def __init__(self, path: Path, topic: str) -> None:
+        reader_class = _import_rosbags('rosbag2').Reader
+        self._path = path
+        self._types = _image_types()
+        try:
+            self._reader = reader_class(path)
+            self._reader.open()
+        except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
+            raise RecordingError(f'{path}: unreadable or truncated recording: {error}') from error
+        try:
+            self._choose(topic)
+        except RecordingError:
+            self.close()
+            raise
+        self.duration = self._reader.duration / 1e9
+
+    def _choose(self, topic: str) -> None:
+        """Find the connections of the wanted topic, or of the only image topic."""
+        images = [connection for connection in self._reader.connections
+                  if connection.msgtype in (IMAGE, COMPRESSED_IMAGE)]
+        topics = sorted({connection.topic for connection in images if connection.msgcount})
+        if not topic:
+            if not topics:
+                raise RecordingError(f'{self._path}: no images in it; {self._contents()}')
+            if len(topics) > 1:
+                raise RecordingError(f'{self._path}: several image topics, name one of '
+                                     f'{", ".join(topics)}')
+            topic = topics[0]
+        chosen = [connection for connection in images if connection.topic == topic]
+        if not chosen:
+            raise RecordingError(f'{self._path}: no image topic {topic!r}; {self._contents()}')
+        self.topic, self.message_type = topic, chosen[0].msgtype
+        self._connections = [connection for connection in chosen
+                             if connection.msgtype == self.message_type]
+        self.frame_count = sum(connection.msgcount for connection in self._connections)
+
+    def _contents(self) -> str:
+        """Return a line that lists every topic with its type."""
+        topics = {f'{connection.topic} ({connection.msgtype}, {connection.msgcount} messages)'
+                  for connection in self._reader.connections}
+        return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
+
+    def __iter__(self) -> Iterator[RecordedImage]:
+        """Read the images in log order."""
+        messages = self._reader.messages(self._connections)
+        compressed = self.message_type == COMPRESSED_IMAGE
+        index = 0
+        while True:
+            try:
+                entry = next(messages, None)
+                if entry is None:
+                    return
+                _, log_time_ns, serialized = entry
+                message = self._types.deserialize_cdr(serialized, self.message_type)
+                stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            except Exception as error:  # as above, and whatever a damaged message gives
+                raise RecordingError(f'{self._path}: image {index} of {self.topic} is unreadable: '
+                                     f'{error}') from error
+            yield RecordedImage(self.topic, stamp_ns, log_time_ns, message, compressed,
+                                bytes(serialized))
+            index += 1
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._reader.is_open:
+            self._reader.close()
+
+
+class _VideoRecording(Recording):
+    """A video file, its frames as bgr8 images that are stamped by the frame rate."""
+
+    message_type = IMAGE
+
+    def __init__(self, path: Path, topic: str) -> None:
+        self._types = _image_types()
+        self._path, self.topic = path, topic
+        self._video = self._open()
+        self._fps = self._video.get(cv2.CAP_PROP_FPS)
+        if not 0 < self._fps < 10_000:
+            self.close()
+            raise RecordingError(f'{path}: the video states no usable frame rate ({self._fps})')
+        self.frame_count = max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.duration = self.frame_count / self._fps
+
+    def _open(self) -> cv2.VideoCapture:
+        """Open the file at its first frame."""
+        video = cv2.VideoCapture(str(self._path))
+        if not video.isOpened() or not video.grab():
+            raise RecordingError(f'{self._path}: OpenCV cannot read it as a video: it is '
+                                 'truncated, or in a format that is not built in')
+        video.release()
+        return cv2.VideoCapture(str(self._path))
+
+    def __iter__(self) -> Iterator[RecordedImage]:
+        """Read the frames in order."""
+        self._video.release()
+        self._video = self._open()
+        index = 0
+        while True:
+            ok, bgr = self._video.read()
+            if not ok:
+                return
+            stamp_ns = START_NS + round(index * 1e9 / self._fps)
+            message = _image_message(self._types, bgr, 'bgr8', stamp_ns)
+            serialized = bytes(self._types.serialize_cdr(message, IMAGE))
+            yield RecordedImage(self.topic, stamp_ns, stamp_ns, message, False, serialized)
+            index += 1
+
+    def close(self) -> None:
+        """Close the file."""
+        self._video.release()
+
+
+def write_recording(path: str | Path, frames: Iterable[npt.NDArray[np.uint8]], topic: str,
+                    fps: float, jpeg_quality: int | None = None, storage: str = 'mcap') -> int:
+    """
+    Write pictures as a rosbag2 recording and return how many they were.
+
+    The recording gets its metadata.yaml last: one without it was interrupted.
+
+    :param path: the directory to make; it must not exist.
+    :param frames: HxWx3 uint8 RGB arrays.
+    :param topic: for example /camera/image_raw, and /camera/image_raw/compressed for JPEG.
+    :param fps: frames a second; stamps and log times follow it from ``START_NS`` on.
+    :param jpeg_quality: 1 to 100 for JPEG in CompressedImage, None for Image of rgb8.
+    :param storage: 'mcap' or 'sqlite3'.
+    :raises RecordingError: where the path exists, or a frame is no RGB picture.
+    """
+    rosbag2 = _import_rosbags('rosbag2')
+    types = _image_types()
+    if Path(path).exists():
+        raise RecordingError(f'{path}: exists already, not overwritten')
+    # Version 8 of the format: what comes after it is not readable for Humble's ros2 bag.
+    writer = rosbag2.Writer(path, version=8, storage_plugin=rosbag2.StoragePlugin[storage.upper()])
+    message_type = IMAGE if jpeg_quality is None else COMPRESSED_IMAGE
+    count = 0
+    with writer:
+        connection = writer.add_connection(topic, message_type, typestore=types)
+        for count, rgb in enumerate(frames, start=1):
+            if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+                raise RecordingError(f'frame {count - 1} is {rgb.dtype} of shape {rgb.shape}, '
+                                     'not HxWx3 uint8')
+            stamp_ns = START_NS + round((count - 1) * 1e9 / fps)
+            if jpeg_quality is None:
+                message = _image_message(types, rgb, 'rgb8', stamp_ns)
+            else:
+                message = _jpeg_message(types, rgb, jpeg_quality, stamp_ns)
+            writer.write(connection, stamp_ns, types.serialize_cdr(message, message_type))
+    return count
+
+
+def _image_message(types: Any, pixels: npt.NDArray[np.uint8], encoding: str,
+                   stamp_ns: int) -> Any:
+    """Return rosbags' Image of HxWx3 samples."""
+    height, width = pixels.shape[:2]
+    return types.types[IMAGE](
+        header=_header(types, stamp_ns), height=height, width=width, encoding=encoding,
+        is_bigendian=0, step=3 * width, data=np.ascontiguousarray(pixels).reshape(-1))
+
+
+def _jpeg_message(types: Any, rgb: npt.NDArray[np.uint8], quality: int, stamp_ns: int) -> Any:
+    """Return rosbags' CompressedImage with an RGB picture as JPEG."""
+    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+                           [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return types.types[COMPRESSED_IMAGE](header=_header(types, stamp_ns),
+                                         format='rgb8; jpeg compressed bgr8', data=jpeg)
+
+
+def _header(types: Any, stamp_ns: int) -> Any:
+    """Return rosbags' Header of a camera."""
+    sec, nanosec = divmod(stamp_ns, 10**9)
+    stamp = types.types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec)
+    return types.types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera')
+
+
+def _image_types() -> Any:
+    """Return rosbags' message types; the image messages are the same in every ROS 2."""
+    typesys = _import_rosbags('typesys')
+    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+
+
+def _import_rosbags(module: str) -> Any:
+    """Import a module of rosbags, or say how to get it."""
+    try:
+        import rosbags.rosbag2
+        import rosbags.typesys
+    except ImportError as error:
+        raise ImportError('recordings are read and written with rosbags, which is not installed: '
+                          'pip install rosbags') from error
+    return getattr(rosbags, module)

@@ -1,0 +1,144 @@
+"""What is counted and timed of each camera, and how /diagnostics tells it (REP-107)."""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from featshare_core.inference.segmenter import Result
+from featshare_core.inference.timing import Rolling
+
+SILENCE_S = 2.0
+"""Seconds without an image after which a camera counts as silent."""
+
+
+@dataclass
+class Counts:
+    """Images of one camera since activation: received = dropped + processed + failed + waiting."""
+
+    received: int = 0
+    dropped: int = 0
+    processed: int = 0
+    failed: int = 0
+
+
+@dataclass
+class CameraStatistics:
+    """
+    The figures of one camera.
+
+    The executor's thread counts what arrives, the worker what becomes of it. The rates and the
+    level that ``status`` tells are those of the time since it was last asked.
+    """
+
+    topic: str
+    counts: Counts = field(default_factory=Counts)
+    key_latency: Rolling = field(default_factory=Rolling)
+    current_latency: Rolling = field(default_factory=Rolling)
+    age: Rolling = field(default_factory=Rolling)
+    key_frames: int = 0
+    image: str = 'unknown'
+    failure: str = ''
+    engine_failed: bool = False
+    last_arrival: float | None = None
+    _told: Counts = field(default_factory=Counts)
+    _told_at: float = field(default_factory=time.monotonic)
+
+    def processed(self, result: Result, latency_ms: float, age_ms: float | None) -> None:
+        """Count an answered image; ``age_ms`` is None where its stamp says nothing."""
+        (self.key_latency if result.is_key else self.current_latency).add(latency_ms)
+        if age_ms is not None:
+            self.age.add(age_ms)
+        self.key_frames += result.is_key
+        self.counts.processed += 1
+
+    def failed(self, reason: str, engine: bool) -> None:
+        """Count an image that got no mask: a bad image, or an engine that failed on it."""
+        self.failure = reason
+        self.engine_failed = engine
+        self.counts.failed += 1
+
+    def status(self, name: str, hardware_id: str, publishers: int) -> DiagnosticStatus:
+        """Return the camera's status since the last call; ``publishers`` are those matched."""
+        now, counts = time.monotonic(), Counts(**vars(self.counts))
+        seconds = max(1e-9, now - self._told_at)
+        new = Counts(**{key: value - getattr(self._told, key)
+                        for key, value in vars(counts).items()})
+        self._told, self._told_at = counts, now
+        level, message = self._judge(new, now, publishers)
+        if level is None:
+            level, message = DiagnosticStatus.OK, f'{new.processed / seconds:.1f} masks/s'
+        values = [
+            ('topic', self.topic),
+            ('publishers', str(publishers)),
+            ('image', self.image),
+            ('received', str(counts.received)),
+            ('processed', str(counts.processed)),
+            ('key frames', str(self.key_frames)),
+            ('dropped', str(counts.dropped)),
+            ('failed', str(counts.failed)),
+            ('image rate (Hz)', f'{new.received / seconds:.1f}'),
+            ('mask rate (Hz)', f'{new.processed / seconds:.1f}'),
+            ('drop rate (Hz)', f'{new.dropped / seconds:.1f}'),
+            *_percentiles('key latency', self.key_latency),
+            *_percentiles('current latency', self.current_latency),
+            *_percentiles('mask age', self.age),
+            ('last failure', self.failure or 'none'),
+        ]
+        return _status(level, name, message, hardware_id, values)
+
+    def _judge(self, new: Counts, now: float, publishers: int) -> tuple[bytes | None, str]:
+        if new.failed:
+            what = 'the engine failed' if self.engine_failed else 'bad images'
+            all_failed = self.engine_failed or not new.processed
+            return (DiagnosticStatus.ERROR if all_failed else DiagnosticStatus.WARN,
+                    f'{new.failed} of {new.failed + new.processed} images failed '
+                    f'({what}): {self.failure}')
+        if self.last_arrival is None:
+            if publishers:
+                return (DiagnosticStatus.WARN,
+                        f'no image has arrived on {self.topic} from its {publishers} publishers: '
+                        f'is the camera running, and can the middleware carry large images?')
+            return (DiagnosticStatus.WARN,
+                    f'nobody publishes {self.topic} with a matching type and QoS')
+        silence = now - self.last_arrival
+        if silence > SILENCE_S:
+            return DiagnosticStatus.WARN, f'no image for {silence:.1f} s'
+        return None, ''
+
+
+@dataclass
+class EngineStatistics:
+    """The stage times of the engine, for key and current frames apart."""
+
+    stages: dict[tuple[str, str], Rolling] = field(default_factory=dict)
+
+    def processed(self, result: Result) -> None:
+        """Take the stage times of a frame."""
+        mode = 'key' if result.is_key else 'current'
+        for stage, milliseconds in result.timings.items():
+            self.stages.setdefault((mode, stage), Rolling()).add(milliseconds)
+        self.stages.setdefault((mode, 'engine'), Rolling()).add(sum(result.timings.values()))
+
+    def status(self, name: str, hardware_id: str, problem: str, state: str,
+               settings: dict[str, str]) -> DiagnosticStatus:
+        """Return the engine's status; ``problem`` is what keeps the node from working, or ''."""
+        values = [('state', state), *settings.items()]
+        for (mode, stage), times in list(self.stages.items()):
+            values += _percentiles(f'{mode} {stage}', times)
+        level = DiagnosticStatus.ERROR if problem else DiagnosticStatus.OK
+        return _status(level, name, problem or state, hardware_id, values)
+
+
+def _percentiles(name: str, rolling: Rolling) -> list[tuple[str, str]]:
+    percentiles = rolling.percentiles()
+    words = ('unknown',) * 3 if percentiles is None else tuple(f'{p:.1f}' for p in percentiles)
+    return [(f'{name} {which} (ms)', word) for which, word in zip(('p50', 'p95', 'max'), words)]
+
+
+def _status(level: bytes, name: str, message: str, hardware_id: str,
+            values: list[tuple[str, str]]) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=value) for key, value in values])

@@ -1,0 +1,274 @@
+"""The lifecycle node: parameters, transitions, and what happens to an image in between."""
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_ros import parameters
+from featshare_ros.camera import Arrival, Camera
+from featshare_ros.diagnostics import EngineStatistics
+from featshare_ros.images import ImageError
+from featshare_ros.worker import Worker
+
+THROTTLE_S = 10.0
+"""Seconds between two log lines about images that fail."""
+
+
+class SegmentationNode(LifecycleNode):
+    """
+    Turns camera images into segmentation masks.
+
+    Configuring loads the network and creates the publishers, activating subscribes and starts
+    the worker; each is undone by its counterpart. Only while active is anything received.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('segmentation', **options)
+        self._problems = parameters.declare(self)
+        self._values = parameters.values(self)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._problem = ''
+        self._state = 'unconfigured'
+        self._segmenter: VideoSegmenter | None = None
+        self._cameras: list[Camera] = []
+        self._worker: Worker | None = None
+        self._wake = threading.Condition()
+        self._engine_statistics = EngineStatistics()
+        self._diagnostics = None
+        if self._values['publish_diagnostics']:
+            self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+            # A paused or looping simulation clock must not stop or flood the diagnostics.
+            self.create_timer(1.0, self._publish_diagnostics,
+                              clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_service(Trigger, '~/force_key_frame', self._on_force_key_frame)
+
+    def autostart(self) -> None:
+        """Configure and activate, if the parameter says so; what fails is logged."""
+        if self._values['autostart'] \
+                and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network onto its device and create the publishers."""
+        try:
+            if self._problems:
+                raise ValueError('; '.join(self._problems))
+            segmenter = self._load_segmenter()
+        except Exception as error:
+            # Whatever it is, from a bad file to a missing driver, the user needs its text.
+            self._problem = f'cannot be configured: {error}'
+            self.get_logger().error(self._problem)
+            return TransitionCallbackReturn.FAILURE
+        self._problem = ''
+        self._segmenter = segmenter
+        self._engine_statistics = EngineStatistics()
+        self._cameras = [
+            Camera(self, name, self._values['image_transport'] == 'compressed', segmenter.labels,
+                   self._wake)
+            for name in self._values['cameras']]
+        self._state = 'inactive'
+        self.get_logger().info(', '.join(f'{k}: {v}' for k, v in self._settings().items()))
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the images and start the worker."""
+        assert self._segmenter is not None
+        self._segmenter.reset()
+        for camera in self._cameras:
+            camera.subscribe()
+        self._worker = Worker(self._cameras, self._wake, self._process)
+        self._state = 'active'
+        topics = ', '.join(camera.statistics.topic for camera in self._cameras)
+        self.get_logger().info(f'segmenting {topics}')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the worker and unsubscribe."""
+        self._stop()
+        self._state = 'inactive'
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the network and take the publishers from the graph."""
+        self._free()
+        self._state = 'unconfigured'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free whatever is there."""
+        self._free()
+        self._state = 'finalized'
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        """Stop the worker before the node's topics go."""
+        self._stop()
+        super().destroy_node()
+
+    def _load_segmenter(self) -> VideoSegmenter:
+        values = self._values
+        width, height = values['input_size']
+        segmenter = VideoSegmenter.from_checkpoint(
+            values['weights'], key_interval=values['key_interval'], device=values['device'],
+            precision=values['precision'], shared_levels=values['shared_levels'] or None,
+            max_key_age=values['max_key_age'] or None,
+            input_size=(width, height) if width else None,
+            full_size=values['mask_size'] == 'image')
+        segmenter.warm_up()
+        return segmenter
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        for camera in self._cameras:
+            camera.unsubscribe()
+
+    def _free(self) -> None:
+        self._stop()
+        for camera in self._cameras:
+            camera.destroy()
+        self._cameras = []
+        self._segmenter = None
+
+    def _process(self, camera: Camera, arrival: Arrival) -> None:
+        """Segment one image and publish its mask; on the worker's thread. Never raises."""
+        header: Header = arrival.message.header
+        statistics = camera.statistics
+        assert self._segmenter is not None
+        try:
+            frame = camera.decode(arrival.message)
+            result = self._segmenter.segment(
+                frame, camera.name, _seconds(header), self._values['publish_confidence'])
+            camera.publish_mask(result, header)
+        except ImageError as error:
+            statistics.failed(str(error), engine=False)
+            self.get_logger().warning(f'{statistics.topic}: image left out: {error}',
+                                      throttle_duration_sec=THROTTLE_S)
+            return
+        except Exception as error:
+            if not self.context.ok():
+                return
+            statistics.failed(f'{type(error).__name__}: {error}', engine=True)
+            self.get_logger().error(f'{statistics.topic}: image left out, the engine failed: '
+                                    f'{type(error).__name__}: {error}',
+                                    throttle_duration_sec=THROTTLE_S)
+            return
+        latency = 1e3 * (time.monotonic() - arrival.time)
+        statistics.processed(result, latency, self._age(header))
+        self._engine_statistics.processed(result)
+        try:
+            camera.publish_overlay(frame, result, header, self._values['overlay_opacity'])
+        except Exception as error:
+            if self.context.ok():
+                self.get_logger().error(f'{statistics.topic}: no overlay: {error}',
+                                        throttle_duration_sec=THROTTLE_S)
+
+    def _age(self, header: Header) -> float | None:
+        """Return the milliseconds since the stamp; None where either clock says nothing."""
+        stamp, now = _seconds(header), self.get_clock().now().nanoseconds
+        if stamp is None or now == 0 or now * 1e-9 < stamp:
+            return None
+        return 1e3 * (now * 1e-9 - stamp)
+
+    def _on_parameters(self, changed: Sequence[Parameter]) -> SetParametersResult:
+        """Refuse a bad set of parameters as a whole, or apply it from the next frame on."""
+        result = parameters.validate(changed)
+        if result.successful:
+            for parameter in changed:
+                if parameter.name in self._values:
+                    self._values[parameter.name] = parameter.value
+            if self._segmenter is not None:
+                schedule = self._segmenter.schedule
+                schedule.key_interval = self._values['key_interval']
+                schedule.max_key_age = self._values['max_key_age'] or None
+        return result
+
+    def _on_force_key_frame(self, request: Trigger.Request,
+                            response: Trigger.Response) -> Trigger.Response:
+        response.success = self._segmenter is not None
+        if self._segmenter is not None:
+            self._segmenter.reset()
+            response.message = 'the next frame of every camera is a key frame'
+        else:
+            response.message = f'the node is {self._state}: no network is loaded'
+        return response
+
+    def _settings(self) -> dict[str, str]:
+        """Return what runs, for the log and for /diagnostics."""
+        if self._segmenter is None:
+            return {'checkpoint': self._values['weights']}
+        engine = self._segmenter.engine
+        return {
+            'checkpoint': self._values['weights'],
+            'network': engine.network_name,
+            'device': engine.device,
+            'precision': engine.precision,
+            'key_interval': str(self._values['key_interval']),
+            'max_key_age (s)': f'{self._values["max_key_age"]:g}',
+        }
+
+    def _publish_diagnostics(self) -> None:
+        assert self._diagnostics is not None
+        node = self.get_fully_qualified_name().lstrip('/')
+        hardware = self._segmenter.engine.device if self._segmenter else 'none'
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        array.status.append(self._engine_statistics.status(
+            f'{node}: engine', hardware, self._problem, self._state, self._settings()))
+        if self._state == 'active':
+            for camera in self._cameras:
+                array.status.append(camera.statistics.status(
+                    f'{node}: {camera.name or "camera"}', hardware, camera.publishers))
+        self._diagnostics.publish(array)
+
+
+def _seconds(header: Header) -> float | None:
+    """Return a header's stamp in seconds; None for zero, which means not set."""
+    stamp = header.stamp.sec + 1e-9 * header.stamp.nanosec
+    return stamp or None
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop; SIGINT and SIGTERM are the usual ways."""
+    rclpy.init(args=args)
+    executor = SingleThreadedExecutor()
+    node = None
+    try:
+        node = SegmentationNode()
+        node.autostart()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        # A signal ends the context under whatever rclpy is just about to call.
+        if rclpy.ok():
+            raise
+    finally:
+        try:
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+        except KeyboardInterrupt:
+            # A second Ctrl-C while all is being put away.
+            pass
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

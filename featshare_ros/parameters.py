@@ -1,0 +1,147 @@
+"""Every parameter of the node: its default, range and description, read-only or live."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+
+@dataclass(frozen=True)
+class Spec:
+    """
+    One parameter.
+
+    :param live: it may be set while the node runs; otherwise only at start.
+    :param limits: (smallest, largest) of a number.
+    :param choices: the words that a string may be.
+    """
+
+    name: str
+    default: Any
+    description: str
+    live: bool = False
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what `ros2 param describe` shows."""
+        descriptor = ParameterDescriptor(description=self.description, read_only=not self.live)
+        if self.choices:
+            descriptor.additional_constraints = 'one of: ' + ', '.join(self.choices)
+        if self.limits is not None:
+            low, high = self.limits
+            if isinstance(self.default, float):
+                descriptor.floating_point_range = [FloatingPointRange(
+                    from_value=float(low), to_value=float(high), step=0.0)]
+            else:
+                descriptor.integer_range = [IntegerRange(
+                    from_value=int(low), to_value=int(high), step=1)]
+        return descriptor
+
+
+PARAMETERS = (
+    Spec('weights', 'default', 'Checkpoint: the name of a shipped one, or the path of a '
+         '.safetensors file.'),
+    Spec('device', 'auto', 'Where the network runs: auto (CUDA where there is one), cpu, cuda '
+         'or cuda:N. A CUDA device that is asked for and missing is an error.'),
+    Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
+         'else fp16 on CUDA and fp32 on the CPU.', choices=('auto', 'fp32', 'bf16', 'fp16')),
+    Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
+         'take from the key frame; 0 as the checkpoint says.', limits=(0, 3)),
+    Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
+         'whole network on every frame.', live=True, limits=(1, 1000)),
+    Spec('max_key_age', 1.0, 'Seconds (of image stamps) after which a key frame is due whatever '
+         'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
+    Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
+         'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
+         'of the image.'),
+    Spec('cameras', [''], 'Names of several cameras; each prefixes its topics. One empty name '
+         'is a single camera without prefix.'),
+    Spec('image_transport', 'raw', 'Which image topic is subscribed to: raw (image) or '
+         'compressed (image/compressed).', choices=('raw', 'compressed')),
+    Spec('mask_size', 'image', 'Size of masks, confidences and overlays: that of the image, or '
+         'of the network input, which is faster.', choices=('image', 'network')),
+    Spec('publish_confidence', False, 'Publish how probable the class of each pixel is.',
+         live=True),
+    Spec('overlay_opacity', 0.5, 'How strongly the overlay shows the classes over the image.',
+         live=True, limits=(0.0, 1.0)),
+    Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.'),
+    Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.'),
+)
+
+
+def declare(node: Node) -> list[str]:
+    """
+    Declare all parameters on a node.
+
+    :returns: a sentence for each value given at start that is refused; its parameter has the
+        default instead, so that the node stays up to say so. Configuring must fail on them.
+    """
+    problems = []
+    for spec in PARAMETERS:
+        try:
+            node.declare_parameter(spec.name, spec.default, spec.descriptor())
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            problems.append(f'parameter {spec.name}: {error}')
+            node.declare_parameter(spec.name, spec.default, spec.descriptor(),
+                                   ignore_override=True)
+    result = validate([node.get_parameter(spec.name) for spec in PARAMETERS])
+    if not result.successful:
+        problems.append(result.reason)
+    return problems
+
+
+def values(node: Node) -> dict[str, Any]:
+    """Return the present value of every parameter by name."""
+    return {spec.name: node.get_parameter(spec.name).value for spec in PARAMETERS}
+
+
+def validate(parameters: Sequence[Parameter]) -> SetParametersResult:
+    """Accept or refuse a set of parameters as a whole; types and ranges rclpy has checked."""
+    specs = {spec.name: spec for spec in PARAMETERS}
+    for parameter in parameters:
+        spec = specs.get(parameter.name)
+        if spec is None:
+            continue
+        value = parameter.value
+        if spec.choices and value not in spec.choices:
+            return _refused(f'parameter {spec.name} is {value!r}; it must be one of '
+                            f'{", ".join(spec.choices)}')
+        if spec.name == 'cameras':
+            reason = _cameras_problem(value)
+            if reason:
+                return _refused(reason)
+        if spec.name == 'input_size' and (
+                len(value) != 2 or min(value) < 0 or (value[0] == 0) != (value[1] == 0)):
+            return _refused(f'parameter input_size is {list(value)}; it must be [width, height] '
+                            f'in pixels, or [0, 0]')
+    return SetParametersResult(successful=True)
+
+
+def _cameras_problem(names: Sequence[str]) -> str:
+    """Return what is wrong with the cameras' names, or an empty string."""
+    if list(names) == ['']:
+        return ''
+    if not names:
+        return "parameter cameras is empty; give names, or [''] for one camera without prefix"
+    if len(set(names)) != len(names):
+        return f'parameter cameras names a camera twice: {list(names)}'
+    for name in names:
+        if not (name.isascii() and name.replace('_', 'a').isalnum() and not name[0].isdigit()):
+            return (f'parameter cameras: {name!r} cannot be part of a topic name; use letters, '
+                    f'digits and underscores, not a digit first')
+    return ''
+
+
+def _refused(reason: str) -> SetParametersResult:
+    return SetParametersResult(successful=False, reason=reason)

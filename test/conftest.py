@@ -1,0 +1,44 @@
+"""What all tests share: a ROS domain of their own, and where data may be."""
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before rclpy is imported anywhere: no cross-talk with other nodes on this machine or network,
+# and images of any size between processes.
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ['ROS_LOCALHOST_ONLY'] = '1'
+os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 100)))
+for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    os.environ[_variable] = str(REPOSITORY / 'config' / 'fastdds_large_images.xml')
+
+
+def shared_data() -> Path:
+    """Return the folder with real video, which the package's users do not have."""
+    return REPOSITORY.parent / 'shared' / 'data'
+
+
+@pytest.fixture
+def real_data() -> Path:
+    folder = shared_data()
+    if not folder.is_dir():
+        pytest.skip(f'real video is not part of the package: {folder} is missing')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def random_checkpoint(tmp_path_factory):
+    """A checkpoint of the thesis's network with random weights: masks of no sense, in full."""
+    import torch
+
+    from featshare_core.labels import CAMVID
+    from featshare_core.networks.checkpoint import Config, save_checkpoint
+    from featshare_core.networks.fpn import FPN
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'random.safetensors'
+    config = Config('fpn-densenet121', CAMVID, (128, 96), {'shared_levels': 2})
+    save_checkpoint(path, FPN(len(CAMVID)), config)
+    return path

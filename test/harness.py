@@ -1,0 +1,165 @@
+"""Runs the real node as a process of its own and talks to it over DDS."""
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from array import array
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class NodeProcess:
+    """`python -m featshare_ros.node` with its log; `name` is the fully qualified node name."""
+
+    def __init__(self, *arguments, namespace='', **parameters):
+        command = [sys.executable, '-m', 'featshare_ros.node', '--ros-args']
+        for key, value in parameters.items():
+            command += ['-p', f'{key}:={value}']
+        if namespace:
+            command += ['-r', f'__ns:=/{namespace}']
+        self.name = f'/{namespace}/segmentation' if namespace else '/segmentation'
+        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*command, *arguments], stdout=self._log, stderr=subprocess.STDOUT,
+            env={**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'})
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def log(self):
+        # Not the file's own position: the process writes through it.
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode(errors='replace')
+
+    @property
+    def alive(self):
+        return self._process.poll() is None
+
+    def wait_for_log(self, text, timeout=60):
+        wait_until(lambda: text in self.log or not self.alive, timeout,
+                   lambda: f'{text!r} in the log:\n{self.log}')
+        assert text in self.log, f'the node ended without {text!r}:\n{self.log}'
+
+    def stop(self, sign=signal.SIGINT, timeout=20):
+        """Return (exit code, seconds it took)."""
+        if not self.alive:
+            return self._process.returncode, 0.0
+        start = time.monotonic()
+        self._process.send_signal(sign)
+        try:
+            return self._process.wait(timeout), time.monotonic() - start
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f'not stopped within {timeout} s:\n{self.log}') from None
+
+
+def wait_until(condition, timeout, what):
+    """Poll; `what` is a text, or a function that makes it when the time is up."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, \
+            f'timed out after {timeout} s waiting for {what() if callable(what) else what}'
+        time.sleep(0.01)
+
+
+class Peer:
+    """A ROS node of the test's own, spun by a thread."""
+
+    def __init__(self):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node('peer', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self):
+        try:
+            self.executor.spin()
+        except Exception:
+            if self.context.ok():
+                raise
+
+    def close(self):
+        self.executor.shutdown(timeout_sec=2)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+        self._thread.join(5)
+
+    def collect(self, kind, topic, qos=RELIABLE):
+        """Return a list that grows with every message of a topic."""
+        messages = []
+        self.node.create_subscription(kind, topic, messages.append, qos)
+        return messages
+
+    def publisher(self, kind, topic, qos=BEST_EFFORT):
+        """Return a publisher that somebody has subscribed to."""
+        publisher = self.node.create_publisher(kind, topic, qos)
+        wait_until(lambda: publisher.get_subscription_count() > 0, 20, f'a subscriber of {topic}')
+        return publisher
+
+    def wait_matched(self, topic, timeout=20):
+        wait_until(lambda: self.node.count_publishers(topic) > 0, timeout,
+                   f'a publisher of {topic}')
+
+    def call(self, kind, name, request, timeout=20):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(timeout_sec=timeout), f'no service {name}'
+        future = client.call_async(request)
+        wait_until(future.done, timeout, f'an answer of {name}')
+        self.node.destroy_client(client)
+        return future.result()
+
+    def set_parameters(self, node, **values):
+        """Return the SetParametersResult of setting them all at once."""
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        return self.call(SetParametersAtomically, f'{node}/set_parameters_atomically',
+                         request).result
+
+    def get_parameter(self, node, name):
+        answer = self.call(GetParameters, f'{node}/get_parameters',
+                           GetParameters.Request(names=[name]))
+        return Parameter.from_parameter_msg(
+            rclpy.parameter.ParameterMsg(name=name, value=answer.values[0])).value
+
+    def describe_parameter(self, node, name):
+        return self.call(DescribeParameters, f'{node}/describe_parameters',
+                         DescribeParameters.Request(names=[name])).descriptors[0]
+
+    def diagnostics(self):
+        """Return a function that gives each status's newest {name: (level, message, values)}."""
+        arrays = self.collect(DiagnosticArray, '/diagnostics')
+
+        def newest():
+            return {s.name: (s.level, s.message, {v.key: v.value for v in s.values})
+                    for array in list(arrays) for s in array.status}
+        return newest
+
+
+def image_message(pixels, encoding='rgb8', stamp=1.0, frame_id='camera'):
+    """Return an Image of an HxWx3 or HxW uint8 array."""
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
+                    step=pixels.strides[0])
+    message.header.frame_id = frame_id
+    message.header.stamp.sec = int(stamp)
+    message.header.stamp.nanosec = round((stamp - int(stamp)) * 1e9)
+    message.data = array('B', pixels.tobytes())
+    return message

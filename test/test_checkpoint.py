@@ -1,0 +1,121 @@
+"""Checkpoints: what is written comes back, and what is wrong is refused with its reason."""
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from featshare_core.labels import CAMVID, LabelSet
+from featshare_core.networks.checkpoint import (
+    CheckpointError,
+    Config,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from featshare_core.networks.fpn import FPN
+
+
+def test_round_trip(tmp_path):
+    labels = LabelSet(('a', 'b', 'c'), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    config = Config('fpn-densenet121', labels, (480, 352), {'shared_levels': 3},
+                    mean=(0.1, 0.2, 0.3), training={'steps': 7}, scores={'miou': 12.5})
+    network = FPN(3, 3)
+    save_checkpoint(tmp_path / 'x.safetensors', network, config)
+    loaded, read = load_checkpoint(tmp_path / 'x.safetensors')
+    assert read == config
+    assert not loaded.training
+    for name, tensor in network.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), tensor.half().float()), name
+
+
+def test_the_cut_is_chosen_when_loading(random_checkpoint):
+    assert load_checkpoint(random_checkpoint)[0].shared_levels == 2
+    for shared in (1, 2, 3):
+        network, config = load_checkpoint(random_checkpoint, shared_levels=shared)
+        assert network.shared_levels == shared == config.options['shared_levels']
+    with pytest.raises(CheckpointError, match='shared_levels must be 0 to 3'):
+        load_checkpoint(random_checkpoint, shared_levels=4)
+
+
+def test_the_shipped_checkpoint_is_found_by_name_and_works():
+    network, config = load_checkpoint('default')
+    assert config.labels == CAMVID
+    assert network.shared_levels == 2
+    # fp16, and small enough for a repository.
+    assert find_checkpoint('default').stat().st_size < 20e6
+    with safe_open(find_checkpoint('default'), 'pt') as file:
+        assert file.get_tensor('classifier.weight').dtype == torch.float16
+    assert config.scores['camvid_val_miou'] >= 50
+    assert config.training
+
+
+def test_a_name_that_is_not_shipped_is_refused_with_those_that_are():
+    with pytest.raises(CheckpointError, match=r"called 'nosuch'; shipped: .*default"):
+        load_checkpoint('nosuch')
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r'missing.safetensors does not exist'):
+        load_checkpoint(tmp_path / 'missing.safetensors')
+    with pytest.raises(CheckpointError, match='does not exist'):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('size', [0, 4, 1000, 100_000])
+def test_a_truncated_file_is_refused(tmp_path, random_checkpoint, size):
+    path = tmp_path / 'short.safetensors'
+    path.write_bytes(random_checkpoint.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r'short.safetensors is not a readable'):
+        load_checkpoint(path)
+
+
+class Bomb:
+    exploded = False
+
+    def __reduce__(self):
+        return (setattr, (Bomb, 'exploded', True))
+
+
+@pytest.mark.parametrize('name', ['weights.pth', 'weights.safetensors'])
+def test_a_pickle_is_refused_and_not_run(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match='pickled files are not'):
+        load_checkpoint(tmp_path / name)
+    assert not Bomb.exploded
+
+
+def rewritten(path, source, header=None, **tensors):
+    """Write a copy of a checkpoint with other header fields or tensors; None removes one."""
+    with safe_open(source, 'pt') as file:
+        fields = json.loads(file.metadata()['featshare'])
+    content = {n: t for n, t in {**load_file(source), **tensors}.items() if t is not None}
+    save_file(content, path, {'featshare': json.dumps({**fields, **(header or {})})})
+    return path
+
+
+def test_other_networks_are_refused(tmp_path, random_checkpoint):
+    path = tmp_path / 'x.safetensors'
+    save_file({'a': torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match='some other network'):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="a network 'unet'; this version knows fpn"):
+        load_checkpoint(rewritten(path, random_checkpoint, {'network': 'unet'}))
+    with pytest.raises(CheckpointError, match=r'laterals.0.bias is missing'):
+        load_checkpoint(rewritten(path, random_checkpoint, **{'laterals.0.bias': None}))
+    with pytest.raises(CheckpointError, match=r'stray is unknown'):
+        load_checkpoint(rewritten(path, random_checkpoint, stray=torch.zeros(1)))
+    with pytest.raises(CheckpointError, match=r'laterals.0.bias has shape \(3,\)'):
+        load_checkpoint(rewritten(path, random_checkpoint,
+                                  **{'laterals.0.bias': torch.zeros(3)}))
+
+
+@pytest.mark.parametrize('header', [
+    {'labels': None}, {'labels': {'names': ['a'], 'colors': []}}, {'input_size': 'large'},
+    {'input_size': [0, 0]}, {'mean': [1, 2]}, {'options': {'depth': 3}}, {'options': 7},
+    {'std': [0, 1, 1]}])
+def test_a_damaged_header_is_refused(tmp_path, random_checkpoint, header):
+    with pytest.raises(CheckpointError, match=r'x.safetensors'):
+        load_checkpoint(rewritten(tmp_path / 'x.safetensors', random_checkpoint, header))

@@ -1,0 +1,92 @@
+"""The schedule: the interval, and each rule that forces a key frame."""
+import pytest
+
+from featshare_core.inference.schedule import KeyFrameSchedule
+
+SIZE = (480, 640)
+
+
+def reasons(schedule, count, stream='', stamps=None):
+    return [schedule.next(stream, SIZE, None if stamps is None else stamps[i]).reason
+            for i in range(count)]
+
+
+def keys(schedule, count, stream=''):
+    return [i for i, reason in enumerate(reasons(schedule, count, stream)) if reason]
+
+
+def test_the_first_frame_and_then_every_kth():
+    schedule = KeyFrameSchedule(4)
+    assert reasons(schedule, 9) == ['first', '', '', '', 'interval', '', '', '', 'interval']
+
+
+def test_the_lag_counts_from_the_key_frame():
+    schedule = KeyFrameSchedule(3)
+    assert [schedule.next('', SIZE).frames_since_key for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_an_interval_of_one_makes_every_frame_a_key_frame():
+    assert keys(KeyFrameSchedule(1), 4) == [0, 1, 2, 3]
+
+
+def test_a_size_change_forces_a_key_frame_and_restarts_the_interval():
+    schedule = KeyFrameSchedule(4)
+    reasons(schedule, 3)
+    assert schedule.next('', (240, 320)).reason == 'size'
+    assert [schedule.next('', (240, 320)).reason for _ in range(4)] == ['', '', '', 'interval']
+
+
+def test_a_stamp_that_goes_backwards_forces_a_key_frame():
+    assert reasons(KeyFrameSchedule(10), 5, stamps=[5.0, 5.1, 5.1, 2.0, 2.1]) \
+        == ['first', '', '', 'backwards', '']
+
+
+def test_an_old_key_frame_is_replaced():
+    schedule = KeyFrameSchedule(100, max_key_age=1.0)
+    assert reasons(schedule, 5, stamps=[0.5, 1.0, 1.5, 1.6, 2.0]) == ['first', '', '', 'age', '']
+
+
+def test_unknown_stamps_force_nothing():
+    schedule = KeyFrameSchedule(10, max_key_age=1.0)
+    assert reasons(schedule, 5, stamps=[9.0, None, 3.0, None, None]) == ['first', '', '', '', '']
+
+
+def test_reset_is_for_one_stream_or_all():
+    schedule = KeyFrameSchedule(100)
+    for stream in 'ab':
+        reasons(schedule, 3, stream)
+    schedule.reset('a')
+    assert reasons(schedule, 2, 'a') == ['first', '']
+    assert reasons(schedule, 2, 'b') == ['', '']
+    schedule.reset()
+    assert reasons(schedule, 1, 'a') == reasons(schedule, 1, 'b') == ['first']
+
+
+def test_the_interval_may_change_between_frames():
+    schedule = KeyFrameSchedule(10)
+    reasons(schedule, 6)
+    schedule.key_interval = 3
+    assert reasons(schedule, 4) == ['interval', '', '', 'interval']
+
+
+@pytest.mark.parametrize('cameras', [2, 3, 4, 5])
+def test_streams_are_staggered(cameras):
+    interval = 10
+    schedule = KeyFrameSchedule(interval)
+    due = [set(keys(schedule, 60, f'camera{c}')) - {0} for c in range(cameras)]
+    assert due[0] == {10, 20, 30, 40, 50}
+    for index, own in enumerate(due):
+        assert len(own) in (5, 6)
+        assert all(own.isdisjoint(other) for other in due[:index])
+    # After all were forced at once they fall apart again.
+    schedule.reset()
+    due = [set(keys(schedule, 60, f'camera{c}')) - {0} for c in range(cameras)]
+    assert not set.intersection(*due)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match='key_interval must be 1 or more'):
+        KeyFrameSchedule(0)
+    for age in (0, -1, float('nan')):
+        with pytest.raises(ValueError, match='max_key_age'):
+            KeyFrameSchedule(1, age)

@@ -1,0 +1,246 @@
+"""VideoSegmenter and the torch engine, on the CPU."""
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from featshare_core.inference.pixels import MaskMaker, network_size
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.inference.timing import Rolling
+from featshare_core.inference.torch_engine import choose_device, choose_precision
+from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.overlay import paint
+
+HEIGHT, WIDTH = 120, 200
+
+
+def frames(count, seed=0, size=(HEIGHT, WIDTH)):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+@pytest.fixture
+def segmenter(random_checkpoint):
+    return VideoSegmenter.from_checkpoint(random_checkpoint, key_interval=3, device='cpu',
+                                          precision='fp32')
+
+
+def test_key_and_current_frames_follow_the_schedule(segmenter):
+    results = [segmenter.segment(frame) for frame in frames(7)]
+    assert [r.is_key for r in results] == [True, False, False, True, False, False, True]
+    assert [r.frames_since_key for r in results] == [0, 1, 2, 0, 1, 2, 0]
+    assert [r.key_reason for r in results] == ['first', '', '', 'interval', '', '', 'interval']
+    for result in results:
+        assert result.mask.shape == (HEIGHT, WIDTH)
+        assert result.mask.dtype == np.uint8
+        assert result.mask.max() < len(segmenter.labels)
+        assert result.confidence is None
+        stages = ['preprocess', 'low', 'high', 'decode', 'postprocess']
+        if not result.is_key:
+            stages.remove('high')
+        assert list(result.timings) == stages
+        assert all(t > 0 for t in result.timings.values())
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('shared_levels', [1, 2, 3])
+def test_current_on_the_key_frame_itself_is_key(random_checkpoint, shared_levels, precision):
+    segmenter = VideoSegmenter.from_checkpoint(
+        random_checkpoint, device='cpu', precision=precision, shared_levels=shared_levels)
+    frame = frames(1)[0]
+    key = segmenter.segment(frame, confidence=True)
+    current = segmenter.segment(frame, confidence=True)
+    assert key.is_key
+    assert not current.is_key
+    np.testing.assert_array_equal(current.mask, key.mask)
+    np.testing.assert_array_equal(current.confidence, key.confidence)
+
+
+def test_masks_are_those_of_the_plain_network(random_checkpoint, segmenter):
+    network, config = load_checkpoint(random_checkpoint)
+    frame = frames(1)[0]
+    size = network_size((HEIGHT, WIDTH), (96, 128), 32)
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+    pixels = F.interpolate(pixels, size, mode='bilinear', antialias=True).float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
+    with torch.inference_mode():
+        logits = network((pixels - mean) / std)
+        logits = F.interpolate(logits, (HEIGHT, WIDTH), mode='bilinear')
+    expected = logits.softmax(1).max(1)
+    result = segmenter.segment(frame, confidence=True)
+    agreement = (result.mask == expected.indices[0].numpy()).mean()
+    assert agreement > 0.999
+    difference = result.confidence.astype(int) - (255 * expected.values[0]).round().int().numpy()
+    assert np.abs(difference).max() <= 1
+
+
+def test_current_frames_really_use_the_key_frames_features(segmenter):
+    first, second, third = frames(3)
+    segmenter.segment(first)
+    after_first = segmenter.segment(third).mask
+    segmenter.reset()
+    segmenter.segment(second)
+    after_second = segmenter.segment(third).mask
+    assert (after_first != after_second).any()
+
+
+def test_streams_do_not_touch_each_other(segmenter, random_checkpoint):
+    alone = VideoSegmenter.from_checkpoint(random_checkpoint, 3, 'cpu', 'fp32')
+    left, right = frames(6, seed=1), frames(6, seed=2, size=(90, 160))
+    for own, other in zip(left, right):
+        expected = alone.segment(own, 'left')
+        result = segmenter.segment(own, 'left')
+        segmenter.segment(other, 'right')
+        assert result.is_key == expected.is_key
+        np.testing.assert_array_equal(result.mask, expected.mask)
+
+
+def test_a_new_image_size_is_a_key_frame_of_that_size(segmenter):
+    segmenter.segment(frames(1)[0])
+    result = segmenter.segment(frames(1, size=(64, 64))[0])
+    assert result.key_reason == 'size'
+    assert result.mask.shape == (64, 64)
+
+
+def test_the_input_size_and_the_masks_size_can_be_chosen(random_checkpoint):
+    segmenter = VideoSegmenter.from_checkpoint(random_checkpoint, device='cpu',
+                                               input_size=(160, 64), full_size=False)
+    assert segmenter.segment(frames(1)[0]).mask.shape == (64, 160)
+    for wrong in ((100, 64), (0, 32), (-32, 32)):
+        with pytest.raises(ValueError, match='multiples of 32'):
+            VideoSegmenter.from_checkpoint(random_checkpoint, device='cpu', input_size=wrong)
+
+
+def test_the_network_keeps_the_images_aspect_ratio():
+    assert network_size((720, 1280), (352, 480), 32) == (320, 544)
+    assert network_size((360, 480), (352, 480), 32) == (352, 480)
+    assert network_size((1024, 2048), (512, 512), 32) == (352, 736)
+    assert network_size((1, 10_000), (352, 480), 32)[0] == 32
+
+
+@pytest.mark.parametrize('frame', [
+    None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8),
+    np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), [[[0, 0, 0]]]])
+def test_what_is_no_frame_is_refused_and_changes_nothing(segmenter, frame):
+    segmenter.segment(frames(1)[0])
+    with pytest.raises(ValueError, match='HxWx3 uint8 RGB'):
+        segmenter.segment(frame)
+    assert segmenter.segment(frames(1)[0]).frames_since_key == 1
+
+
+def test_views_with_padded_rows_and_read_only_memory_are_taken(segmenter):
+    padded = np.zeros((HEIGHT, WIDTH + 7, 3), np.uint8)
+    padded[:, :WIDTH] = frames(1)[0]
+    view = padded[:, :WIDTH]
+    view.flags.writeable = False
+    before = view.copy()
+    result = segmenter.segment(view, 'view')
+    np.testing.assert_array_equal(result.mask, segmenter.segment(frames(1)[0], 'whole').mask)
+    np.testing.assert_array_equal(view, before)
+
+
+def test_one_frame_by_one_and_very_wide(segmenter):
+    assert segmenter.segment(frames(1, size=(1, 1))[0]).mask.shape == (1, 1)
+    assert segmenter.segment(frames(1, size=(2, 900))[0]).mask.shape == (2, 900)
+
+
+def test_a_failing_engine_starts_the_stream_anew(segmenter, monkeypatch):
+    segmenter.segment(frames(1)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter.engine, 'current', lambda *_: (_ for _ in ()).throw(
+            RuntimeError('out of memory')))
+        with pytest.raises(RuntimeError, match='out of memory'):
+            segmenter.segment(frames(1)[0])
+    assert segmenter.segment(frames(1)[0]).is_key
+
+
+def test_warming_up_leaves_no_trace(segmenter):
+    segmenter.warm_up()
+    assert segmenter.segment(frames(1)[0]).key_reason == 'first'
+
+
+def test_a_current_frame_without_a_key_frame_is_refused(segmenter):
+    with pytest.raises(LookupError, match='no key frame'):
+        segmenter.engine.current(frames(1)[0], 'new')
+
+
+def test_a_missing_cuda_device_is_an_error(random_checkpoint):
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with pytest.raises(RuntimeError, match=rf"'cuda:{count}' was asked for.* {count} CUDA devices"):
+        VideoSegmenter.from_checkpoint(random_checkpoint, device=f'cuda:{count}')
+
+
+def test_devices_and_precisions():
+    cpu = choose_device('cpu')
+    assert cpu.type == 'cpu'
+    for wrong in ('gpu', 'tpu', 'meta', ''):
+        with pytest.raises(ValueError, match='none of auto, cpu, cuda'):
+            choose_device(wrong)
+    assert choose_precision('auto', cpu) in ('fp32', 'bf16')
+    assert choose_precision('bf16', cpu) == 'bf16'
+    with pytest.raises(ValueError, match='fp16 is for CUDA'):
+        choose_precision('fp16', cpu)
+    with pytest.raises(ValueError, match='none of auto, fp32'):
+        choose_precision('half', cpu)
+
+
+@pytest.mark.parametrize('size', [(17, 23), (64, 64), (333, 501)])
+def test_the_mask_maker_upsamples_before_it_decides(size):
+    logits = torch.randn(1, 5, 16, 24, generator=torch.Generator().manual_seed(3))
+    expected = F.interpolate(logits, size, mode='bilinear').softmax(1).max(1)
+    maker = MaskMaker()
+    for _ in range(2):
+        mask = maker.mask(logits[0].numpy(), size)
+        confidence = maker.confidence(logits[0].numpy(), size)
+        assert (mask == expected.indices[0].numpy()).mean() > 0.999
+        assert np.abs(confidence.astype(int) - (255 * expected.values[0].numpy())).max() < 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+def test_cuda_agrees_with_the_cpu(precision):
+    from featshare_core.data.synthetic import RenderedStreet
+    street = RenderedStreet(640, 360, seed=3)
+    video = [street.frame(i)[0] for i in range(4)]
+    on_cpu = VideoSegmenter.from_checkpoint('default', 3, 'cpu', 'fp32')
+    on_cuda = VideoSegmenter.from_checkpoint('default', 3, 'cuda', precision)
+    for frame in video:
+        expected, result = on_cpu.segment(frame), on_cuda.segment(frame, confidence=True)
+        assert result.is_key == expected.is_key
+        assert (result.mask == expected.mask).mean() > 0.99
+        assert result.confidence.shape == result.mask.shape
+
+
+def test_bf16_agrees_with_fp32_on_the_shipped_weights():
+    from featshare_core.data.synthetic import RenderedStreet
+    street = RenderedStreet(480, 360, seed=3)
+    segmenters = [VideoSegmenter.from_checkpoint('default', 3, 'cpu', precision)
+                  for precision in ('fp32', 'bf16')]
+    for index in range(4):
+        frame, _ = street.frame(index)
+        masks = [segmenter.segment(frame).mask for segmenter in segmenters]
+        assert (masks[0] == masks[1]).mean() > 0.99
+
+
+def test_rolling_percentiles():
+    rolling = Rolling(window=4)
+    assert rolling.percentiles() is None
+    for value in (100, 1, 2, 3, 4):
+        rolling.add(value)
+    assert len(rolling) == 4
+    p50, p95, largest = rolling.percentiles()
+    assert (p50, largest) == (2.5, 4)
+    assert 3 < p95 <= 4
+
+
+def test_the_overlay_mixes_image_and_colours(segmenter):
+    image = np.full((6, 8, 3), 100, np.uint8)
+    mask = np.full((6, 8), 3, np.uint8)
+    mask[0] = 255
+    labels = segmenter.labels
+    assert np.array_equal(paint(image, mask, labels, 0), image)
+    full = paint(image, mask, labels, 1)
+    assert tuple(full[1, 0]) == labels.colors[3]
+    assert tuple(full[0, 0]) == (0, 0, 0)
+    half = paint(image, mask, labels, 0.5)
+    assert tuple(half[1, 0]) == tuple((np.array(labels.colors[3]) + 100) // 2)
+    assert paint(image, mask[:3, :4], labels, 0.5).shape == (3, 4, 3)
