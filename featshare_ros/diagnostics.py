@@ -60,7 +60,7 @@ class CameraStatistics:
         self.counts.failed += 1
 
     def status(self, name: str, hardware_id: str, publishers: int) -> DiagnosticStatus:
-        """Return the camera's status since the last call; ``publishers`` are those matched."""
+        """Return the camera's status since the last call; ``publishers`` are the topic's."""
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._told_at)
         new = Counts(**{key: value - getattr(self._told, key)
@@ -98,10 +98,10 @@ class CameraStatistics:
         if self.last_arrival is None:
             if publishers:
                 return (DiagnosticStatus.WARN,
-                        f'no image has arrived on {self.topic} from its {publishers} publishers: '
-                        f'is the camera running, and can the middleware carry large images?')
-            return (DiagnosticStatus.WARN,
-                    f'nobody publishes {self.topic} with a matching type and QoS')
+                        f'nothing has arrived on {self.topic}, though there are publishers: the '
+                        f'camera is silent, its QoS or type does not match, or the middleware '
+                        f'loses large images')
+            return DiagnosticStatus.WARN, f'nobody publishes {self.topic}'
         silence = now - self.last_arrival
         if silence > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {silence:.1f} s'

@@ -67,19 +67,17 @@ class SegmentationNode(LifecycleNode):
         try:
             if self._problems:
                 raise ValueError('; '.join(self._problems))
-            segmenter = self._load_segmenter()
+            self._segmenter = self._load_segmenter()
+            compressed = self._values['image_transport'] == 'compressed'
+            for name in self._values['cameras']:
+                self._cameras.append(
+                    Camera(self, name, compressed, self._segmenter.labels, self._wake))
         except Exception as error:
             # Whatever it is, from a bad file to a missing driver, the user needs its text.
-            self._problem = f'cannot be configured: {error}'
-            self.get_logger().error(self._problem)
-            return TransitionCallbackReturn.FAILURE
+            self._free()
+            return self._refuse('cannot be configured', error)
         self._problem = ''
-        self._segmenter = segmenter
         self._engine_statistics = EngineStatistics()
-        self._cameras = [
-            Camera(self, name, self._values['image_transport'] == 'compressed', segmenter.labels,
-                   self._wake)
-            for name in self._values['cameras']]
         self._state = 'inactive'
         self.get_logger().info(', '.join(f'{k}: {v}' for k, v in self._settings().items()))
         return TransitionCallbackReturn.SUCCESS
@@ -88,8 +86,13 @@ class SegmentationNode(LifecycleNode):
         """Subscribe to the images and start the worker."""
         assert self._segmenter is not None
         self._segmenter.reset()
-        for camera in self._cameras:
-            camera.subscribe()
+        try:
+            for camera in self._cameras:
+                camera.subscribe()
+        except Exception as error:
+            self._stop()
+            return self._refuse('cannot be activated', error)
+        self._problem = ''
         self._worker = Worker(self._cameras, self._wake, self._process)
         self._state = 'active'
         topics = ', '.join(camera.statistics.topic for camera in self._cameras)
@@ -118,6 +121,12 @@ class SegmentationNode(LifecycleNode):
         """Stop the worker before the node's topics go."""
         self._stop()
         super().destroy_node()
+
+    def _refuse(self, what: str, error: Exception) -> TransitionCallbackReturn:
+        """Fail a transition with a reason, in the log and in /diagnostics."""
+        self._problem = f'{what}: {error}'
+        self.get_logger().error(self._problem)
+        return TransitionCallbackReturn.FAILURE
 
     def _load_segmenter(self) -> VideoSegmenter:
         values = self._values

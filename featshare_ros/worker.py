@@ -32,20 +32,18 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        turn = 0
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._stopping or self._next(turn) is not None)
-                following = self._next(turn)
-                if self._stopping or following is None:
+                self._wake.wait_for(lambda: self._stopping or self._next() is not None)
+                camera = self._next()
+                if self._stopping or camera is None:
                     return
-                turn = following
-                camera = self._cameras[turn]
+                # Whose turn it was goes to the end of the queue.
+                self._cameras.remove(camera)
+                self._cameras.append(camera)
                 arrival = camera.take()
             self._process(camera, arrival)
 
-    def _next(self, turn: int) -> int | None:
-        """Return the first camera after ``turn`` whose image waits."""
-        count = len(self._cameras)
-        return next((index % count for index in range(turn + 1, turn + 1 + count)
-                     if self._cameras[index % count].waiting), None)
+    def _next(self) -> Camera | None:
+        """Return the camera with an image that has gone without a turn for longest."""
+        return next((camera for camera in self._cameras if camera.waiting), None)

@@ -18,7 +18,8 @@ def test_the_known_sets():
 
 def test_a_yaml_file(tmp_path):
     path = tmp_path / 'set.yaml'
-    path.write_text('classes:\n- {name: floor, color: [1, 2, 3]}\n- {name: wall, color: [4, 5, 6]}\n')
+    path.write_text('classes:\n- {name: floor, color: [1, 2, 3]}\n'
+                    '- {name: wall, color: [4, 5, 6]}\n')
     assert load_label_set(path) == LabelSet(('floor', 'wall'), ((1, 2, 3), (4, 5, 6)))
 
 

@@ -125,3 +125,26 @@ def test_damaged_checkpoints_fail_configuring(random_checkpoint, peer, tmp_path)
         assert newest()['segmentation: engine'][:2] == (b'\x00', 'inactive')
     finally:
         node.stop()
+
+
+def test_a_quality_of_service_that_does_not_exist_fails_with_its_reason(random_checkpoint, peer):
+    node = NodeProcess('-p', 'qos_overrides./image.subscription.reliability:=sometimes',
+                       weights=random_checkpoint, **FAST)
+    try:
+        node.wait_for_log('cannot be activated')
+        assert 'sometimes' in node.log
+        assert state(peer, node) == State.PRIMARY_STATE_INACTIVE
+    finally:
+        code, _ = node.stop()
+    assert code == 0, node.log
+
+
+@pytest.mark.parametrize('seconds', [0.3, 0.6, 1.2])
+def test_a_signal_while_it_configures_ends_it(random_checkpoint, seconds):
+    node = NodeProcess(weights=random_checkpoint, **FAST)
+    # The first line of the log comes with the first DDS entity, before the weights are read.
+    wait_until(lambda: node.log or not node.alive, 60, 'the node to start')
+    time.sleep(seconds)
+    code, _ = node.stop(signal.SIGTERM)
+    assert code == 0, node.log
+    assert 'Traceback' not in node.log, node.log

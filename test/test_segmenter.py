@@ -165,7 +165,7 @@ def test_a_current_frame_without_a_key_frame_is_refused(segmenter):
 
 def test_a_missing_cuda_device_is_an_error(random_checkpoint):
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    with pytest.raises(RuntimeError, match=rf"'cuda:{count}' was asked for.* {count} CUDA devices"):
+    with pytest.raises(RuntimeError, match=rf"'cuda:{count}' was asked .* {count} CUDA devices"):
         VideoSegmenter.from_checkpoint(random_checkpoint, device=f'cuda:{count}')
 
 

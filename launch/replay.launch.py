@@ -1,0 +1,66 @@
+"""Play a recording into the segmentation node, on the recording's clock, and show it in RViz."""
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
+
+
+def play(context: LaunchContext) -> list[ExecuteProcess]:
+    """Return the player."""
+
+    def argument(name: str) -> str:
+        return LaunchConfiguration(name).perform(context).strip()
+
+    # A short recording would be over before the node's subscription is matched: hence the delay.
+    command = ['ros2', 'bag', 'play', argument('bag'), '--clock', '--delay', '2']
+    command += ['--rate', argument('rate')]
+    if get_typed_value(argument('loop'), bool):
+        command.append('--loop')
+    return [ExecuteProcess(cmd=command, output='screen')]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the description that ``ros2 launch`` runs."""
+    share = Path(get_package_share_directory('featshare_ros'))
+    own_arguments = [
+        DeclareLaunchArgument('bag', description='Recording to play: a rosbag2 folder or file.'),
+        DeclareLaunchArgument(
+            'rate', default_value='1.0', description='Speed; 1.0 is the speed of the recording.'
+        ),
+        DeclareLaunchArgument(
+            'loop',
+            default_value='false',
+            description='Begin again at the end of the recording: true or false.',
+        ),
+    ]
+    # Arguments of segmentation.launch.py whose default differs here. The rest keep theirs: they
+    # can be given too, and `--show-args` lists them.
+    changed_arguments = [
+        DeclareLaunchArgument(
+            'image',
+            default_value='/camera/image_raw',
+            description='Topic of the images in the recording, without a trailing /compressed.',
+        ),
+        DeclareLaunchArgument(
+            'rviz',
+            default_value='true',
+            description='Start RViz with the overlay and the camera image: true or false.',
+        ),
+    ]
+    node = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(share / 'launch' / 'segmentation.launch.py')),
+        launch_arguments={'use_sim_time': 'true'}.items(),
+    )
+    # The node comes first, since it also sets the DDS profile that the player needs.
+    return LaunchDescription(
+        [*own_arguments, *changed_arguments, node, OpaqueFunction(function=play)]
+    )

@@ -1,0 +1,183 @@
+"""
+Start the segmentation node, and RViz beside it if wanted.
+
+An argument left empty leaves its parameter to the params file; a given one overrides the file.
+"""
+import os
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+NODE_NAME = 'segmentation'
+
+# The arguments that set the parameter of the same name, and its type.
+PARAMETER_TYPES: dict[str, type] = {
+    'weights': str,
+    'device': str,
+    'image_transport': str,
+    'key_interval': int,
+    'autostart': bool,
+    'use_sim_time': bool,
+}
+
+# Humble and Jazzy know the second name only; Kilted and later warn of it.
+OLD_DISTROS = ('humble', 'iron', 'jazzy')
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+
+
+def start(context: LaunchContext, share: Path) -> list[Node]:
+    """Return the node, and RViz, for the arguments that this launch was given."""
+
+    def argument(name: str, value_type: type = str) -> Any:
+        text = LaunchConfiguration(name).perform(context).strip()
+        try:
+            return get_typed_value(text, value_type) if text else None
+        except ValueError as error:
+            wanted = {int: 'a whole number', bool: 'true or false'}[value_type]
+            raise ValueError(f'{name}:={text} is not {wanted}') from error
+
+    given = {name: argument(name, value_type) for name, value_type in PARAMETER_TYPES.items()}
+    overrides = {
+        name: ParameterValue(value, value_type=PARAMETER_TYPES[name])
+        for name, value in given.items()
+        if value is not None
+    }
+    # As image_transport does, look for camera_info beside the image.
+    image = argument('image') or 'image'
+    folder, slash, _ = image.rpartition('/')
+    camera_info = argument('camera_info') or f'{folder}{slash}camera_info'
+    namespace = (argument('namespace') or '').strip('/')
+    log_level = ['--log-level', argument('log_level') or 'info']
+
+    node = Node(
+        package='featshare_ros',
+        executable='segmentation_node',
+        name=NODE_NAME,
+        namespace=namespace,
+        parameters=[argument('params_file'), *([overrides] if overrides else [])],
+        remappings=[
+            ('image', image),
+            ('image/compressed', f'{image}/compressed'),
+            ('camera_info', camera_info),
+        ],
+        ros_arguments=log_level,
+        respawn=bool(argument('respawn', bool)),
+        respawn_delay=2.0,
+        output='screen',
+    )
+    if not argument('rviz', bool):
+        return [node]
+
+    # The RViz configuration names the topics of a node without a namespace.
+    prefix = f'/{namespace}' if namespace else ''
+    shown = image if image.startswith('/') else f'{prefix}/{image}'
+    rviz = Node(
+        package='rviz2',
+        executable='rviz2',
+        namespace=namespace,
+        arguments=['-d', str(share / 'config' / 'segmentation.rviz')],
+        parameters=[{'use_sim_time': bool(given['use_sim_time'])}],
+        remappings=[
+            (f'/{NODE_NAME}/overlay', f'{prefix}/{NODE_NAME}/overlay'),
+            ('/image', shown),
+            ('/image/compressed', f'{shown}/compressed'),
+        ],
+        ros_arguments=log_level,
+        output='screen',
+    )
+    return [node, rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the description that ``ros2 launch`` runs."""
+    share = Path(get_package_share_directory('featshare_ros'))
+    arguments = [
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=str(share / 'config' / 'segmentation.yaml'),
+            description='YAML file with the parameters of the node.',
+        ),
+        DeclareLaunchArgument(
+            'namespace',
+            default_value='',
+            description='Namespace of the node and of its topics.',
+        ),
+        DeclareLaunchArgument(
+            'image',
+            default_value='image',
+            description='Topic of the camera images, without a trailing /compressed. With several '
+            'cameras their names say the topics: see the parameter "cameras".',
+        ),
+        DeclareLaunchArgument(
+            'camera_info',
+            default_value='',
+            description='Topic of the camera calibration; empty: camera_info beside the image.',
+        ),
+        DeclareLaunchArgument(
+            'image_transport',
+            default_value='',
+            description='What to subscribe to: raw or compressed. Empty: as in params_file.',
+        ),
+        DeclareLaunchArgument(
+            'weights',
+            default_value='',
+            description='Checkpoint: "default" (the one in this package) or the path of a '
+            '.safetensors file. Empty: as in params_file.',
+        ),
+        DeclareLaunchArgument(
+            'device',
+            default_value='',
+            description='Where the network runs: auto, cpu, cuda or cuda:N. Empty: as in '
+            'params_file.',
+        ),
+        DeclareLaunchArgument(
+            'key_interval',
+            default_value='',
+            description='Every how many frames the whole network runs; 1: on every frame. Empty: '
+            'as in params_file.',
+        ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='',
+            description='Take the time from /clock: true or false. Empty: as in params_file, else '
+            'false.',
+        ),
+        DeclareLaunchArgument(
+            'autostart',
+            default_value='',
+            description='Configure and activate the lifecycle node by itself: true or false. '
+            'Empty: as in params_file.',
+        ),
+        DeclareLaunchArgument(
+            'log_level',
+            default_value='info',
+            description='Least severe messages to log: debug, info, warn, error or fatal.',
+        ),
+        DeclareLaunchArgument(
+            'rviz',
+            default_value='false',
+            description='Start RViz with the overlay and the camera image: true or false.',
+        ),
+        DeclareLaunchArgument(
+            'respawn',
+            default_value='false',
+            description='Start the node again, 2 s later, when it has died: true or false.',
+        ),
+    ]
+    # Fast DDS as it comes loses nearly every large best-effort image between two processes. The
+    # profile cures it; whoever has set a profile of their own keeps that one.
+    environment: list[SetEnvironmentVariable] = []
+    if not any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
+        variable = PROFILE_VARIABLES[os.environ.get('ROS_DISTRO') in OLD_DISTROS]
+        profile = str(share / 'config' / 'fastdds_large_images.xml')
+        environment = [SetEnvironmentVariable(variable, profile)]
+    return LaunchDescription(
+        [*arguments, *environment, OpaqueFunction(function=start, args=[share])]
+    )

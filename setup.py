@@ -1,0 +1,45 @@
+"""Install the package, with colcon (ament_python) or with plain pip."""
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = 'featshare_ros'
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Fast semantic segmentation of camera video, with features shared across frames',
+    url='https://example.com/featshare_ros',
+    author='featshare maintainers',
+    author_email='featshare@example.com',
+    maintainer='featshare maintainers',
+    maintainer_email='featshare@example.com',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['featshare_core*', 'featshare_ros*']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
+        (f'share/{NAME}/config', sorted(glob('config/*'))),
+        (f'share/{NAME}/weights', sorted(glob('weights/*.safetensors'))),
+        # colcon puts the console scripts here, where `ros2 run` looks; pip puts them into bin/.
+        # These wrappers stand in for them after a plain pip install; colcon overwrites them.
+        (f'lib/{NAME}', sorted(glob('scripts/*'))),
+    ],
+    # torch and OpenCV are needed too, but a robot has its own (a Jetson's wheel; apt's
+    # python3-opencv, which pip does not see): named here, pip would put another build over it.
+    # The README says how to get them elsewhere.
+    install_requires=['setuptools', 'numpy', 'PyYAML', 'safetensors'],
+    extras_require={
+        'recordings': ['rosbags', 'tqdm'],
+        'test': ['pytest', 'pytest-timeout', 'rosbags', 'tqdm'],
+    },
+    entry_points={
+        'console_scripts': [
+            'featshare = featshare_core.cli:main',
+            'segmentation_node = featshare_ros.node:main',
+        ],
+    },
+    zip_safe=True,
+)
