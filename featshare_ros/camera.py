@@ -190,11 +190,10 @@ def scaled_camera_info(info: CameraInfo, width: int, height: int, header: Header
     rectification do not depend on its size.
     """
     scaled = copy.copy(info)
-    scaled.header = header
-    if info.width in (0, width) and info.height in (0, height):
+    scaled.header, scaled.width, scaled.height = header, width, height
+    if 0 in (info.width, info.height) or (info.width, info.height) == (width, height):
         return scaled
     x, y = width / info.width, height / info.height
-    scaled.width, scaled.height = width, height
     scaled.k = [k * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
     scaled.p = [p * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
     scaled.roi = copy.copy(info.roi)

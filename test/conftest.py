@@ -42,3 +42,12 @@ def random_checkpoint(tmp_path_factory):
     config = Config('fpn-densenet121', CAMVID, (128, 96), {'shared_levels': 2})
     save_checkpoint(path, FPN(len(CAMVID)), config)
     return path
+
+
+@pytest.fixture
+def peer():
+    """A ROS node of the test's own."""
+    from harness import Peer
+    peer = Peer()
+    yield peer
+    peer.close()

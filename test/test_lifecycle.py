@@ -4,20 +4,13 @@ import time
 
 import numpy as np
 import pytest
-from harness import NodeProcess, Peer, image_message, wait_until
+from harness import NodeProcess, image_message, wait_until
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 FAST = {'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
-
-
-@pytest.fixture
-def peer():
-    peer = Peer()
-    yield peer
-    peer.close()
 
 
 def change(peer, node, transition):

@@ -11,7 +11,6 @@ from harness import (
     LATCHED,
     RELIABLE,
     NodeProcess,
-    Peer,
     image_message,
     wait_until,
 )
@@ -32,13 +31,6 @@ def node(random_checkpoint):
     code, _ = process.stop()
     assert code == 0, process.log
     assert 'Traceback' not in process.log, process.log
-
-
-@pytest.fixture
-def peer():
-    peer = Peer()
-    yield peer
-    peer.close()
 
 
 @pytest.fixture

@@ -24,13 +24,17 @@ def network_size(image: Size, trained: Size, multiple: int) -> Size:
     return height, width
 
 
-def resize_image(frame: npt.NDArray[np.uint8], size: Size) -> Tensor:
-    """Return an HxWx3 uint8 image as a 3xhxw uint8 tensor, smoothed where it shrinks."""
-    if frame.shape[:2] == size:
-        return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-    # A strided or read-only view is not what torch takes; OpenCV's own copy of rows is cheap.
-    pixels = torch.from_numpy(np.require(frame, requirements=('C', 'W'))).permute(2, 0, 1)[None]
-    return F.interpolate(pixels, size=size, mode='bilinear', antialias=True)[0]
+def as_planes(frame: npt.NDArray[np.uint8]) -> Tensor:
+    """Return an HxWx3 uint8 image as a 3xHxW uint8 tensor that shares its memory if it can."""
+    # PyTorch takes neither padded rows nor read-only memory: such views are copied.
+    return torch.from_numpy(np.require(frame, requirements=('C', 'W'))).permute(2, 0, 1)
+
+
+def resize(planes: Tensor, size: Size) -> Tensor:
+    """Return 3xHxW planes, uint8 on the CPU and float on CUDA, as 3xhxw; smooth when shrinking."""
+    if planes.shape[1:] == size:
+        return planes
+    return F.interpolate(planes[None], size=size, mode='bilinear', antialias=True)[0]
 
 
 class MaskMaker:

@@ -1,15 +1,15 @@
 """TorchEngine: eager PyTorch on the CPU and on CUDA."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featshare_core.inference.engine import Engine, Frame, Prediction
-from featshare_core.inference.pixels import MaskMaker, Size, network_size, resize_image
+from featshare_core.inference.pixels import MaskMaker, Size, as_planes, network_size, resize
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork, Tensors
@@ -97,6 +97,9 @@ class TorchEngine(Engine):
         self.device = str(self._device)
         if self._device.type == 'cuda':
             self.device += f' ({torch.cuda.get_device_name(self._device)})'
+        # Timers record on the current device, which need not be ours.
+        self._current_device = torch.cuda.device(self._device) \
+            if self._device.type == 'cuda' else nullcontext()
         self._multiple = network.input_multiple
         self.network_name = f'{config.network}, {network.shared_levels} shared levels'
         self.trained_size = config.input_size[1], config.input_size[0]
@@ -126,7 +129,7 @@ class TorchEngine(Engine):
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the whole network and remember the deep features for the stream."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._current_device:
             size = self._size_for(frame)
             self._timer.start()
             low = self._network.low(self._input(frame, size))
@@ -137,7 +140,7 @@ class TorchEngine(Engine):
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the shallow half with the stream's remembered deep features."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._current_device:
             size = self._size_for(frame)
             cache = self._caches.get(stream)
             if cache is None or cache.size != size:
@@ -157,14 +160,11 @@ class TorchEngine(Engine):
 
     def _input(self, frame: Frame, size: Size) -> Tensor:
         """Return the frame as the network takes it: 1x3xhxw, normalised."""
+        planes = as_planes(frame)
         if self._device.type == 'cuda':
-            pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)
-            planes = pixels.permute(2, 0, 1).float()
-            if frame.shape[:2] != size:
-                planes = F.interpolate(planes[None], size=size, mode='bilinear',
-                                       antialias=True)[0]
+            planes = resize(planes.to(self._device).float(), size)
         else:
-            planes = resize_image(frame, size).contiguous().float()
+            planes = resize(planes, size).contiguous().float()
         image = planes.mul_(self._scale).add_(self._shift).to(PRECISIONS[self.precision])[None]
         self._timer.mark('preprocess')
         return image.contiguous(memory_format=torch.channels_last)
