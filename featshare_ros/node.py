@@ -9,6 +9,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -116,6 +117,24 @@ class SegmentationNode(LifecycleNode):
         self._free()
         self._state = 'finalized'
         return TransitionCallbackReturn.SUCCESS
+
+    def _LifecycleNodeMixin__on_change_state(self, request: ChangeState.Request,  # noqa: N802
+                                             response: ChangeState.Response,
+                                             ) -> ChangeState.Response:
+        """
+        Refuse a transition that the present state does not have.
+
+        Up to Jazzy rclpy's own handler, which this overrides, raises then: the caller would wait
+        for ever.
+        """
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(  # type: ignore[misc]
+                request, response)
+        except Exception as error:
+            self.get_logger().error(f'transition {request.transition.id} refused while '
+                                    f'{self._state}: {error}')
+            response.success = False
+            return response
 
     def destroy_node(self) -> None:
         """Stop the worker before the node's topics go."""
@@ -252,20 +271,33 @@ def _seconds(header: Header) -> float | None:
     return stamp or None
 
 
+def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
+    """Spin until the end, or until a callback raises what nobody foresaw: that is logged."""
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        raise
+    except Exception as error:
+        if rclpy.ok():
+            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}',
+                                    throttle_duration_sec=THROTTLE_S)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; SIGINT and SIGTERM are the usual ways."""
     rclpy.init(args=args)
-    executor = SingleThreadedExecutor()
     node = None
     try:
         node = SegmentationNode()
         node.autostart()
+        executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        while rclpy.ok():
+            _spin(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A signal ends the context under whatever rclpy is just about to call.
+        # A signal ends the context under whatever is just being created.
         if rclpy.ok():
             raise
     finally:
