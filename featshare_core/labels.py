@@ -29,6 +29,8 @@ class LabelSet:
             raise ValueError(f'a label set has 1 to {UNLABELLED} classes, got {len(self.names)}')
         if len(self.colors) != len(self.names):
             raise ValueError(f'{len(self.names)} class names but {len(self.colors)} colours')
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError('a class name in the label set is no text')
         if len(set(self.names)) != len(self.names):
             raise ValueError('a class name occurs twice in the label set')
         for name, color in zip(self.names, self.colors):

@@ -27,17 +27,34 @@ except ImportError:
     # Not everywhere installed, and masks are of use without it.
     LabelInfo = None
 
-# Sensor data. Deeper than the one image that is wanted, because what is overtaken in the
-# middleware's queue vanishes uncounted; the slot drops what is overtaken, and counts it.
-SENSOR_QOS = QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST,
-                        reliability=ReliabilityPolicy.BEST_EFFORT)
-# Reliable, because RViz and Foxglove ask for that; a few frames deep, so that a subscriber that
-# acknowledges late loses none.
-OUTPUT_QOS = QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST,
-                        reliability=ReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST,
-                         reliability=ReliabilityPolicy.RELIABLE,
-                         durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+# Functions, because rclpy writes the overrides of a topic into the profile that it is given.
+def sensor_qos() -> QoSProfile:
+    """
+    Return sensor data's quality of service, with a queue.
+
+    One image is wanted, but what is overtaken in the middleware's queue vanishes uncounted; the
+    slot drops what is overtaken, and counts it.
+    """
+    return QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST,
+                      reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def output_qos() -> QoSProfile:
+    """
+    Return the outputs' quality of service: reliable, because RViz and Foxglove ask for that.
+
+    A few frames deep, so that a subscriber that acknowledges late loses none.
+    """
+    return QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST,
+                      reliability=ReliabilityPolicy.RELIABLE)
+
+
+def latched_qos() -> QoSProfile:
+    """Return the quality of service of what late joiners need too."""
+    return QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST,
+                      reliability=ReliabilityPolicy.RELIABLE,
+                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass(frozen=True)
@@ -68,36 +85,38 @@ class Camera:
         self._slot: Arrival | None = None
         self._info: CameraInfo | None = None
         self._subscriptions: list[Any] = []
+        self._publishers: list[Publisher] = []
         self.statistics = CameraStatistics(node.resolve_topic_name(self._image_topic))
-        self._mask = self._publisher(Image, 'mask')
-        self._confidence = self._publisher(Image, 'confidence')
-        self._overlay = self._publisher(Image, 'overlay')
-        self._camera_info = self._publisher(CameraInfo, 'camera_info')
         self._label_info = None
-        if LabelInfo is not None:
-            self._label_info = self._publisher(LabelInfo, 'label_info', LATCHED_QOS)
+        try:
+            self._mask = self._publisher(Image, 'mask')
+            self._confidence = self._publisher(Image, 'confidence')
+            self._overlay = self._publisher(Image, 'overlay')
+            self._camera_info = self._publisher(CameraInfo, 'camera_info')
+            if LabelInfo is not None:
+                self._label_info = self._publisher(LabelInfo, 'label_info', latched_qos())
+        except Exception:
+            self.destroy()
+            raise
 
     def subscribe(self) -> None:
         """Start to receive images, with nothing left over from before."""
         self.statistics = CameraStatistics(self.statistics.topic)
         self._info = None
-        self._subscriptions = [
-            self._node.create_subscription(
-                CompressedImage if self._compressed else Image, self._image_topic,
-                self._on_image, SENSOR_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies()),
-            self._node.create_subscription(
-                CameraInfo, f'{self._prefix}camera_info', self._on_info, SENSOR_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies()),
-        ]
+        image = CompressedImage if self._compressed else Image
+        for kind, topic, callback in (
+                (image, self._image_topic, self._on_image),
+                (CameraInfo, f'{self._prefix}camera_info', self._on_info)):
+            self._subscriptions.append(self._node.create_subscription(
+                kind, topic, callback, sensor_qos(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies()))
         if self._label_info is not None:
             self._label_info.publish(self._label_message())
 
     def unsubscribe(self) -> None:
         """Stop to receive images; on the executor's thread, as Humble needs it."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        while self._subscriptions:
+            self._node.destroy_subscription(self._subscriptions.pop())
         with self._wake:
             if self._slot is not None:
                 self.statistics.counts.dropped += 1
@@ -106,10 +125,8 @@ class Camera:
     def destroy(self) -> None:
         """Take the camera's topics from the graph."""
         self.unsubscribe()
-        for publisher in (self._mask, self._confidence, self._overlay, self._camera_info,
-                          self._label_info):
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
+        while self._publishers:
+            self._node.destroy_publisher(self._publishers.pop())
 
     @property
     def publishers(self) -> int:
@@ -138,14 +155,15 @@ class Camera:
         self.statistics.image = f'{frame.shape[1]}x{frame.shape[0]} {kind}'
         return frame
 
-    def publish_mask(self, result: Result, header: Header) -> None:
+    def publish_mask(self, frame: Frame, result: Result, header: Header) -> None:
         """Publish what consumers wait for: mask, confidence and camera info, in that order."""
         self._mask.publish(encode_image(result.mask, 'mono8', header))
         if result.confidence is not None:
             self._confidence.publish(encode_image(result.confidence, 'mono8', header))
         if self._info is not None:
-            height, width = result.mask.shape
-            self._camera_info.publish(scaled_camera_info(self._info, width, height, header))
+            (height, width), (mask_height, mask_width) = frame.shape[:2], result.mask.shape
+            self._camera_info.publish(scaled_camera_info(
+                self._info, mask_width / width, mask_height / height, header))
 
     def publish_overlay(self, frame: Frame, result: Result, header: Header,
                         opacity: float) -> None:
@@ -154,21 +172,21 @@ class Camera:
             picture = paint(frame, result.mask, self._labels, opacity)
             self._overlay.publish(encode_image(picture, 'rgb8', header))
 
-    def _publisher(self, kind: type, name: str, qos: QoSProfile = OUTPUT_QOS) -> Publisher:
-        return self._node.create_publisher(
-            kind, f'~/{self._prefix}{name}', qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+    def _publisher(self, kind: type, name: str, qos: QoSProfile | None = None) -> Publisher:
+        self._publishers.append(self._node.create_publisher(
+            kind, f'~/{self._prefix}{name}', qos or output_qos(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        return self._publishers[-1]
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         now = time.monotonic()
-        counts = self.statistics.counts
+        statistics = self.statistics
+        statistics.arrived(now)
         with self._wake:
-            counts.received += 1
             if self._slot is not None:
-                counts.dropped += 1
+                statistics.counts.dropped += 1
             self._slot = Arrival(message, now)
             self._wake.notify()
-        self.statistics.last_arrival = now
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
@@ -182,18 +200,18 @@ class Camera:
         return message
 
 
-def scaled_camera_info(info: CameraInfo, width: int, height: int, header: Header) -> CameraInfo:
+def scaled_camera_info(info: CameraInfo, x: float, y: float, header: Header) -> CameraInfo:
     """
-    Return the camera info of an image scaled to ``width`` x ``height``, with another header.
+    Return the camera info of an image that was scaled by ``x`` and ``y``, with another header.
 
-    Focal lengths, principal point and baseline terms scale with the image; distortion and
-    rectification do not depend on its size.
+    Sizes, focal lengths, principal point, baseline terms and region of interest scale with the
+    image; distortion and rectification do not depend on its size.
     """
     scaled = copy.copy(info)
-    scaled.header, scaled.width, scaled.height = header, width, height
-    if 0 in (info.width, info.height) or (info.width, info.height) == (width, height):
+    scaled.header = header
+    if x == y == 1:
         return scaled
-    x, y = width / info.width, height / info.height
+    scaled.width, scaled.height = round(info.width * x), round(info.height * y)
     scaled.k = [k * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
     scaled.p = [p * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
     scaled.roi = copy.copy(info.roi)

@@ -1,6 +1,7 @@
 """What is counted and timed of each camera, and how /diagnostics tells it (REP-107)."""
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -11,6 +12,10 @@ from featshare_core.inference.timing import Rolling
 
 SILENCE_S = 2.0
 """Seconds without an image after which a camera counts as silent."""
+STUCK_S = 5.0
+"""Seconds with images and none finished after which the engine counts as stuck."""
+LOG_S = 10.0
+"""Seconds between two log lines about one camera's failures."""
 
 
 @dataclass
@@ -42,6 +47,8 @@ class CameraStatistics:
     failure: str = ''
     engine_failed: bool = False
     last_arrival: float | None = None
+    waiting_since: float | None = None
+    _logged_at: float = -math.inf
     _told: Counts = field(default_factory=Counts)
     _told_at: float = field(default_factory=time.monotonic)
 
@@ -51,13 +58,31 @@ class CameraStatistics:
         if age_ms is not None:
             self.age.add(age_ms)
         self.key_frames += result.is_key
+        self.waiting_since = None
         self.counts.processed += 1
 
-    def failed(self, reason: str, engine: bool) -> None:
-        """Count an image that got no mask: a bad image, or an engine that failed on it."""
+    def failed(self, reason: str, engine: bool) -> bool:
+        """
+        Count an image that got no mask: a bad image, or an engine that failed on it.
+
+        :returns: whether it is time for a line in the log again.
+        """
         self.failure = reason
         self.engine_failed = engine
+        self.waiting_since = None
         self.counts.failed += 1
+        now = time.monotonic()
+        due = now - self._logged_at >= LOG_S
+        if due:
+            self._logged_at = now
+        return due
+
+    def arrived(self, now: float) -> None:
+        """Count an image that came."""
+        self.counts.received += 1
+        self.last_arrival = now
+        if self.waiting_since is None:
+            self.waiting_since = now
 
     def status(self, name: str, hardware_id: str, publishers: int) -> DiagnosticStatus:
         """Return the camera's status since the last call; ``publishers`` are the topic's."""
@@ -89,6 +114,11 @@ class CameraStatistics:
         return _status(level, name, message, hardware_id, values)
 
     def _judge(self, new: Counts, now: float, publishers: int) -> tuple[bytes | None, str]:
+        stuck = now - (now if self.waiting_since is None else self.waiting_since)
+        if stuck > STUCK_S:
+            return (DiagnosticStatus.ERROR,
+                    f'images came and none was finished for {stuck:.0f} s: the engine is stuck, '
+                    f'or far too slow')
         if new.failed:
             what = 'the engine failed' if self.engine_failed else 'bad images'
             all_failed = self.engine_failed or not new.processed

@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,9 +25,6 @@ from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import EngineStatistics
 from featshare_ros.images import ImageError
 from featshare_ros.worker import Worker
-
-THROTTLE_S = 10.0
-"""Seconds between two log lines about images that fail."""
 
 
 class SegmentationNode(LifecycleNode):
@@ -67,7 +65,7 @@ class SegmentationNode(LifecycleNode):
         """Load the network onto its device and create the publishers."""
         try:
             if self._problems:
-                raise ValueError('; '.join(self._problems))
+                raise ValueError('; '.join(self._problems.values()))
             self._segmenter = self._load_segmenter()
             compressed = self._values['image_transport'] == 'compressed'
             for name in self._values['cameras']:
@@ -90,11 +88,11 @@ class SegmentationNode(LifecycleNode):
         try:
             for camera in self._cameras:
                 camera.subscribe()
+            self._worker = Worker(self._cameras, self._wake, self._process)
         except Exception as error:
             self._stop()
             return self._refuse('cannot be activated', error)
         self._problem = ''
-        self._worker = Worker(self._cameras, self._wake, self._process)
         self._state = 'active'
         topics = ', '.join(camera.statistics.topic for camera in self._cameras)
         self.get_logger().info(f'segmenting {topics}')
@@ -109,13 +107,19 @@ class SegmentationNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and take the publishers from the graph."""
         self._free()
-        self._state = 'unconfigured'
+        self._state, self._problem = 'unconfigured', ''
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free whatever is there."""
         self._free()
-        self._state = 'finalized'
+        self._state, self._problem = 'finalized', ''
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Put all away after a transition that raised, so that it can be configured again."""
+        self._free()
+        self._state, self._problem = 'unconfigured', 'a transition failed unexpectedly'
         return TransitionCallbackReturn.SUCCESS
 
     def _LifecycleNodeMixin__on_change_state(self, request: ChangeState.Request,  # noqa: N802
@@ -131,7 +135,7 @@ class SegmentationNode(LifecycleNode):
             return super()._LifecycleNodeMixin__on_change_state(  # type: ignore[misc]
                 request, response)
         except Exception as error:
-            self.get_logger().error(f'transition {request.transition.id} refused while '
+            self.get_logger().error(f'transition {request.transition.id} failed while '
                                     f'{self._state}: {error}')
             response.success = False
             return response
@@ -175,36 +179,28 @@ class SegmentationNode(LifecycleNode):
 
     def _process(self, camera: Camera, arrival: Arrival) -> None:
         """Segment one image and publish its mask; on the worker's thread. Never raises."""
-        header: Header = arrival.message.header
         statistics = camera.statistics
-        assert self._segmenter is not None
         try:
+            assert self._segmenter is not None
+            header: Header = arrival.message.header
             frame = camera.decode(arrival.message)
             result = self._segmenter.segment(
                 frame, camera.name, _seconds(header), self._values['publish_confidence'])
-            camera.publish_mask(result, header)
-        except ImageError as error:
-            statistics.failed(str(error), engine=False)
-            self.get_logger().warning(f'{statistics.topic}: image left out: {error}',
-                                      throttle_duration_sec=THROTTLE_S)
-            return
-        except Exception as error:
-            if not self.context.ok():
-                return
-            statistics.failed(f'{type(error).__name__}: {error}', engine=True)
-            self.get_logger().error(f'{statistics.topic}: image left out, the engine failed: '
-                                    f'{type(error).__name__}: {error}',
-                                    throttle_duration_sec=THROTTLE_S)
-            return
-        latency = 1e3 * (time.monotonic() - arrival.time)
-        statistics.processed(result, latency, self._age(header))
-        self._engine_statistics.processed(result)
-        try:
+            camera.publish_mask(frame, result, header)
+            latency, age = 1e3 * (time.monotonic() - arrival.time), self._age(header)
             camera.publish_overlay(frame, result, header, self._values['overlay_opacity'])
+            statistics.processed(result, latency, age)
+            self._engine_statistics.processed(result)
+        except ImageError as error:
+            if statistics.failed(str(error), engine=False):
+                self.get_logger().warning(f'{statistics.topic}: image left out: {error}')
         except Exception as error:
-            if self.context.ok():
-                self.get_logger().error(f'{statistics.topic}: no overlay: {error}',
-                                        throttle_duration_sec=THROTTLE_S)
+            # A signal ends the context while an image is in work.
+            if self.context.ok() and statistics.failed(f'{type(error).__name__}: {error}',
+                                                       engine=True):
+                self.get_logger().error(
+                    f'{statistics.topic}: image left out, the engine failed:\n'
+                    f'{traceback.format_exc()}')
 
     def _age(self, header: Header) -> float | None:
         """Return the milliseconds since the stamp; None where either clock says nothing."""
@@ -220,6 +216,7 @@ class SegmentationNode(LifecycleNode):
             for parameter in changed:
                 if parameter.name in self._values:
                     self._values[parameter.name] = parameter.value
+                    self._problems.pop(parameter.name, None)
             if self._segmenter is not None:
                 schedule = self._segmenter.schedule
                 schedule.key_interval = self._values['key_interval']
@@ -277,10 +274,11 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         raise
-    except Exception as error:
+    except Exception:
         if rclpy.ok():
-            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}',
-                                    throttle_duration_sec=THROTTLE_S)
+            node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+            # Should it be the waiting itself that fails: not at full speed.
+            time.sleep(0.1)
 
 
 def main(args: list[str] | None = None) -> int:

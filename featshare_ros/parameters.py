@@ -80,24 +80,25 @@ PARAMETERS = (
 )
 
 
-def declare(node: Node) -> list[str]:
+def declare(node: Node) -> dict[str, str]:
     """
     Declare all parameters on a node.
 
-    :returns: a sentence for each value given at start that is refused; its parameter has the
-        default instead, so that the node stays up to say so. Configuring must fail on them.
+    :returns: for each value given at start that is refused, the parameter's name and why; it has
+        the default instead, so that the node stays up to say so. Configuring must fail on them.
     """
-    problems = []
+    problems = {}
     for spec in PARAMETERS:
         try:
             node.declare_parameter(spec.name, spec.default, spec.descriptor())
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            problems.append(f'parameter {spec.name}: {error}')
+            problems[spec.name] = f'parameter {spec.name}: {error}'
             node.declare_parameter(spec.name, spec.default, spec.descriptor(),
                                    ignore_override=True)
-    result = validate([node.get_parameter(spec.name) for spec in PARAMETERS])
-    if not result.successful:
-        problems.append(result.reason)
+    for spec in PARAMETERS:
+        result = validate([node.get_parameter(spec.name)])
+        if not result.successful:
+            problems[spec.name] = result.reason
     return problems
 
 

@@ -1,9 +1,13 @@
 """One camera's ROS side, in this process: what is drawn for nobody, and scaled calibrations."""
 import threading
+import time
 
 import numpy as np
 import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import image_message, wait_until
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
@@ -11,6 +15,7 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_ros import camera as camera_module
 from featshare_ros.camera import Camera, scaled_camera_info
+from featshare_ros.diagnostics import CameraStatistics
 from featshare_ros.worker import Worker
 
 
@@ -93,15 +98,89 @@ def test_calibrations_scale_with_the_mask():
     info.p = [500.0, 0.0, 320.0, -50.0, 0.0, 510.0, 240.0, 7.0, 0.0, 0.0, 1.0, 0.0]
     info.r = [float(i) for i in range(9)]
     header = Header(frame_id='camera')
-    scaled = scaled_camera_info(info, 320, 120, header)
+    scaled = scaled_camera_info(info, 0.5, 0.25, header)
     assert (scaled.width, scaled.height, scaled.header.frame_id) == (320, 120, 'camera')
     assert list(scaled.k) == [250.0, 1.0, 160.0, 0.0, 127.5, 60.0, 0.0, 0.0, 1.0]
     assert list(scaled.p) == [250.0, 0.0, 160.0, -25.0, 0.0, 127.5, 60.0, 1.75, 0.0, 0.0, 1.0, 0.0]
     assert (list(scaled.r), list(scaled.d)) == (list(info.r), list(info.d))
     roi = scaled.roi
     assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (32, 12, 160, 60)
-    # The message that came is not touched, and one of the right size, or of none, is not scaled.
+    # The message that came is not touched, and an image that was not scaled keeps its own.
     assert (info.width, info.k[0], info.roi.width) == (640, 500.0, 320)
-    assert list(scaled_camera_info(info, 640, 480, header).k) == list(info.k)
-    assert scaled_camera_info(CameraInfo(), 640, 480, header).width == 640
-    assert scaled_camera_info(CameraInfo(height=9), 640, 480, header).height == 480
+    same = scaled_camera_info(info, 1, 1, header)
+    assert (same.width, list(same.k), same.roi) == (640, list(info.k), info.roi)
+
+
+def test_an_override_of_one_topics_quality_of_service_is_that_topics_alone():
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[
+        '--ros-args',
+        '-p', 'qos_overrides./eyes/left/overlay.publisher.reliability:=best_effort',
+        '-p', 'qos_overrides./left/image.subscription.reliability:=reliable'])
+    node = rclpy.create_node('eyes', context=context)
+    wake = threading.Condition()
+    cameras = [Camera(node, name, False, CAMVID, wake) for name in ('left', 'right')]
+    try:
+        for camera in cameras:
+            camera.subscribe()
+        reliabilities = {
+            info.topic_name if hasattr(info, 'topic_name') else topic: info.qos_profile.reliability
+            for topic, infos in (
+                *((f'/eyes/{name}/{output}',
+                   node.get_publishers_info_by_topic(f'/eyes/{name}/{output}'))
+                  for name in ('left', 'right') for output in ('mask', 'overlay', 'camera_info')),
+                *((f'/{name}/{source}', node.get_subscriptions_info_by_topic(f'/{name}/{source}'))
+                  for name in ('left', 'right') for source in ('image', 'camera_info')))
+            for info in infos}
+        overridden = {'/eyes/left/overlay': ReliabilityPolicy.BEST_EFFORT,
+                      '/left/image': ReliabilityPolicy.RELIABLE}
+        assert len(reliabilities) == 10
+        for topic, reliability in reliabilities.items():
+            usual = ReliabilityPolicy.RELIABLE if topic.startswith('/eyes') \
+                else ReliabilityPolicy.BEST_EFFORT
+            assert reliability == overridden.get(topic, usual), topic
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_what_fails_half_way_leaves_nothing_behind():
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[
+        '--ros-args', '-p', 'qos_overrides./half/overlay.publisher.reliability:=sometimes',
+        '-p', 'qos_overrides./half/right/camera_info.publisher.reliability:=reliable',
+        '-p', 'qos_overrides./right/camera_info.subscription.reliability:=sometimes'])
+    node = rclpy.create_node('half', context=context)
+    try:
+        with pytest.raises(RuntimeError, match='sometimes'):
+            Camera(node, '', False, CAMVID, threading.Condition())
+        assert node.count_publishers('/half/mask') == 0
+        camera = Camera(node, 'right', False, CAMVID, threading.Condition())
+        with pytest.raises(RuntimeError, match='sometimes'):
+            camera.subscribe()
+        camera.unsubscribe()
+        assert node.count_subscribers('/right/image') == 0
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_an_engine_that_finishes_nothing_is_an_error():
+    statistics = CameraStatistics('/image')
+    statistics.arrived(time.monotonic() - 6)
+    for _ in range(3):
+        statistics.arrived(time.monotonic())
+    status = statistics.status('camera', 'cpu', 1)
+    assert status.level == DiagnosticStatus.ERROR
+    assert status.message.startswith('images came and none was finished for 6 s')
+    statistics.processed(Result(np.zeros((1, 1), np.uint8), None, True, 'first', 0, {}), 1.0, None)
+    assert statistics.status('camera', 'cpu', 1).level == DiagnosticStatus.OK
+
+
+def test_failures_of_one_camera_are_logged_once_in_a_while():
+    cameras = [CameraStatistics(f'/{name}') for name in 'ab']
+    assert [camera.failed('bad', engine=False) for camera in cameras for _ in range(3)] \
+        == [True, False, False] * 2
+    assert cameras[0].status('a', 'cpu', 1).level == DiagnosticStatus.ERROR
+    # Told once: the next second without failures is told as it is.
+    assert 'failed' not in cameras[0].status('a', 'cpu', 1).message

@@ -110,12 +110,17 @@ def test_other_networks_are_refused(tmp_path, random_checkpoint):
     with pytest.raises(CheckpointError, match=r'laterals.0.bias has shape \(3,\)'):
         load_checkpoint(rewritten(path, random_checkpoint,
                                   **{'laterals.0.bias': torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r'laterals.0.bias holds values that are no finite'):
+        load_checkpoint(rewritten(path, random_checkpoint,
+                                  **{'laterals.0.bias': torch.full((128,), torch.nan)}))
 
 
 @pytest.mark.parametrize('header', [
     {'labels': None}, {'labels': {'names': ['a'], 'colors': []}}, {'input_size': 'large'},
     {'input_size': [0, 0]}, {'mean': [1, 2]}, {'options': {'depth': 3}}, {'options': 7},
-    {'std': [0, 1, 1]}])
+    {'std': [0, 1, 1]}, {'network': ['x']}, {'input_size': [float('inf'), 1]},
+    {'input_size': [20000, 20000]}, {'mean': [float('nan')] * 3}, {'mean': ['a', 'b', 'c']},
+    {'options': {'shared_levels': 2.0}}, {'labels': {'names': [1], 'colors': [[0, 0, 0]]}}])
 def test_a_damaged_header_is_refused(tmp_path, random_checkpoint, header):
     with pytest.raises(CheckpointError, match=r'x.safetensors'):
         load_checkpoint(rewritten(tmp_path / 'x.safetensors', random_checkpoint, header))

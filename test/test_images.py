@@ -148,8 +148,8 @@ def test_cv_bridge_agrees() -> None:
     for encoding in SUPPORTED_ENCODINGS:
         if 'C' in encoding or encoding.startswith('nv'):
             continue  # cv_bridge takes the first for no colour; its versions differ on the second
-        channels = 4 if encoding[3] == 'a' else {'rgb': 3, 'bgr': 3, 'yuv': 2, 'uyv': 2}.get(
-            encoding[:3], 1)
+        channels = 4 if encoding[3] == 'a' else {
+            'rgb': 3, 'bgr': 3, 'yuv': 2, 'yuy': 2, 'uyv': 2}.get(encoding[:3], 1)
         samples = rng.integers(0, 256, (HEIGHT, WIDTH, channels), np.uint8)
         message = message_of(wide(samples, False) if '16' in encoding else samples, encoding)
         expected = cv_bridge.CvBridge().imgmsg_to_cv2(message, 'rgb8')

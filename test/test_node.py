@@ -14,6 +14,7 @@ from harness import (
     image_message,
     wait_until,
 )
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -54,7 +55,7 @@ def stamped(message):
     """Give a message a stamp later than all before."""
     _stamp[0] += 0.05
     message.header.stamp.sec = int(_stamp[0])
-    message.header.stamp.nanosec = 123_456_789
+    message.header.stamp.nanosec = int(_stamp[0] % 1 * 1e9)
     message.header.frame_id = f'camera_{_stamp[0]:.2f}'
     return message
 
@@ -99,15 +100,18 @@ def test_it_receives_from_publishers_of_either_reliability(node, peer, qos):
         answered(masks, publisher, good_image())
 
 
-def test_encodings_come_through(camera):
+def test_encodings_come_through(node, peer, camera):
     masks, publisher = camera
-    rgb = picture(48, 64)
+    rgb = picture(48, 64, seed=5)
+    peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request())
+    other = answered(masks, publisher, good_image(seed=6))
+    peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request())
     reference = answered(masks, publisher, stamped(image_message(rgb)))
     for encoding, code in (('bgr8', cv2.COLOR_RGB2BGR), ('rgba8', cv2.COLOR_RGB2RGBA)):
-        # A first frame of each makes sure that the compared ones are both key frames or neither.
+        peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request())
         message = stamped(image_message(cv2.cvtColor(rgb, code), encoding))
         mask = answered(masks, publisher, message)
-        assert mask.data == reference.data, encoding
+        assert mask.data == reference.data != other.data, encoding
 
 
 BAD_IMAGES = {
@@ -132,9 +136,12 @@ def test_a_bad_image_is_counted_and_the_next_good_one_segmented(node, peer, came
     failed = int(newest()['segmentation: camera'][2]['failed'])
     bad = good_image()
     damage(bad)
-    publisher.publish(bad)
-    wait_until(lambda: int(newest()['segmentation: camera'][2]['failed']) == failed + 1, 10,
-               'the failure to be counted')
+    lines = node.log.count('image left out')
+    for _ in range(5):
+        publisher.publish(bad)
+        time.sleep(0.05)
+    wait_until(lambda: int(newest()['segmentation: camera'][2]['failed']) > failed, 10,
+               'the failures to be counted')
     level, message, values = newest()['segmentation: camera']
     assert level in (b'\x01', b'\x02')
     assert reason in message
@@ -142,8 +149,9 @@ def test_a_bad_image_is_counted_and_the_next_good_one_segmented(node, peer, came
     answered(masks, publisher, good_image())
     assert all(mask.header != bad.header for mask in masks)
     wait_until(lambda: newest()['segmentation: camera'][0] == b'\x00', 10, 'recovery')
-    # Once in the log, then throttled: fewer lines than bad images.
-    assert 1 <= node.log.count('image left out') < 7
+    # In the log once, however many follow.
+    assert node.log.count('image left out') - lines <= 1
+    assert 'image left out' in node.log
 
 
 def test_live_parameters_are_set_validated_and_refused_with_a_reason(node, peer):
@@ -269,7 +277,8 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
         process.wait_for_log('segmenting /front')
         newest = peer.diagnostics()
         masks = peer.collect(Image, '/busy/segmentation/mask')
-        publisher = peer.publisher(Image, '/front', RELIABLE)
+        publisher = peer.publisher(Image, '/front', QoSProfile(
+            depth=5000, reliability=ReliabilityPolicy.RELIABLE))
         peer.wait_matched('/busy/segmentation/mask')
         time.sleep(0.3)
         answered(masks, publisher, good_image())
@@ -282,8 +291,9 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
             time.sleep(0.004)
         before = len(masks)
         wait_until(lambda: masks[-1].header == last.header, 20, 'the mask of the newest image')
-        # What was in work and what waited in the slot, with some slack for DDS; not a queue.
-        assert len(masks) - before <= 5
+        # What was in work and what waited in the slot, with slack for what was on its way; a
+        # queue of what was sent would be hundreds.
+        assert len(masks) - before <= 20
         stamps = [mask.header.stamp.sec + 1e-9 * mask.header.stamp.nanosec for mask in masks]
         assert stamps == sorted(stamps)
         name = 'busy/segmentation: camera'
@@ -309,7 +319,7 @@ def test_compressed_images_and_masks_of_the_networks_size(random_checkpoint, pee
         info_publisher = peer.publisher(CameraInfo, '/robot/camera_info')
         peer.wait_matched('/robot/segmentation/mask')
         time.sleep(0.3)
-        info = CameraInfo(height=128, width=192)
+        info = CameraInfo(height=128, width=192)  # that of the images below
         info.k = [100.0, 0.0, 96.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]
         info_publisher.publish(info)
         time.sleep(0.3)
@@ -405,6 +415,22 @@ def test_diagnostics_tell_what_runs_and_when_nothing_comes(random_checkpoint, pe
         assert newest()['r2/segmentation: camera'][0] == b'\x01'
     finally:
         process.stop()
+
+
+def test_a_recording_that_begins_again_is_a_new_scene(node, peer, camera):
+    masks, publisher = camera
+    newest = peer.diagnostics()
+    answered(masks, publisher, good_image())
+    wait_until(lambda: 'segmentation: camera' in newest(), 10, 'diagnostics')
+    peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request())
+    answered(masks, publisher, good_image())
+    wait_until(lambda: newest()['segmentation: camera'][2]['processed'] != '0', 10, 'the counts')
+    time.sleep(1.2)
+    before = _counts(newest)['key frames']
+    message = good_image()
+    message.header.stamp.sec = 3
+    answered(masks, publisher, message)
+    wait_until(lambda: _counts(newest)['key frames'] == before + 1, 10, 'a key frame')
 
 
 def test_a_burst_while_a_service_is_called_loses_nothing(node, peer, camera):

@@ -46,9 +46,17 @@ def test_an_old_key_frame_is_replaced():
     assert reasons(schedule, 5, stamps=[0.5, 1.0, 1.5, 1.6, 2.0]) == ['first', '', '', 'age', '']
 
 
-def test_unknown_stamps_force_nothing():
+def test_unknown_stamps_force_nothing_and_hide_nothing():
     schedule = KeyFrameSchedule(10, max_key_age=1.0)
-    assert reasons(schedule, 5, stamps=[9.0, None, 3.0, None, None]) == ['first', '', '', '', '']
+    assert reasons(schedule, 5, stamps=[9.0, None, 9.1, None, 3.0]) \
+        == ['first', '', '', '', 'backwards']
+
+
+def test_the_age_limit_comes_at_the_same_rate_for_every_stream():
+    schedule = KeyFrameSchedule(5, max_key_age=1.0)
+    stamps = [0.25 * i for i in range(60)]
+    counts = [sum(bool(r) for r in reasons(schedule, 60, f'camera{c}', stamps)) for c in range(3)]
+    assert max(counts) - min(counts) <= 1
 
 
 def test_reset_is_for_one_stream_or_all():

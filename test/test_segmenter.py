@@ -114,7 +114,10 @@ def test_the_network_keeps_the_images_aspect_ratio():
     assert network_size((720, 1280), (352, 480), 32) == (320, 544)
     assert network_size((360, 480), (352, 480), 32) == (352, 480)
     assert network_size((1024, 2048), (512, 512), 32) == (352, 736)
-    assert network_size((1, 10_000), (352, 480), 32)[0] == 32
+    for strip in ((1, 10_000), (1_000_000, 1)):
+        height, width = network_size(strip, (352, 480), 32)
+        assert min(height, width) == 32
+        assert height * width <= 352 * 480
 
 
 @pytest.mark.parametrize('frame', [
@@ -156,6 +159,21 @@ def test_a_failing_engine_starts_the_stream_anew(segmenter, monkeypatch):
 def test_warming_up_leaves_no_trace(segmenter):
     segmenter.warm_up()
     assert segmenter.segment(frames(1)[0]).key_reason == 'first'
+
+
+def test_a_stream_that_ended_is_forgotten(segmenter):
+    for index in range(5):
+        segmenter.segment(frames(1)[0], f'camera {index}')
+        segmenter.forget(f'camera {index}')
+    assert not segmenter.engine._caches
+    assert segmenter.schedule.state() == {'phases': {}, 'streams': {}}
+
+
+def test_weights_that_overflow_are_found_when_warming_up(segmenter):
+    with torch.no_grad():
+        segmenter.engine._network.classifier.weight.fill_(float('inf'))
+    with pytest.raises(RuntimeError, match='no finite numbers in fp32'):
+        segmenter.warm_up()
 
 
 def test_a_current_frame_without_a_key_frame_is_refused(segmenter):

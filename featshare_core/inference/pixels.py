@@ -17,10 +17,14 @@ def network_size(image: Size, trained: Size, multiple: int) -> Size:
     Return the size at which to run the network on images of a given size.
 
     As many pixels as it was trained on, in the image's own aspect ratio: stretching a wide image
-    to the training images' shape would change every object's.
+    to the training images' shape would change every object's. A strip thinner than ``multiple``
+    is stretched all the same, lest its other side grow without bound.
     """
-    scale = (trained[0] * trained[1] / (image[0] * image[1])) ** 0.5
-    height, width = (max(1, round(side * scale / multiple)) * multiple for side in image)
+    pixels = trained[0] * trained[1]
+    scale = (pixels / (image[0] * image[1])) ** 0.5
+    longest = max(1, pixels // multiple**2)
+    height, width = (min(longest, max(1, round(side * scale / multiple))) * multiple
+                     for side in image)
     return height, width
 
 

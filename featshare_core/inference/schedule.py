@@ -1,8 +1,8 @@
 """KeyFrameSchedule: which frames are key frames."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 GOLDEN = 0.6180339887
 
@@ -61,11 +61,13 @@ class KeyFrameSchedule:
         if state is None or reason:
             # The golden ratio keeps any number of streams apart, whichever come later.
             phase = self._phases.setdefault(stream, len(self._phases) * GOLDEN % 1)
-            state = _Stream(size, stamp, stamp, phase=0.0 if reason == 'interval' else phase)
+            regular = reason in ('interval', 'age')
+            state = _Stream(size, stamp, stamp, phase=0.0 if regular else phase)
             self._streams[stream] = state
         else:
             state.since_key += 1
-            state.stamp = stamp
+            if stamp is not None:
+                state.stamp = stamp
         return Turn(reason, state.since_key)
 
     def reset(self, stream: str | None = None) -> None:
@@ -74,6 +76,22 @@ class KeyFrameSchedule:
             self._streams.clear()
         else:
             self._streams.pop(stream, None)
+
+    def forget(self, stream: str) -> None:
+        """Forget a stream and its place among the others."""
+        self._streams.pop(stream, None)
+        self._phases.pop(stream, None)
+
+    def state(self) -> dict[str, Any]:
+        """Return where every stream stands, in what JSON knows; ``restore`` takes it."""
+        return {'phases': dict(self._phases),
+                'streams': {name: asdict(stream) for name, stream in self._streams.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where ``state`` was taken."""
+        self._phases = dict(state['phases'])
+        self._streams = {name: _Stream(**{**fields, 'size': tuple(fields['size'])})
+                         for name, fields in state['streams'].items()}
 
     def _reason(self, state: _Stream | None, size: tuple[int, int], stamp: float | None) -> str:
         if state is None:

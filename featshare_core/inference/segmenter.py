@@ -111,11 +111,24 @@ class VideoSegmenter:
 
         What a device prepares at its first frame is done then, and one that cannot run the
         network fails here, not on the first image of a drive.
+
+        :raises RuntimeError: where the device cannot, or its results are no finite numbers.
         """
-        frame = np.zeros((*self.engine.trained_size, 3), np.uint8)
+        shape = (*self.engine.trained_size, 3)
+        frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         for run in (self.engine.key, self.engine.current):
-            run(frame, 'warm-up', True)
+            confidence = run(frame, 'warm-up', True).confidence
+            # The winning class has at least its share; only what is no number has less.
+            if confidence is None or not confidence.min():
+                raise RuntimeError(f'the network yields no finite numbers in '
+                                   f'{self.engine.precision}: choose another precision, or the '
+                                   f'weights are damaged')
         self.engine.forget('warm-up')
+
+    def forget(self, stream: str) -> None:
+        """Free what is kept of a stream that has ended."""
+        self.schedule.forget(stream)
+        self.engine.forget(stream)
 
     def reset(self, stream: str | None = None) -> None:
         """Make the next frame of a stream, or of every stream, a key frame."""

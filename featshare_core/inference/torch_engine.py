@@ -48,8 +48,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     Return the precision for ``auto``, ``fp32``, ``bf16`` or ``fp16`` on a device.
 
-    ``auto`` is bf16 where the device multiplies it natively, else fp16 on CUDA and fp32 on the
-    CPU, where bf16 would be emulated.
+    ``auto`` is bf16 where the device multiplies it natively, else fp16 on CUDA devices with
+    tensor cores, else fp32.
 
     :raises ValueError: for another word, and for fp16 on the CPU, which has no fast kernels.
     """
@@ -57,7 +57,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         raise ValueError(f'precision {wanted!r} is none of auto, {", ".join(PRECISIONS)}')
     if device.type == 'cuda':
         if wanted == 'auto':
-            return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp16'
+            capability = torch.cuda.get_device_capability(device)
+            return 'bf16' if capability >= (8, 0) else 'fp16' if capability >= (7, 0) else 'fp32'
         return wanted
     if wanted == 'fp16':
         raise ValueError('precision fp16 is for CUDA; on the CPU choose fp32, bf16 or auto')
@@ -175,21 +176,21 @@ class TorchEngine(Engine):
         logits = self._network.decode(low, self._caches[stream].shared)
         self._timer.mark('decode')
         height, width = frame.shape[:2] if self._full_size else size
-        confidence = None
         if self._device.type == 'cuda':
             logits = F.interpolate(logits.float(), size=(height, width), mode='bilinear')
             winner = logits.max(1)
+            planes = [winner.indices[0].to(torch.uint8)]
             if wants_confidence:
                 share = (winner.values - logits.logsumexp(1)).exp_()
-                confidence = share.mul_(255).round_().to(torch.uint8)[0].cpu().numpy()
-            mask = winner.indices.to(torch.uint8)[0]
+                planes.append(share.mul_(255).round_()[0].to(torch.uint8))
+            host_mask, *rest = torch.stack(planes).cpu().numpy()
+            confidence = rest[0] if rest else None
             self._timer.mark('postprocess')
-            host_mask = mask.cpu().numpy()
             torch.cuda.current_stream(self._device).synchronize()
         else:
-            planes = logits[0].float().contiguous().numpy()
-            host_mask = self._masks.mask(planes, (height, width))
-            if wants_confidence:
-                confidence = self._masks.confidence(planes, (height, width))
+            scores = logits[0].float().contiguous().numpy()
+            host_mask = self._masks.mask(scores, (height, width))
+            confidence = self._masks.confidence(scores, (height, width)) \
+                if wants_confidence else None
             self._timer.mark('postprocess')
         return Prediction(host_mask, confidence, self._timer.stages())

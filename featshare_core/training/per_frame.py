@@ -9,6 +9,7 @@ snapshot was written.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -146,7 +147,9 @@ def train(arguments: argparse.Namespace) -> None:
                   f'{pace:.2f} s/step', flush=True)
         if (step + 1) % SNAPSHOT_STEPS == 0:
             torch.save({'network': network.state_dict(), 'optimizer': optimizer.state_dict(),
-                        'schedule': schedule.state_dict(), 'step': step + 1}, snapshot)
+                        'schedule': schedule.state_dict(), 'step': step + 1},
+                       snapshot.with_suffix('.unfinished'))
+            os.replace(snapshot.with_suffix('.unfinished'), snapshot)
     val = [read_camvid(*files) for files in camvid_files(arguments.camvid, 'val')]
     matrix = evaluate(network, val, config)
     street_matrix = evaluate(network, rendered_samples(range(1000, 1010), 4), config)
