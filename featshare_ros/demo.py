@@ -43,7 +43,7 @@ from featshare_ros.demo_report import (
 )
 from featshare_ros.images import ImageError, decode_compressed, decode_image
 
-MAX_KEY_AGE = 1.0
+MAX_KEY_AGE = 0.3
 STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
 MOMENTS = 12
 """Pictures in the contact sheet."""
@@ -89,7 +89,8 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
                 Replay(compressed) as replay:
             print('waiting for the node ...')
             replay.wait_for_node(process)
-            replay.play(tqdm(recording, 'replay', recording.frame_count, unit='frame'), process)
+            replay.play(tqdm(recording, 'replay', recording.frame_count, unit='frame',
+                             disable=None), process)
             run = replay.run
             if not run.received:
                 raise ReplayError(process.with_log(
@@ -132,7 +133,8 @@ def street_recording(output: Path) -> Path:
         shutil.rmtree(path)
     street = RenderedStreet(width, height, STREET_SEED, STREET_FPS)
     frames = (street.frame(index)[0]
-              for index in tqdm(range(STREET_FRAMES), 'rendering a street', unit='frame'))
+              for index in tqdm(range(STREET_FRAMES), 'rendering a street', unit='frame',
+                            disable=None))
     write_recording(path, frames, '/camera/image_raw/compressed', STREET_FPS, jpeg_quality=92)
     return path
 
@@ -167,7 +169,7 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
     fps = min(100.0, max(1.0, _rate(sorted(run.sent))))
     with OverlayVideo(output / 'overlay.mp4', labels, fps) as video:
         for index, (stamp, rgb) in enumerate(tqdm(_pictures(recording), 'overlay.mp4',
-                                                  len(run.sent), unit='frame')):
+                                                  len(run.sent), unit='frame', disable=None)):
             caption = f'frame {index + 1}'
             alert = ''
             if stamp in run.received:

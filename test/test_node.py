@@ -169,7 +169,7 @@ def test_live_parameters_are_set_validated_and_refused_with_a_reason(node, peer)
         assert reason in result.reason, (values, result.reason)
     # Refused as a whole: what came along with a bad value is not applied either.
     assert peer.get_parameter(node.name, 'key_interval') == 7
-    assert peer.set_parameters(node.name, key_interval=3, max_key_age=1.0).successful
+    assert peer.set_parameters(node.name, key_interval=3, max_key_age=0.3).successful
 
 
 def test_parameters_describe_themselves(node, peer):

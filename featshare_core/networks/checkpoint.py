@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from featshare_core.networks.fpn import FPN
 from featshare_core.networks.split import SplitNetwork
 
 HEADER_KEY = 'featshare'
-NETWORKS = {'fpn-densenet121': FPN}
-DEFAULT = 'default'
+NETWORKS: Mapping[str, Callable[..., SplitNetwork]] = {
+    'fpn-densenet121': FPN,
+    'fpn-efficientnet-lite0': partial(FPN, backbone='efficientnet-lite0')}
+MAX_SIDE = 8192
 
 
 class CheckpointError(ValueError):
@@ -48,10 +53,16 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no image can be prepared with."""
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ValueError(f'input_size is {self.input_size}, not (width, height) in pixels')
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.input_size) != 2 or not 1 <= min(self.input_size) <= max(
+                self.input_size) <= MAX_SIDE:
+            raise ValueError(f'input_size is {self.input_size}, not (width, height) in pixels, '
+                             f'1 to {MAX_SIDE}')
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0 \
+                or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise ValueError(f'mean {self.mean} and std {self.std} are not those of 3 channels')
+        for name, value in self.options.items():
+            if not isinstance(value, int):
+                raise ValueError(f'network option {name} is {value!r}, not a whole number')
 
     def build(self) -> SplitNetwork:
         """Return the network with fresh weights."""
@@ -64,7 +75,10 @@ def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
     tensors = {name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
                for name, tensor in network.state_dict().items()
                if not name.endswith('num_batches_tracked')}
-    save_file(tensors, path, {HEADER_KEY: json.dumps(asdict(config))})
+    # Whole or not at all, also when it is interrupted.
+    unfinished = Path(path).with_suffix('.unfinished')
+    save_file(tensors, unfinished, {HEADER_KEY: json.dumps(asdict(config))})
+    os.replace(unfinished, path)
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
@@ -132,10 +146,10 @@ def _parse_config(path: Path, header: str | None) -> Config:
                           tuple(tuple(color) for color in fields['labels']['colors']))
         width, height = (int(side) for side in fields['input_size'])
         config = Config(
-            network=fields['network'], labels=labels, input_size=(width, height),
+            network=str(fields['network']), labels=labels, input_size=(width, height),
             options=dict(fields['options']), mean=tuple(fields['mean']), std=tuple(fields['std']),
             training=fields['training'], scores=fields['scores'])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f'{path}: its header cannot be read ({error!r})') from error
     if config.network not in NETWORKS:
         raise CheckpointError(f'{path} holds a network {config.network!r}; this version knows '
@@ -155,4 +169,6 @@ def _load_tensors(path: Path, network: SplitNetwork, tensors: dict[str, torch.Te
         if tensor.shape != wanted[name].shape:
             raise CheckpointError(f'{path}: {name} has shape {tuple(tensor.shape)}, the network '
                                   f'needs {tuple(wanted[name].shape)}')
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f'{path}: {name} holds values that are no finite numbers')
     network.load_state_dict({n: t.to(wanted[n].dtype) for n, t in tensors.items()}, strict=False)

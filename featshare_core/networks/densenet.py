@@ -68,6 +68,8 @@ class DenseNet121(nn.Module):
     """
 
     channels = (256, 512, 1024, 1024)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
 
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
@@ -101,6 +103,20 @@ class DenseNet121(nn.Module):
             features = parts.get_submodule(f'transition{index}')(features)
         features = parts.get_submodule(f'denseblock{index + 1}')(features)
         return parts.get_submodule('norm5')(features) if index == 3 else features
+
+    @staticmethod
+    def imagenet_file() -> Path:
+        """
+        Return torchvision's file in torch.hub's cache, where torchvision downloads it to.
+
+        :raises ValueError: where it is not there.
+        """
+        folder = Path(torch.hub.get_dir()) / 'checkpoints'
+        files = sorted(folder.glob('densenet121-*.pth'))
+        if not files:
+            raise ValueError(f"{folder} holds no densenet121-*.pth; get torchvision's file and "
+                             f'give its path')
+        return files[0]
 
     def load_imagenet_weights(self, path: str | Path) -> None:
         """

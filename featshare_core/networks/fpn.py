@@ -1,4 +1,4 @@
-"""The thesis's network (ch. 3): a feature pyramid on DenseNet-121, cut at a level."""
+"""The thesis's network (ch. 3): a feature pyramid on a four-stage backbone, cut at a level."""
 from __future__ import annotations
 
 import torch
@@ -6,11 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featshare_core.networks.densenet import DenseNet121
+from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.split import SplitNetwork, Tensors
 
 PYRAMID_CHANNELS = 128
 HEAD_CHANNELS = 64
 TAIL_CHANNELS = 32
+BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {
+    'densenet121': DenseNet121, 'efficientnet-lite0': EfficientNetLite0}
 
 
 def upsample(features: Tensor, like: Tensor) -> Tensor:
@@ -38,18 +41,22 @@ class FPN(SplitNetwork):
     :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1.
         The weights do not depend on it.
     :param levels: pyramid levels, 1 to 4; 2 is the thesis's truncated (-2) network.
+    :param backbone: a key of ``BACKBONES``; the thesis's is DenseNet-121.
+    :param key_norms: the decoder normalises key frames (``forward``, ``decode_key``) with batch
+        norms of their own, apart from those of current frames (``decode``).
     """
 
     input_multiple = 32
 
-    def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4) -> None:
+    def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
+                 backbone: str = 'densenet121', key_norms: bool = False) -> None:
         super().__init__()
         if not 0 <= shared_levels < levels:
             raise ValueError(f'shared_levels must be 0 to {levels - 1} in a network of {levels} '
                              f'levels, not {shared_levels}')
         self.shared_levels = shared_levels
         self.levels = levels
-        self.backbone = DenseNet121(levels)
+        self.backbone = BACKBONES[backbone](levels)
         self.laterals = nn.ModuleList(
             nn.Conv2d(c, PYRAMID_CHANNELS, 1) for c in self.backbone.channels[:levels])
         self.heads = nn.ModuleList(
@@ -59,6 +66,10 @@ class FPN(SplitNetwork):
         self.tail = nn.Conv2d(HEAD_CHANNELS, TAIL_CHANNELS, 3, padding=1, bias=False)
         self.tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
         self.classifier = nn.Conv2d(TAIL_CHANNELS, classes, 1)
+        if key_norms:
+            self.key_fusion_norm = nn.BatchNorm2d(HEAD_CHANNELS)
+            self.key_tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
+        self.key_norms = bool(key_norms)
 
     def low(self, image: Tensor) -> Tensors:
         """Return the backbone's features of the levels that are not shared, finest first."""
@@ -83,10 +94,25 @@ class FPN(SplitNetwork):
 
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``high``'s tensors."""
+        return self._decode(low, shared, self.fusion_norm, self.tail_norm)
+
+    def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return the logits of the key frame that ``shared`` comes from; see ``key_norms``."""
+        if not self.key_norms:
+            return self.decode(low, shared)
+        return self._decode(low, shared, self.key_fusion_norm, self.key_tail_norm)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits of a frame on its own, which is what a key frame gets."""
+        low = self.low(image)
+        return self.decode_key(low, self.high(low))
+
+    def _decode(self, low: Tensors, shared: Tensors, fusion_norm: nn.Module,
+                tail_norm: nn.Module) -> Tensor:
         _, fused = self._top_down(low, 0, shared)
-        features = F.relu(self.fusion_norm(fused))
+        features = F.relu(fusion_norm(fused))
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
-        return self.classifier(F.relu(self.tail_norm(self.tail(features))))
+        return self.classifier(F.relu(tail_norm(self.tail(features))))
 
     def _top_down(self, features: Tensors, first: int, above: Tensors) -> Tensors:
         """
