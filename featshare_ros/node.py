@@ -286,9 +286,10 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args)
     node = None
     try:
+        # First, because its destructor complains where a signal ended the context before it.
+        executor = SingleThreadedExecutor()
         node = SegmentationNode()
         node.autostart()
-        executor = SingleThreadedExecutor()
         executor.add_node(node)
         while rclpy.ok():
             _spin(executor, node)
