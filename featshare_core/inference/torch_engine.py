@@ -135,9 +135,10 @@ class TorchEngine(Engine):
             self._timer.start()
             low = self._network.low(self._input(frame, size))
             self._timer.mark('low')
-            self._caches[stream] = _Cache(size, self._network.high(low))
+            shared = self._network.high(low)
+            self._caches[stream] = _Cache(size, shared)
             self._timer.mark('high')
-            return self._finish(frame, size, low, stream, confidence)
+            return self._finish(frame, size, self._network.decode_key(low, shared), confidence)
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the shallow half with the stream's remembered deep features."""
@@ -149,7 +150,8 @@ class TorchEngine(Engine):
             self._timer.start()
             low = self._network.low(self._input(frame, size))
             self._timer.mark('low')
-            return self._finish(frame, size, low, stream, confidence)
+            logits = self._network.decode(low, cache.shared)
+            return self._finish(frame, size, logits, confidence)
 
     def forget(self, stream: str) -> None:
         """Free what is remembered of a stream."""
@@ -170,10 +172,9 @@ class TorchEngine(Engine):
         self._timer.mark('preprocess')
         return image.contiguous(memory_format=torch.channels_last)
 
-    def _finish(self, frame: Frame, size: Size, low: Tensors, stream: str,
+    def _finish(self, frame: Frame, size: Size, logits: Tensor,
                 wants_confidence: bool) -> Prediction:
-        """Decode, upsample, take the winning class, and bring the mask to host memory."""
-        logits = self._network.decode(low, self._caches[stream].shared)
+        """Upsample, take the winning class, and bring the mask to host memory."""
         self._timer.mark('decode')
         height, width = frame.shape[:2] if self._full_size else size
         if self._device.type == 'cuda':

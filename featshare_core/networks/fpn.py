@@ -102,11 +102,6 @@ class FPN(SplitNetwork):
             return self.decode(low, shared)
         return self._decode(low, shared, self.key_fusion_norm, self.key_tail_norm)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits of a frame on its own, which is what a key frame gets."""
-        low = self.low(image)
-        return self.decode_key(low, self.high(low))
-
     def _decode(self, low: Tensors, shared: Tensors, fusion_norm: nn.Module,
                 tail_norm: nn.Module) -> Tensor:
         _, fused = self._top_down(low, 0, shared)

@@ -40,7 +40,11 @@ class SplitNetwork(nn.Module, ABC):
         size is wanted is the caller's, which can then take the argmax without storing them.
         """
 
+    def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return the logits of the key frame that ``shared`` comes from; usually ``decode``'s."""
+        return self.decode(low, shared)
+
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of a frame on its own, which is what a key frame gets."""
         low = self.low(image)
-        return self.decode(low, self.high(low))
+        return self.decode_key(low, self.high(low))

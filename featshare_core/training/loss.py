@@ -1,0 +1,100 @@
+"""
+The loss, term by term (thesis, ch. 4; the readings of misprints are named where they matter).
+
+Every term is one number a sample, so that each sample's distance weighs its own terms, and so
+that the mean over processes of the means over their samples is the mean over all.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featshare_core.labels import UNLABELLED
+
+
+def inverse_alpha(distance: Tensor) -> Tensor:
+    """Return the current frame's weight, alpha(d) = 1 / (d + 1), for distances in frames."""
+    return 1 / (distance + 1.0)
+
+
+def nll(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """
+    Return NLL(P, y) = - sum_p w(y_p) log P_p(y_p) / sum_p w(y_p) over the labelled pixels p.
+
+    The thesis prints the logarithm of a sum over classes and pixels; we read a mean over pixels
+    of the true class's negative log-likelihood, P being the softmax over the classes.
+
+    :param logits: NxCxHxW; ``labels``: NxHxW int64, 0 to C - 1 or ``UNLABELLED``.
+    :param class_weights: w, C of them; 1 for each class where None.
+    :returns: N values; 0 for a sample without a labelled pixel.
+    """
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=UNLABELLED,
+                             reduction='none')
+    labelled = labels != UNLABELLED
+    weights = labelled.to(losses.dtype)
+    if class_weights is not None:
+        weights = weights * class_weights[labels.where(labelled, torch.zeros_like(labels))]
+    return losses.sum((1, 2)) / weights.sum((1, 2)).clamp(min=1e-6)
+
+
+def feature_match(current: Sequence[Tensor], key: Sequence[Tensor], norm: str,
+                  agreement: Tensor | None = None) -> Tensor:
+    """
+    Return sum_k mean |w_k(I_c) - w_k(I_k)|^n over the K shared maps w_k, n = 1 (L1) or 2 (L2).
+
+    The thesis prints a sum over a map's elements, which would drown the other terms; we read a
+    mean. The maps are those that ``SplitNetwork.high`` returns, which S^prop carries.
+
+    :param current, key: K maps NxC_kxh_kxw_k each, of the current and of the key frame.
+    :param norm: ``l1`` or ``l2``.
+    :param agreement: NxHxW bool; only positions whose nearest pixel is true count, as in DCFM
+        (arXiv 2403.02689), which matches features where both frames' classes agree.
+    :returns: N values.
+    """
+    total = torch.zeros((), device=current[0].device)
+    for ours, theirs in zip(current, key):
+        difference = ours.float() - theirs.float()
+        difference = difference.abs() if norm == 'l1' else difference.square()
+        if agreement is None:
+            total = total + difference.mean((1, 2, 3))
+        else:
+            counts = F.interpolate(agreement[:, None].float(), difference.shape[-2:])
+            matched = (difference.mean(1, keepdim=True) * counts).sum((1, 2, 3))
+            total = total + matched / counts.sum((1, 2, 3)).clamp(min=1)
+    return total
+
+
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """
+    Return KL(T || P) = mean_p sum_c T_p(c) (log T_p(c) - log P_p(c)) over the pixels p.
+
+    :param logits: NxCxHxW of the current frame, with the key frame's features; P their softmax.
+    :param teacher: NxCxHxW of the frozen baseline on the same frame; T their softmax.
+    :returns: N values.
+    """
+    log_p, log_t = logits.log_softmax(1), teacher.log_softmax(1)
+    return (log_t.exp() * (log_t - log_p)).sum(1).mean((1, 2))
+
+
+def total_loss(current: Tensor, key: Tensor, key_on_current: Tensor, match: Tensor,
+               distilled: Tensor, alpha: Tensor, match_weight: float,
+               distillation_weight: float) -> Tensor:
+    """
+    Return L_total, the mean over the batch of all terms, each of N values.
+
+    L = alpha NLL(P^c(I_c), y_c) + (1 - alpha) [NLL(P^k(I_k), pseudo(I_k)) + NLL(P^k(I_c), y_c)]
+        + lambda sum_k |w_k(I_c) - w_k(I_k)| + delta KL(T(I_c) || P^c(I_c))
+
+    The last term is ours (delta = 0 in the thesis). The thesis sums over the batch; a mean makes
+    the learning rate independent of the batch.
+
+    :param current: NLL(P^c(I_c), y_c), the current frame with the key frame's features.
+    :param key: NLL(P^k(I_k), pseudo(I_k)), the key frame against the baseline's classes.
+    :param key_on_current: NLL(P^k(I_c), y_c), the current frame on its own.
+    :param match_weight, distillation_weight: lambda and delta.
+    """
+    terms = alpha * current + (1 - alpha) * (key + key_on_current)
+    return (terms + match_weight * match + distillation_weight * distilled).mean()

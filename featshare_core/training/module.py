@@ -1,0 +1,259 @@
+"""The training loop's body: a batch in, a loss out; lagged frames in, scores out."""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from featshare_core.data.augment import augment
+from featshare_core.evaluation.accuracy import mean_iou
+from featshare_core.labels import UNLABELLED
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.fpn import FPN
+from featshare_core.training import loss
+from featshare_core.training.config import TrainConfig
+from featshare_core.training.pseudo_labels import normalise, to_multiple
+from featshare_core.training.schedule import factor
+
+NAN_CHECK_STEPS = 20
+TERMS = ('loss', 'current', 'key', 'key_on_current', 'match', 'distilled')
+
+
+class LearningError(RuntimeError):
+    """Training that cannot go on."""
+
+
+class Learner(lightning.LightningModule):
+    """
+    Trains a network by ``config``: feature sharing, or the per-frame baseline.
+
+    :param checkpoint: the config of the checkpoint that the network will be saved in.
+    :param class_weights: see ``loss.nll``.
+    :param baseline: the frozen network whose logits are distilled; not saved with the run.
+    :param steps_per_epoch: optimisation steps.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, config: TrainConfig, network: FPN, checkpoint: Config,
+                 steps_per_epoch: int, class_weights: Tensor | None = None,
+                 baseline: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config, self.network, self.checkpoint = config, network, checkpoint
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.steps_per_epoch = steps_per_epoch
+        self.register_buffer('class_weights', class_weights, persistent=False)
+        # In a list, so that it is no part of the module: neither saved nor trained.
+        self._baseline = [baseline]
+        self._terms = torch.zeros(len(TERMS))
+        self._counted = 0
+        self._matrices: dict[int, Tensor] = {}
+        self.scores: dict[str, float] = {}
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser and its learning rate, step by step."""
+        config = self.config
+        kind = torch.optim.Adam if config.optimizer == 'adam' else torch.optim.AdamW
+        optimizer = kind(self.network.parameters(), config.lr, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor(config.schedule, step, config.epochs
+                                           * self.steps_per_epoch, self.steps_per_epoch))
+        return {'optimizer': optimizer,
+                'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+
+    def on_fit_start(self) -> None:
+        """Bring what is no part of the module to its device."""
+        self._terms = self._terms.to(self.device)
+        if self._baseline[0] is not None:
+            self._baseline[0].to(self.device).eval()
+
+    def on_train_epoch_start(self) -> None:
+        """Train, but with the statistics that the configuration wants frozen as they are."""
+        self.network.train()
+        frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
+        part = frozen[self.config.frozen_norms]
+        for module in part.modules() if part is not None else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
+        """Keep the seeds out of the device: reading them back would wait for it."""
+        if 'noise' in batch:
+            batch['noise'] = batch['noise'].tolist()
+        return batch
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Return the loss of a collated batch of ``pairs.Triplets``."""
+        seeds = batch['noise']
+        images, masks = augment(batch['image'], batch['mask'], batch['view'], batch['colours'],
+                                seeds, self.config.crop)
+        images = normalise(images, self.checkpoint)
+        if self.config.is_sharing:
+            keys, pseudo = augment(batch['key'], batch['pseudo'], batch['key_view'],
+                                   batch['key_colours'], [seed + 1 for seed in seeds],
+                                   self.config.crop)
+            terms = self._sharing_terms(images, masks, normalise(keys, self.checkpoint), pseudo,
+                                        batch['distance'])
+        else:
+            value = loss.nll(self._full(self.network(images)), masks, self.class_weights).mean()
+            terms = [value, value]
+        self._watch(terms)
+        return terms[0]
+
+    def _sharing_terms(self, images: Tensor, masks: Tensor, keys: Tensor, pseudo: Tensor,
+                       distance: Tensor) -> list[Tensor]:
+        """Return the loss and the means of its terms, in the order of ``TERMS``."""
+        config, weights = self.config.loss, self.class_weights
+        network, count = self.network, len(images)
+        cuts = self.config.shared_levels
+        rng = np.random.default_rng((self.config.seed, self.global_step))
+        network.shared_levels = int(rng.choice(cuts))
+        # Both frames in one batch, and all three uses of the decoder: batch norms then see, in
+        # training, the mixture that their running statistics are of.
+        low = network.low(torch.cat((images, keys)))
+        high = network.high(low)
+        current_low = tuple(part[:count] for part in low)
+        key_high = tuple(part[count:] for part in high)
+        if network.key_norms:
+            on_key = network.decode_key(low, high)
+            on_current = network.decode(current_low, key_high)
+        else:
+            both = network.decode(*(tuple(torch.cat(pair) for pair in zip(parts, more))
+                                    for parts, more in ((low, current_low), (high, key_high))))
+            on_key, on_current = both[:2 * count], both[2 * count:]
+        on_key, on_current = self._full(on_key), self._full(on_current)
+        current = loss.nll(on_current, masks, weights)
+        key = loss.nll(on_key[count:], pseudo, weights)
+        key_on_current = loss.nll(on_key[:count], masks, weights)
+        agreement = None
+        if config.match_where_classes_agree:
+            winners = on_key.detach().argmax(1)
+            agreement = winners[:count] == winners[count:]
+        match = loss.feature_match([part[:count] for part in high], key_high, config.match,
+                                   agreement)
+        distilled = torch.zeros_like(current)
+        teacher = self._baseline[0]
+        if config.distillation_weight and teacher is not None:
+            with torch.no_grad():
+                target = self._full(teacher(images))
+            distilled = loss.distillation(on_current, target)
+        alpha = loss.inverse_alpha(distance) if config.alpha == 'inverse' \
+            else torch.full_like(current, float(config.alpha))
+        total = loss.total_loss(current, key, key_on_current, match, distilled, alpha,
+                                config.match_weight, config.distillation_weight)
+        return [total, *(term.mean() for term in
+                         (current, key, key_on_current, match, distilled))]
+
+    def _full(self, logits: Tensor) -> Tensor:
+        """Return logits at the crop's size, in full precision."""
+        return F.interpolate(logits.float(), self.config.crop[::-1], mode='bilinear')
+
+    def _watch(self, terms: list[Tensor]) -> None:
+        """Sum the terms up, and look now and then: each look waits for the device."""
+        self._terms[:len(terms)] += torch.stack([term.detach() for term in terms])
+        self._counted += 1
+        if self._counted % NAN_CHECK_STEPS == 0:
+            self._check()
+
+    def _check(self) -> dict[str, float]:
+        """
+        Return the epoch's mean of each term.
+
+        :raises LearningError: where one is not finite.
+        """
+        means = (self._terms / max(self._counted, 1)).tolist()
+        named = dict(zip(TERMS if self.config.is_sharing else TERMS[:1], means))
+        if not np.isfinite(means).all():
+            bad = [name for name, value in named.items() if not np.isfinite(value)]
+            raise LearningError(
+                f'{", ".join(bad)} became NaN or infinite by step {self.global_step} (epoch '
+                f'{self.current_epoch}); the last whole epoch is kept. Start anew with a lower '
+                f'lr than {self.config.lr} or with a gradient_clip, and check the data')
+        return named
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means; a run that broke is noticed before it is saved."""
+        means = self._check()
+        self.print(f'epoch {self.current_epoch + 1}/{self.config.epochs}:',
+                   ', '.join(f'{name} {value:.4f}' for name, value in means.items()))
+        for name, value in means.items():
+            self.log(f'train/{name}', value, sync_dist=True, prog_bar=name == 'loss')
+        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'])
+        self._terms.zero_()
+        self._counted = 0
+
+    def on_validation_epoch_start(self) -> None:
+        """
+        Start counting, one matrix for each lag of each cut.
+
+        The baseline is scored at every cut: cached features without sharing training are the
+        control that such training has to beat.
+        """
+        classes = len(self.checkpoint.labels)
+        config = self.config
+        cuts = config.shared_levels if config.is_sharing else range(config.levels)
+        self._matrices = {
+            cut: torch.zeros(config.interval, classes, classes, dtype=torch.int64,
+                             device=self.device) for cut in cuts}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Count the pixels of a collated batch of ``pairs.LaggedFrames``."""
+        images, keys = (to_multiple(
+            normalise(batch[name].permute(0, 3, 1, 2).float() / 255, self.checkpoint),
+            self.network.input_multiple) for name in ('image', 'key'))
+        truth, lags = batch['mask'].long(), batch['distance']
+        for cut, matrices in self._matrices.items():
+            self.network.shared_levels = cut
+            low = self.network.low(images)
+            shared = self.network.high(self.network.low(keys))
+            # At lag 0 the frame is its own key frame.
+            first = (lags == 0).view(-1, 1, 1, 1)
+            logits = self.network.decode(low, shared)
+            if self.network.key_norms:
+                logits = torch.where(first, self.network.decode_key(low, shared), logits)
+            predicted = F.interpolate(logits.float(), truth.shape[-2:], mode='bilinear').argmax(1)
+            classes = matrices.shape[-1]
+            pairs = (lags.view(-1, 1, 1) * classes + truth) * classes + predicted
+            counts = torch.bincount(pairs[truth != UNLABELLED], minlength=matrices.numel())
+            matrices += counts.view_as(matrices)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log mIoU in percent: key frames, each lag, and the mean and worst of the lags."""
+        self.scores = {}
+        for cut, counted in self._matrices.items():
+            matrices = self.trainer.strategy.reduce(counted, reduce_op='sum').cpu().numpy()
+            by_lag = [100 * mean_iou(m) for m in matrices if m.any()]
+            prefix = f'val/{cut}-levels/'
+            self.scores[f'{prefix}key'] = by_lag[0]
+            if not cut:
+                continue
+            for lag, score in enumerate(by_lag[1:], 1):
+                self.scores[f'{prefix}lag-{lag}'] = score
+            if len(by_lag) > 1:
+                self.scores[f'{prefix}current-mean'] = float(np.mean(by_lag[1:]))
+                self.scores[f'{prefix}current-worst'] = float(np.min(by_lag[1:]))
+        if not self.config.is_sharing:
+            self.network.shared_levels = 0
+        for name, value in self.scores.items():
+            self.log(name, value)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration, so that another one does not go on with this run."""
+        checkpoint['featshare'] = json.dumps(asdict(self.config))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a run of another configuration."""
+        theirs = json.loads(checkpoint['featshare'])
+        ours = json.loads(json.dumps(asdict(self.config)))
+        other = sorted(name for name in ours if ours[name] != theirs.get(name))
+        if other:
+            raise LearningError(
+                f'the run that was interrupted here had another {", ".join(other)}: name another '
+                f'output folder, or remove this one')

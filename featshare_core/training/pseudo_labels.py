@@ -1,0 +1,121 @@
+"""Pseudo labels: the frozen per-frame baseline's argmax, kept on disk."""
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from featshare_core.data.source import Array
+from featshare_core.data.store import FrameStore, frames_before
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.split import SplitNetwork
+
+BATCH = 16
+
+
+class PseudoLabels:
+    """
+    The classes that a baseline sees in frames, found by the frames' content.
+
+    :param baseline: its checkpoint file, whose content names the folder of its labels, so that
+        another baseline's are never taken for them.
+    :param cache: where these folders are.
+    """
+
+    def __init__(self, baseline: Path, cache: Path) -> None:
+        self.folder = cache / hashlib.sha256(baseline.read_bytes()).hexdigest()[:16]
+        self._memory: dict[str, Array] = {}
+
+    def __call__(self, image: Array) -> Array:
+        """
+        Return the labels, HxW uint8, of an HxWx3 image that ``make`` has seen.
+
+        :raises ValueError: where its file is missing or damaged.
+        """
+        key = _digest(image)
+        labels = self._memory.get(key)
+        if labels is None:
+            path = self.folder / f'{key}.png'
+            labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            if labels is None or labels.shape != image.shape[:2]:
+                raise ValueError(f'the pseudo labels {path} are missing or damaged; remove '
+                                 f'{self.folder}, and they are made anew at the next start')
+        return labels
+
+    @torch.inference_mode()
+    def make(self, network: SplitNetwork, config: Config, store: FrameStore, lags: int,
+             device: torch.device) -> int:
+        """
+        Label the frames that no file has labels for yet; keep all in memory if the frames are.
+
+        :param network: the baseline, in eval mode; it is moved to the device.
+        :param lags: frames up to so many before a labelled one.
+        :returns: how many were labelled; the others' labels were there.
+        """
+        names, keep = frames_before(store.source.samples, lags), store.in_memory
+        # Frames on the disk take long to read: once they all are labelled, that is noted.
+        digest = hashlib.sha256(repr((store.size, names)).encode()).hexdigest()[:16]
+        complete = self.folder / f'{digest}.complete'
+        if complete.is_file() and not keep:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        network.to(device)
+        batch: list[tuple[str, Array]] = []
+        made = 0
+        for name in names:
+            image = store.image(name)
+            key = _digest(image)
+            path = self.folder / f'{key}.png'
+            labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+            if labels is None:
+                batch.append((key, image))
+            elif keep:
+                self._memory[key] = np.asarray(labels, np.uint8)
+            if len(batch) == BATCH:
+                self._label(network, config, batch, device, keep)
+                made, batch = made + len(batch), []
+        if batch:
+            self._label(network, config, batch, device, keep)
+        complete.touch()
+        return made + len(batch)
+
+    def _label(self, network: SplitNetwork, config: Config, batch: list[tuple[str, Array]],
+               device: torch.device, keep: bool) -> None:
+        pixels = torch.from_numpy(np.stack([image for _, image in batch])).to(device)
+        inputs = normalise(pixels.permute(0, 3, 1, 2).float() / 255, config)
+        height, width = inputs.shape[-2:]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+            logits = network(to_multiple(inputs, network.input_multiple))
+        logits = F.interpolate(logits.float(), (height, width), mode='bilinear')
+        for (key, _), labels in zip(batch, logits.argmax(1).to(torch.uint8).cpu().numpy()):
+            # Whole or not at all: another process, or the next start, may read it.
+            temporary = self.folder / f'{key}.{os.getpid()}.part'
+            temporary.write_bytes(cv2.imencode('.png', labels)[1].tobytes())
+            temporary.replace(self.folder / f'{key}.png')
+            if keep:
+                self._memory[key] = labels
+
+
+def _digest(image: Array) -> str:
+    content = np.ascontiguousarray(image)
+    return hashlib.blake2b(content.data, digest_size=16,
+                           salt=f'{image.shape[1]}x{image.shape[0]}'.encode()).hexdigest()
+
+
+def normalise(images: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return Nx3xHxW images of 0 to 1 as the network takes them, channels last."""
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def to_multiple(images: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Return images resized, if need be, to the next smaller multiples in height and width."""
+    size = [max(side // multiple, 1) * multiple for side in images.shape[-2:]]
+    if size == list(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size, mode='bilinear', antialias=True)

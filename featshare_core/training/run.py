@@ -1,0 +1,166 @@
+"""A training run from configuration to checkpoint."""
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from featshare_core.data.pairs import LaggedFrames, Triplets
+from featshare_core.inference.torch_engine import choose_device
+from featshare_core.labels import LabelSet
+from featshare_core.networks.checkpoint import (
+    NETWORKS,
+    Config,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from featshare_core.networks.fpn import FPN
+from featshare_core.training.config import TrainConfig
+from featshare_core.training.data import (
+    class_weights,
+    open_store,
+    same_labels,
+    train_loader,
+    val_loader,
+)
+from featshare_core.training.module import Learner
+from featshare_core.training.pseudo_labels import PseudoLabels
+
+LAST = 'last.ckpt'
+FINAL = 'final.safetensors'
+
+
+def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', devices: int = 1,
+          nodes: int = 1, workers: int = 0, callbacks: tuple[Callback, ...] = (),
+          progress: bool = True) -> dict[str, float]:
+    """
+    Train, score and save ``output/final.safetensors``; go on where ``output/last.ckpt`` ends.
+
+    An epoch that was not finished is repeated; the weights are those of an unbroken run.
+
+    :param data: the folder that the configuration's relative roots lie in.
+    :param device: ``auto``, ``cpu``, ``cuda``; ``devices`` of each of ``nodes`` machines.
+    :param workers: processes that prepare samples, for each device.
+    :returns: the scores, mIoU in percent.
+    :raises ValueError, OSError: for wrong data, naming the file; RuntimeError: where training
+        cannot go on.
+    """
+    cv2.setNumThreads(1)  # its threads and PyTorch's spin against each other
+    torch.manual_seed(config.seed)
+    kind = choose_device(device).type
+    lags = config.distances[1] if config.is_sharing else 0
+    if config.is_sharing and config.baseline:
+        find_checkpoint(config.baseline)  # before minutes of reading data
+    stores = [open_store(entry, data, config.size, lags, devices) for entry in config.train]
+    val = open_store(config.val, data, config.size, config.interval - 1, devices)
+    labels = same_labels([*stores, val])
+    shares = [entry.share for entry in config.train]
+    network, checkpoint = build_network(config, labels)
+    pseudo, baseline = None, None
+    if config.is_sharing and config.baseline:
+        baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
+        _start_from(network, baseline, config, baseline_config, labels)
+        pseudo = PseudoLabels(find_checkpoint(config.baseline), output.parent / 'pseudo_labels')
+        rank = f'{kind}:{os.environ.get("LOCAL_RANK", "0")}' if kind == 'cuda' else kind
+        for store in stores:
+            pseudo.make(baseline, baseline_config, store, lags, torch.device(rank))
+    triplets = Triplets(stores, shares, config.crop, config.augmentation, config.seed,
+                        config.distances if config.is_sharing else None, pseudo)
+    labelled = sum(len(store.source.samples) for store in stores)
+    steps = config.steps_per_epoch or -(-labelled // config.batch)
+    learner = Learner(
+        config, network, checkpoint, steps,
+        class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
+        baseline if config.loss.distillation_weight else None)
+    trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress)
+    world, rank_number = trainer.world_size, trainer.global_rank
+    scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
+                        workers)
+    resumed = output / LAST if (output / LAST).is_file() else None
+    trainer.fit(learner, train_loader(triplets, steps, config.batch, rank_number, world, workers),
+                scored, ckpt_path=resumed, weights_only=True)
+    trainer.validate(learner, scored, verbose=False)
+    if trainer.is_global_zero:
+        _save(output / FINAL, learner, config)
+    return learner.scores
+
+
+def build_network(config: TrainConfig, labels: LabelSet) -> tuple[FPN, Config]:
+    """
+    Return the network with its backbone's weights, and the config of its checkpoint.
+
+    :raises ValueError, OSError: where the backbone's weights are missing or another network's.
+    """
+    options: dict[str, int] = {'shared_levels': max(config.shared_levels)}
+    if config.levels != 4:
+        options['levels'] = config.levels
+    if config.key_norms:
+        options['key_norms'] = 1
+    network = NETWORKS[config.network](len(labels), **options)
+    if not isinstance(network, FPN):
+        raise ValueError(f'{config.network} cannot be trained here: it is no FPN')
+    if config.backbone_weights:
+        weights = config.backbone_weights
+        network.backbone.load_imagenet_weights(
+            network.backbone.imagenet_file() if weights == 'imagenet' else weights)
+    width, height = (side // 32 * 32 for side in config.size)
+    return network, Config(config.network, labels, (width, height), options,
+                           network.backbone.mean, network.backbone.std)
+
+
+def _start_from(network: FPN, baseline: torch.nn.Module, config: TrainConfig,
+                baseline_config: Config, labels: LabelSet) -> None:
+    """Give the network the baseline's weights, the key frames' norms included."""
+    if (baseline_config.network, baseline_config.labels.names) != (config.network, labels.names):
+        raise ValueError(f'the baseline {config.baseline} is a {baseline_config.network} of '
+                         f'{len(baseline_config.labels)} classes, not a {config.network} of '
+                         f'these {len(labels)}')
+    state = baseline.state_dict()
+    if config.key_norms:
+        state.update({f'key_{name}': tensor for name, tensor in baseline.state_dict().items()
+                      if name.startswith(('fusion_norm', 'tail_norm'))})
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f'the baseline {config.baseline} has other parts than the network: '
+                         f'{error}') from error
+
+
+def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: int,
+             callbacks: tuple[Callback, ...], progress: bool) -> lightning.Trainer:
+    output.mkdir(parents=True, exist_ok=True)
+    started = len(list(output.glob('metrics-*')))
+    several = devices * nodes > 1
+    precision: Any = '32-true'
+    if kind == 'cuda':
+        precision = 'bf16-mixed' if torch.cuda.is_bf16_supported() else '16-mixed'
+        torch.set_float32_matmul_precision('high')
+    return lightning.Trainer(
+        accelerator=kind, devices=devices, num_nodes=nodes, strategy='ddp' if several else 'auto',
+        precision=precision, max_epochs=config.epochs, use_distributed_sampler=False,
+        sync_batchnorm=several and kind == 'cuda' and config.frozen_norms != 'all',
+        gradient_clip_val=config.gradient_clip or None, benchmark=kind == 'cuda',
+        # Past the last epoch, where only the end is scored.
+        check_val_every_n_epoch=config.validate_every or config.epochs + 1,
+        num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=progress, enable_model_summary=False,
+        logger=CSVLogger(output, name='', version=f'metrics-{started}'),
+        callbacks=[ModelCheckpoint(output, filename=Path(LAST).stem, save_on_train_epoch_end=True,
+                                   enable_version_counter=False), *callbacks])
+
+
+def _save(path: Path, learner: Learner, config: TrainConfig) -> None:
+    recipe = {'script': 'featshare train', **asdict(config)}
+    checkpoint = learner.checkpoint
+    save_checkpoint(path, learner.network, Config(
+        checkpoint.network, checkpoint.labels, checkpoint.input_size, checkpoint.options,
+        checkpoint.mean, checkpoint.std, recipe,
+        {name: round(score, 2) for name, score in learner.scores.items()}))

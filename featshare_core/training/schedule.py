@@ -1,0 +1,30 @@
+"""The learning rate over a run."""
+from __future__ import annotations
+
+import math
+
+DECAY = 0.1
+EPOCHS_PER_UPDATE = 30
+WARM_UP = 0.15
+
+
+def factor(schedule: str, step: int, steps: int, steps_per_epoch: int) -> float:
+    """
+    Return what the configured learning rate is multiplied by at a step.
+
+    ``constant`` is 1. ``exponential`` is the thesis's lr = lr_prev exp(-k n), k = 0.1, once every
+    30 epochs, n being the number of the update: after n of them exp(-k n (n + 1) / 2).
+    ``one-cycle`` rises for 15 % of the run and falls to 0, both as half a cosine (Smith and
+    Topin, arXiv 1708.07120).
+
+    :param steps: of the whole run.
+    """
+    if schedule == 'constant':
+        return 1.0
+    if schedule == 'exponential':
+        update = step // steps_per_epoch // EPOCHS_PER_UPDATE
+        return math.exp(-DECAY * update * (update + 1) / 2)
+    rise = WARM_UP * steps
+    if step < rise:
+        return 1 - 0.96 * (1 + math.cos(math.pi * step / rise)) / 2
+    return (1 + math.cos(math.pi * min(1.0, (step - rise) / (steps - rise)))) / 2

