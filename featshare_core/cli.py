@@ -3,16 +3,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from featshare_core.evaluation.compare import compare_bags, report
 from featshare_core.inference.engine import Frame
-from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.inference.pipeline import overlap
+from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.inference.timing import Rolling
 from featshare_core.overlay import paint
+from featshare_core.training.command import add_train_command
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
@@ -27,6 +32,10 @@ def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
         files = sorted(f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise ValueError(f'{source} holds no image ({", ".join(IMAGE_SUFFIXES)})')
+        for one, other in pairwise(files):
+            if one.stem == other.stem:
+                raise ValueError(f'{one.name} and {other.name} would have the same mask '
+                                 f'{one.stem}.png: rename one of them')
         for file in files:
             image = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if image is None:
@@ -46,16 +55,33 @@ def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
         raise ValueError(f'{source} is no folder, and no video file that OpenCV can read')
 
 
+def count_frames(source: Path) -> int:
+    """Return how many frames ``frames_of`` yields, for a video as far as the container knows."""
+    if source.is_dir():
+        return sum(file.suffix.lower() in IMAGE_SUFFIXES for file in source.iterdir())
+    video = cv2.VideoCapture(str(source))
+    count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+    video.release()
+    return count
+
+
 def segment(arguments: argparse.Namespace) -> None:
     """Write a mask (PNG of class ids) for each frame into a folder, and print the pace."""
+    if arguments.input.resolve() == arguments.output.resolve():
+        raise ValueError(f'{arguments.output} is the input too: masks would replace its images')
     segmenter = VideoSegmenter.from_checkpoint(
         arguments.weights, key_interval=arguments.key_interval, device=arguments.device,
         shared_levels=arguments.shared_levels)
     arguments.output.mkdir(parents=True, exist_ok=True)
     times = {True: Rolling(10_000), False: Rolling(10_000)}
-    for name, frame in frames_of(arguments.input):
-        result = segmenter.segment(frame)
+
+    def run(entry: tuple[str, Frame]) -> tuple[str, Frame, Result]:
+        result = segmenter.segment(entry[1])
         times[result.is_key].add(sum(result.timings.values()))
+        return *entry, result
+
+    def write(entry: tuple[str, Frame, Result]) -> None:
+        name, frame, result = entry
         written = cv2.imwrite(str(arguments.output / f'{name}.png'), result.mask)
         if arguments.overlay:
             picture = cv2.cvtColor(paint(frame, result.mask, segmenter.labels, 0.5),
@@ -63,14 +89,30 @@ def segment(arguments: argparse.Namespace) -> None:
             written &= cv2.imwrite(str(arguments.output / f'{name}_overlay.jpg'), picture)
         if not written:
             raise ValueError(f'cannot write into {arguments.output}: is the disk full?')
+
+    start = time.monotonic()
+    total = count_frames(arguments.input)
+    stages = overlap(frames_of(arguments.input), lambda entry: entry, run, write)
+    for count, _ in enumerate(stages, start=1):
+        rate = count / (time.monotonic() - start)
+        if sys.stderr.isatty():
+            print(f'\r{count} of about {total} frames, {rate:.1f} a second, '
+                  f'{max(0, total - count) / rate:.0f} s left ', end='', file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     print(f'{segmenter.engine.network_name}, {segmenter.engine.device}, '
-          f'{segmenter.engine.precision}: masks in {arguments.output}')
+          f'{segmenter.engine.precision}: masks in {arguments.output}, {rate:.1f} frames a second')
     for is_key, rolling in times.items():
         percentiles = rolling.percentiles()
         if percentiles:
             p50, p95, largest = percentiles
             print(f'{len(rolling)} {"key" if is_key else "current"} frames: {p50:.1f} ms median, '
                   f'{p95:.1f} ms 95th percentile, {largest:.1f} ms at most')
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print how far the masks of two recordings agree: per class, and per distance to the key."""
+    print(report(compare_bags(arguments.a, arguments.b)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,12 +130,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument('--key-interval', type=int, default=5)
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
     command.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    command = commands.add_parser('compare-bags',
+                                  help='agreement between two segmented recordings',
+                                  description=compare.__doc__)
+    command.set_defaults(run=compare)
+    command.add_argument('a', type=Path, help='a rosbag2 recording with masks')
+    command.add_argument('b', type=Path, help='another, of the same images')
+    add_train_command(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f'featshare: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -7,6 +7,7 @@ recording is opened, so that the node runs without it.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,20 +97,48 @@ def open_recording(path: str | Path, topic: str = '') -> Recording:
     :raises ImportError: where rosbags is not installed.
     """
     path = Path(path)
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return _VideoRecording(path, topic or VIDEO_TOPIC)
+    return _BagRecording(path, topic)
+
+
+def open_bag(path: Path) -> Any:
+    """
+    Return rosbags' reader, open, of a rosbag2 directory or a single .mcap or .db3 file.
+
+    :raises RecordingError, ImportError: as ``open_recording`` does.
+    """
     if not path.exists():
         raise RecordingError(f'{path}: no such file or directory')
     if path.is_dir():
         if not (path / 'metadata.yaml').exists():
             raise RecordingError(f'{path}: a rosbag2 directory has a metadata.yaml, this one has '
                                  'none; name the .mcap or .db3 file, or run `ros2 bag reindex`')
-        return _BagRecording(path, topic)
-    if path.suffix in BAG_SUFFIXES:
-        return _BagRecording(path, topic)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return _VideoRecording(path, topic or VIDEO_TOPIC)
+    elif path.suffix not in BAG_SUFFIXES:
+        raise _no_bag(path)
+    reader_class = _import_rosbags('rosbag2').Reader
+    try:
+        reader = reader_class(path)
+        reader.open()
+        return reader
+    except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
+        raise RecordingError(
+            f'{path}: unreadable or truncated recording: {error}; `mcap recover` and `ros2 bag '
+            'reindex` can mend some') from error
+
+
+def _no_bag(path: Path) -> RecordingError:
+    """Return what to say of a file that is no recording."""
     hint = '; convert it with `rosbags-convert`' if path.suffix == '.bag' else ''
-    raise RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
-                         f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')
+    return RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
+                          f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')
+
+
+def describe_topics(reader: Any) -> str:
+    """Return a line that lists every topic of rosbags' reader with its type."""
+    topics = {f'{connection.topic} ({connection.msgtype}, {connection.msgcount} messages)'
+              for connection in reader.connections}
+    return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
 
 
 class _BagRecording(Recording):
@@ -119,14 +148,9 @@ class _BagRecording(Recording):
     # one that it does not understand would keep us from the images.
 
     def __init__(self, path: Path, topic: str) -> None:
-        reader_class = _import_rosbags('rosbag2').Reader
         self._path = path
-        self._types = _image_types()
-        try:
-            self._reader = reader_class(path)
-            self._reader.open()
-        except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
-            raise RecordingError(f'{path}: unreadable or truncated recording: {error}') from error
+        self._reader = open_bag(path)
+        self._types = message_types()
         try:
             self._choose(topic)
         except RecordingError:
@@ -141,24 +165,20 @@ class _BagRecording(Recording):
         topics = sorted({connection.topic for connection in images if connection.msgcount})
         if not topic:
             if not topics:
-                raise RecordingError(f'{self._path}: no images in it; {self._contents()}')
+                raise RecordingError(f'{self._path}: no images in it; '
+                                     f'{describe_topics(self._reader)}')
             if len(topics) > 1:
                 raise RecordingError(f'{self._path}: several image topics, name one of '
                                      f'{", ".join(topics)}')
             topic = topics[0]
         chosen = [connection for connection in images if connection.topic == topic]
         if not chosen:
-            raise RecordingError(f'{self._path}: no image topic {topic!r}; {self._contents()}')
+            raise RecordingError(f'{self._path}: no image topic {topic!r}; '
+                                 f'{describe_topics(self._reader)}')
         self.topic, self.message_type = topic, chosen[0].msgtype
         self._connections = [connection for connection in chosen
                              if connection.msgtype == self.message_type]
         self.frame_count = sum(connection.msgcount for connection in self._connections)
-
-    def _contents(self) -> str:
-        """Return a line that lists every topic with its type."""
-        topics = {f'{connection.topic} ({connection.msgtype}, {connection.msgcount} messages)'
-                  for connection in self._reader.connections}
-        return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
 
     def __iter__(self) -> Iterator[RecordedImage]:
         """Read the images in log order."""
@@ -192,7 +212,7 @@ class _VideoRecording(Recording):
     message_type = IMAGE
 
     def __init__(self, path: Path, topic: str) -> None:
-        self._types = _image_types()
+        self._types = message_types()
         self._path, self.topic = path, topic
         self._video = self._open()
         self._fps = self._video.get(cv2.CAP_PROP_FPS)
@@ -221,7 +241,7 @@ class _VideoRecording(Recording):
             if not ok:
                 return
             stamp_ns = START_NS + round(index * 1e9 / self._fps)
-            message = _image_message(self._types, bgr, 'bgr8', stamp_ns)
+            message = image_message(bgr, 'bgr8', _header(self._types, stamp_ns))
             serialized = bytes(self._types.serialize_cdr(message, IMAGE))
             yield RecordedImage(self.topic, stamp_ns, stamp_ns, message, False, serialized)
             index += 1
@@ -247,7 +267,7 @@ def write_recording(path: str | Path, frames: Iterable[npt.NDArray[np.uint8]], t
     :raises RecordingError: where the path exists, or a frame is no RGB picture.
     """
     rosbag2 = _import_rosbags('rosbag2')
-    types = _image_types()
+    types = message_types()
     if Path(path).exists():
         raise RecordingError(f'{path}: exists already, not overwritten')
     # Version 8 of the format: what comes after it is not readable for Humble's ros2 bag.
@@ -262,20 +282,19 @@ def write_recording(path: str | Path, frames: Iterable[npt.NDArray[np.uint8]], t
                                      'not HxWx3 uint8')
             stamp_ns = START_NS + round((count - 1) * 1e9 / fps)
             if jpeg_quality is None:
-                message = _image_message(types, rgb, 'rgb8', stamp_ns)
+                message = image_message(rgb, 'rgb8', _header(types, stamp_ns))
             else:
                 message = _jpeg_message(types, rgb, jpeg_quality, stamp_ns)
             writer.write(connection, stamp_ns, types.serialize_cdr(message, message_type))
     return count
 
 
-def _image_message(types: Any, pixels: npt.NDArray[np.uint8], encoding: str,
-                   stamp_ns: int) -> Any:
-    """Return rosbags' Image of HxWx3 samples."""
+def image_message(pixels: npt.NDArray[np.uint8], encoding: str, header: Any) -> Any:
+    """Return rosbags' Image of HxW or HxWx3 samples, its rows unpadded."""
     height, width = pixels.shape[:2]
-    return types.types[IMAGE](
-        header=_header(types, stamp_ns), height=height, width=width, encoding=encoding,
-        is_bigendian=0, step=3 * width, data=np.ascontiguousarray(pixels).reshape(-1))
+    return message_types().types[IMAGE](
+        header=header, height=height, width=width, encoding=encoding, is_bigendian=0,
+        step=pixels.size // height, data=np.ascontiguousarray(pixels).reshape(-1))
 
 
 def _jpeg_message(types: Any, rgb: npt.NDArray[np.uint8], quality: int, stamp_ns: int) -> Any:
@@ -293,8 +312,9 @@ def _header(types: Any, stamp_ns: int) -> Any:
     return types.types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera')
 
 
-def _image_types() -> Any:
-    """Return rosbags' message types; the image messages are the same in every ROS 2."""
+@functools.cache
+def message_types() -> Any:
+    """Return rosbags' message types; those used here are the same in every ROS 2."""
     typesys = _import_rosbags('typesys')
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 

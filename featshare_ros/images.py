@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+
+if TYPE_CHECKING:
+    # Recordings are decoded where no ROS is installed.
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 64_000_000
 """A few kilobytes of PNG or JPEG can unpack to gigabytes; no camera's picture is this large."""
@@ -184,6 +187,7 @@ def encode_image(array: npt.NDArray[np.uint8], encoding: str, header: Header) ->
     :param header: becomes the message's header as it is; not copied.
     :raises ImageError: where array and encoding do not go together.
     """
+    from sensor_msgs.msg import Image
     channels = {'mono8': 1, 'rgb8': 3}.get(encoding)
     shape = array.shape if array.ndim == 3 else (*array.shape, 1)
     if array.dtype != np.uint8 or len(shape) != 3 or shape[2] != channels:

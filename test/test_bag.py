@@ -199,3 +199,24 @@ def test_real_recordings(name: str, count: int, shape: tuple[int, ...], topic: s
                 decode = decode_compressed if image.compressed else decode_image
                 assert decode(image.message).shape == shape
         assert read == count
+
+
+def test_make_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from featshare_ros.make_recording import main
+
+    (tmp_path / 'images').mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / 'images' / f'{index}.png'), picture(index)[..., ::-1])
+    assert main([str(tmp_path / 'images'), str(tmp_path / 'a'), '--raw', '--fps', '10']) == 0
+    with open_recording(tmp_path / 'a') as recording:
+        images = list(recording)
+        assert recording.topic == '/camera/image_raw'
+    assert [image.stamp_ns - START_NS for image in images] == [0, 100_000_000, 200_000_000]
+    np.testing.assert_array_equal(decode_image(images[2].message), picture(2))
+    assert main(['street', str(tmp_path / 'b'), '--frames', '2', '--topic', '/front',
+                 '--storage', 'sqlite3']) == 0
+    assert '2 images of /front, 25 a second' in capsys.readouterr().out
+    with open_recording(tmp_path / 'b') as recording:
+        assert recording.message_type == COMPRESSED_IMAGE and recording.frame_count == 2
+    assert main([str(tmp_path / 'missing'), str(tmp_path / 'c')]) == 1
+    assert 'no folder, and no video' in capsys.readouterr().err

@@ -42,4 +42,7 @@ def test_what_cannot_be_done_is_said(tmp_path, random_checkpoint, capsys):
     (tmp_path / 'empty' / 'bad.png').write_bytes(b'x')
     assert 'bad.png cannot be decoded' in failure(tmp_path / 'empty', tmp_path / 'out')
     (tmp_path / 'file').write_text('')
-    assert 'file' in failure(tmp_path / 'empty', tmp_path / 'file')
+    assert 'File exists' in failure(tmp_path / 'empty', tmp_path / 'file')
+    assert 'is the input too' in failure(tmp_path / 'empty', tmp_path / 'empty')
+    (tmp_path / 'empty' / 'bad.jpg').write_bytes(b'x')
+    assert 'would have the same mask' in failure(tmp_path / 'empty', tmp_path / 'out')

@@ -72,7 +72,7 @@ def test_manifest_names_what_is_imported(manifest: ElementTree.Element) -> None:
         for name in imported_modules(path)
     }
     ours = {'featshare_ros', 'featshare_core'}
-    from_pip = {'torch', 'safetensors', 'rosbags', 'tqdm'}
+    from_pip = {'torch', 'safetensors', 'rosbags', 'tqdm', 'ray'}
     needed = imported - set(sys.stdlib_module_names) - ours - from_pip
     assert {keys.get(name, name) for name in needed} <= named
 
@@ -96,7 +96,8 @@ def test_versions_agree(
 
 def test_executables_exist(setup_arguments: dict[str, ast.expr]) -> None:
     scripts = ast.literal_eval(setup_arguments['entry_points'])['console_scripts']
-    assert {script.partition(' = ')[0] for script in scripts} == {'featshare', 'segmentation_node'}
+    assert {script.partition(' = ')[0] for script in scripts} == {
+        'featshare', 'make_recording', 'segment_bag', 'segmentation_node'}
     for script in scripts:
         module, _, function = script.partition(' = ')[2].partition(':')
         path = ROOT / (module.replace('.', '/') + '.py')

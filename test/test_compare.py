@@ -1,0 +1,76 @@
+"""compare-bags: how far the masks of two recordings agree."""
+import numpy as np
+import pytest
+from bags import write_bag
+
+from featshare_core.cli import main
+from featshare_core.evaluation.compare import compare_bags, report
+from featshare_ros.bag import message_types, write_recording
+from featshare_ros.segment_bag import main as segment_bag
+
+
+def write_masks(path, masks, topic='/segmentation/mask'):
+    """Write (stamp in ns, mask) as raw masks without anything else."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    from featshare_ros.bag import IMAGE, _header, image_message
+    types = message_types()
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(topic, IMAGE, typestore=types)
+        for stamp, mask in masks:
+            message = image_message(np.asarray(mask, np.uint8), 'mono8', _header(types, stamp))
+            writer.write(connection, stamp, types.serialize_cdr(message, IMAGE))
+
+
+def test_counts_by_hand(tmp_path):
+    write_masks(tmp_path / 'a', [(1, [[0, 0], [1, 1]]), (2, [[2, 2], [2, 2]]), (3, [[0, 1]])])
+    write_masks(tmp_path / 'b', [(0, [[5]]), (1, [[0, 1], [1, 1]]), (3, [[0, 1]])])
+    agreement = compare_bags(tmp_path / 'a', tmp_path / 'b')
+    assert (agreement.frames, agreement.only_a, agreement.only_b) == (2, 1, 1)
+    assert agreement.matrix[:2, :2].tolist() == [[2, 1], [0, 3]]
+    assert agreement.per_lag == {}
+    text = report(agreement)
+    assert '/segmentation: 2 frames compared, 1 only in A, 1 only in B' in text
+    assert '83.33 % of the pixels agree, mean IoU 70.83' in text
+    assert 'frames since key' not in text
+
+
+def test_two_runs(tmp_path, random_checkpoint, capsys):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=12)
+    for name, more in (('png', ()), ('raw', ('--raw',)), ('every', ('--key-interval', '1'))):
+        assert segment_bag([str(tmp_path / 'in'), str(tmp_path / name), '--weights',
+                            str(random_checkpoint), '--device', 'cpu', '--only-masks', *more]) == 0
+    capsys.readouterr()
+    assert main(['compare-bags', str(tmp_path / 'png'), str(tmp_path / 'raw')]) == 0
+    said = capsys.readouterr().out
+    assert ': 12 frames compared, 0 only in A, 0 only in B\n100.00 % of the pixels' in said
+    agreement = compare_bags(tmp_path / 'png', tmp_path / 'every')
+    shares = {lag: np.trace(matrix) / matrix.sum() for lag, matrix in agreement.per_lag.items()}
+    assert sorted(shares) == [0, 1, 2, 3, 4]
+    assert shares[0] == 1  # key frames do not depend on the interval
+    assert min(shares.values()) < 1
+    assert agreement.names[:2] == ['sky', 'building']
+    assert agreement.matrix.sum() == 12 * 48 * 64
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+    def failure(a, b):
+        assert main(['compare-bags', str(tmp_path / a), str(tmp_path / b)]) == 1
+        return capsys.readouterr().err
+
+    write_masks(tmp_path / 'a', [(1, [[0, 0]])])
+    write_masks(tmp_path / 'later', [(2, [[0, 0]])])
+    write_masks(tmp_path / 'small', [(1, [[0]])])
+    write_masks(tmp_path / 'front', [(1, [[0]])], '/segmentation/front/mask')
+    write_recording(tmp_path / 'none', [np.zeros((4, 4, 3), np.uint8)], '/camera', 10)
+    assert 'no frame in common' in failure('a', 'later')
+    assert 'differ in size: (2, 1) and (1, 1)' in failure('a', 'small')
+    assert 'no camera in common: ' in failure('a', 'front')
+    assert 'no masks in it' in failure('a', 'none')
+    assert 'unreadable recording' in failure('a', 'missing')
+
+
+def test_without_rosbags(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'rosbags.rosbag2', None)
+    with pytest.raises(ImportError, match='pip install rosbags'):
+        compare_bags(tmp_path, tmp_path)

@@ -1,0 +1,112 @@
+"""An archive over Ray: every recording once, whatever happens to workers."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from bags import outputs, without_times, write_bag
+
+from featshare_ros import fleet
+from featshare_ros.bag import RecordingError
+from featshare_ros.segment_bag import _parse, main
+
+ray = pytest.importorskip('ray')
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('archive')
+    write_bag(folder / 'monday' / 'one', cameras=('front',), frames=60, size=(480, 640))
+    write_bag(folder / 'monday' / 'two', cameras=('front',), frames=6, storage='sqlite3')
+    (folder / 'broken.mcap').write_bytes(b'no recording at all')
+    return folder
+
+
+def test_recordings_are_found(archive, tmp_path):
+    assert list(fleet.find_recordings(archive, tmp_path)) == ['broken', 'monday/one', 'monday/two']
+    assert list(fleet.find_recordings(archive, archive / 'monday')) == ['broken']
+    for path in ('a.mcap', 'a.db3', 'b.mcap', 'b/metadata.yaml'):
+        (tmp_path / 'same' / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'same' / path).touch()
+    assert sorted(fleet.find_recordings(tmp_path / 'same', tmp_path / 'out')) == [
+        'a', 'a.mcap', 'b', 'b.mcap']
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(RecordingError, match='no recording in it'):
+        fleet.find_recordings(tmp_path / 'empty', tmp_path / 'out')
+    with pytest.raises(RecordingError, match='no such directory'):
+        fleet.find_recordings(tmp_path / 'missing', tmp_path / 'out')
+
+
+def test_the_address_may_be_left_out():
+    parsed = [_parse(text.split()) for text in (
+        '--ray in out', 'in out --ray', '--ray auto in out', 'in out --ray auto', 'in out')]
+    assert [options.ray for options in parsed] == ['', '', 'auto', 'auto', None]
+    assert {(str(options.input), str(options.output)) for options in parsed} == {('in', 'out')}
+
+
+def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys):
+    """A worker is killed in the middle of a recording: another goes on, and nothing is lost."""
+    options = ['--weights', str(random_checkpoint), '--device', 'cpu']
+    plain = tmp_path / 'plain'
+    assert main([str(archive / 'monday' / 'one'), str(plain), *options]) == 0
+
+    output = tmp_path / 'out'
+    file = output / 'monday' / 'one' / 'one_0.mcap'
+    killed = []
+
+    def kill() -> None:
+        """Kill whoever writes the recording, in the middle of it."""
+        end = time.monotonic() + 60
+        while not killed and time.monotonic() < end:
+            if file.exists() and file.stat().st_size > 10_000_000:
+                killed.extend(writers(file))
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    status = main(['--ray', str(archive), str(output), *options])
+    thread.join()
+    said = capsys.readouterr().out
+    assert len(killed) == 1
+    assert status == 1  # for the broken one
+    assert re.search(r'broken +failed .*unreadable or truncated', said)
+    assert re.search(r'monday/one +resumed +60 ', said)
+    assert re.search(r'monday/two +done +6 ', said)
+    assert without_times(output / 'monday' / 'one') == without_times(plain)
+    assert len(outputs(output / 'monday' / 'two')['/segmentation/timing']) == 6
+
+    (archive / 'broken.mcap').rename(tmp_path / 'broken')
+    try:
+        assert main(['--ray', str(archive), str(output), *options]) == 0
+    finally:
+        (tmp_path / 'broken').rename(archive / 'broken.mcap')
+    said = capsys.readouterr().out
+    assert '2 recordings: 2 skipped' in said
+
+
+def writers(file):
+    """Return the processes that have a file open, but this one."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            links = [os.readlink(f'/proc/{pid}/fd/{fd}') for fd in os.listdir(f'/proc/{pid}/fd')]
+        except OSError:
+            continue
+        if str(file) in links and int(pid) != os.getpid():
+            found.append(int(pid))
+    return found
+
+
+def test_without_ray(archive, tmp_path):
+    code = ('import sys; sys.modules["ray"] = None\n'
+            'from featshare_ros.segment_bag import main; sys.exit(main())')
+    done = subprocess.run([sys.executable, '-c', code, '--ray', archive, tmp_path / 'out'],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert 'pip install "featshare_ros[fleet]"' in done.stderr

@@ -1,0 +1,204 @@
+"""However segment_bag ends, its output goes on to be what an unbroken run writes."""
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from bags import outputs, without_times, write_bag
+from rosbags.rosbag2 import Reader
+
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_ros import mcap_file
+from featshare_ros.segment_bag import main
+
+TOPICS = ('--topic', '/front/image_raw', '--topic', '/rear/image_raw')
+FRAMES = 60
+
+# A child with small chunks, as a long recording has many of; and as slow as a large network.
+CHILD = """
+import sys, time
+from featshare_ros import mcap_file
+from featshare_ros.segment_bag import main
+from featshare_core.inference.segmenter import VideoSegmenter
+mcap_file.CHUNK_BYTES = int(sys.argv.pop(1))
+segment = VideoSegmenter.segment
+VideoSegmenter.segment = lambda *a: (time.sleep(0.02), segment(*a))[1]
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory, random_checkpoint):
+    """A recording, and what an unbroken run makes of it."""
+    folder = tmp_path_factory.mktemp('unbroken')
+    write_bag(folder / 'in', frames=FRAMES // 2)
+    assert main(arguments(folder / 'in', folder / 'out', random_checkpoint)) == 0
+    return folder / 'in', without_times(folder / 'out')
+
+
+def arguments(source, output, checkpoint):
+    return [str(source), str(output), *TOPICS, '--weights', str(checkpoint), '--device', 'cpu']
+
+
+def start(*arguments, chunk=20_000, **options):
+    return subprocess.Popen([sys.executable, '-c', CHILD, str(chunk), *arguments],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_size(process, file, size):
+    end = time.monotonic() + 60
+    while not (file.exists() and file.stat().st_size > size):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_killed_in_the_middle(tmp_path, unbroken, random_checkpoint, capsys):
+    source, expected = unbroken
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    kills = 0
+    for size in (150_000, 400_000):
+        with start(*options, *['--resume'] * bool(kills)) as process:
+            wait_for_size(process, tmp_path / 'out' / 'out_0.mcap', size)
+            process.kill()
+            kills += 1
+        assert not (tmp_path / 'out' / 'metadata.yaml').exists()
+    assert main([*options, '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+    new = int(re.search(r'60 images, (\d+) of them now', capsys.readouterr().out)[1])
+    assert new < 40  # the rest was there
+
+
+def test_cut_anywhere(tmp_path, unbroken, random_checkpoint, monkeypatch):
+    """As after a crash of the machine: the file ends at any byte, or in zeros."""
+    source, expected = unbroken
+    monkeypatch.setattr(mcap_file, 'CHUNK_BYTES', 20_000)
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    assert main(options) == 0
+    file = tmp_path / 'out' / 'out_0.mcap'
+    whole = file.read_bytes()
+    random.seed(3)
+    for at in (0, 5, 3000, len(whole) - 1, *(random.randrange(len(whole)) for _ in range(4))):
+        for zeros in (0, 50_000) if at < 4000 else (50_000,):
+            file.write_bytes(whole[:at] + bytes(zeros))
+            (tmp_path / 'out' / 'metadata.yaml').unlink()
+            assert main([*options, '--resume']) == 0, at
+            assert without_times(tmp_path / 'out') == expected, at
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path, unbroken, random_checkpoint, number):
+    source, expected = unbroken
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    with start(*options) as process:
+        wait_for_size(process, tmp_path / 'out' / 'out_0.mcap', 150_000)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert 'closed and readable; --resume' in said
+    part = without_times(tmp_path / 'out')
+    assert 0 < len(part) < len(expected)
+    assert part == expected[:len(part)]
+    with Reader(tmp_path / 'out') as reader:
+        assert reader.message_count == len(part)
+    assert main([*options, '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
+                      capture_output=True).returncode:
+        pytest.skip('only root can make a small disk')
+    try:
+        yield
+    finally:
+        subprocess.run(['umount', folder], check=True)
+
+
+def test_disk_full(tmp_path, unbroken, random_checkpoint, capsys, monkeypatch):
+    source, expected = unbroken
+    monkeypatch.setattr(mcap_file, 'CHUNK_BYTES', 20_000)
+    with small_disk(tmp_path / 'disk', 400_000):
+        options = arguments(source, tmp_path / 'disk' / 'out', random_checkpoint)
+        assert main(options) == 1
+        said = capsys.readouterr().err
+        assert 'cannot be written: No space left on device' in said
+        assert 'closed and readable; --resume' in said
+        part = without_times(tmp_path / 'disk' / 'out')
+        assert part == expected[:len(part)]
+        assert f'The {sum("/mask" in entry[0] for entry in part)} images until then' in said
+        # All but the chunks that had to make room for the index, the metadata and a page or two.
+        assert (tmp_path / 'disk' / 'out' / 'out_0.mcap').stat().st_size > 250_000
+        assert main([*options, '--resume']) == 1  # still full
+        assert without_times(tmp_path / 'disk' / 'out') == part
+        shutil.copytree(tmp_path / 'disk' / 'out', tmp_path / 'out')
+    assert main([*arguments(source, tmp_path / 'out', random_checkpoint), '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+
+
+def test_file_may_not_grow(tmp_path, unbroken, random_checkpoint):
+    """A quota, as far as anybody can set one."""
+    import resource
+
+    source, expected = unbroken
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    with start(*options, preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (300_000, 300_000))) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert 'cannot be written: File too large' in said
+    part = without_times(tmp_path / 'out')
+    assert part and part == expected[:len(part)]
+    assert main([*options, '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+
+
+def test_failing_device(tmp_path, unbroken, random_checkpoint, capsys, monkeypatch):
+    """What was done is kept; the next try begins with the image that failed."""
+    source, expected = unbroken
+    segment, count = VideoSegmenter.segment, 0
+
+    def fail_once(*arguments):
+        nonlocal count
+        count += 1
+        if count == 18:
+            raise RuntimeError('out of memory')
+        return segment(*arguments)
+
+    monkeypatch.setattr(VideoSegmenter, 'segment', fail_once)
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    assert main(options) == 1
+    assert 'out of memory. The 17 images until then are in' in capsys.readouterr().err
+    part = without_times(tmp_path / 'out')
+    assert part == expected[:len(part)]
+    assert main([*options, '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+
+
+def test_only_one_process_writes(tmp_path, unbroken, random_checkpoint, capsys):
+    source, _ = unbroken
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    with start(*options) as process:
+        wait_for_size(process, tmp_path / 'out' / 'out_0.mcap', 50_000)
+        assert main([*options, '--resume']) == 1
+        assert 'another process is writing it' in capsys.readouterr().err
+        process.kill()
+
+
+def test_complete_is_left_alone(tmp_path, unbroken, random_checkpoint, capsys):
+    source, _ = unbroken
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    assert main(options) == 0
+    before = {file: os.stat(file).st_mtime_ns for file in (tmp_path / 'out').iterdir()}
+    assert main([*options, '--resume']) == 0
+    assert 'complete already: 60 images' in capsys.readouterr().out
+    assert {file: os.stat(file).st_mtime_ns for file in (tmp_path / 'out').iterdir()} == before
+    assert len(outputs(tmp_path / 'out')['/segmentation/front/timing']) == FRAMES // 2
