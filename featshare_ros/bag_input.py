@@ -20,7 +20,7 @@ from featshare_ros.bag import (
     message_types,
     open_bag,
 )
-from featshare_ros.images import ImageError, decode_compressed, decode_image
+from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
 from featshare_ros.mcap_file import Channel
 
 GROUP_BYTES = 4 << 20
@@ -63,7 +63,7 @@ class DecodedImage:
     @property
     def stamp(self) -> float | None:
         """The header's stamp in seconds; None for zero, which means not set."""
-        return self.header.stamp.sec + 1e-9 * self.header.stamp.nanosec or None
+        return stamp_seconds(self.header.stamp.sec, self.header.stamp.nanosec)
 
 
 class BagInput:

@@ -41,7 +41,12 @@ from featshare_ros.demo_report import (
     percentiles,
     write_contact_sheet,
 )
-from featshare_ros.images import ImageError, decode_compressed, decode_image
+from featshare_ros.images import (
+    ImageError,
+    decode_compressed,
+    decode_image,
+    stamp_seconds,
+)
 
 MAX_KEY_AGE = 0.3
 STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
@@ -151,8 +156,7 @@ def key_stamps(run: Run, key_interval: int) -> set[int] | None:
     schedule = KeyFrameSchedule(key_interval, MAX_KEY_AGE)
     keys = set()
     for stamp_ns in run.received:
-        seconds, nanoseconds = divmod(stamp_ns, 10**9)
-        stamp = seconds + 1e-9 * nanoseconds or None  # as the node reads a stamp
+        stamp = stamp_seconds(*divmod(stamp_ns, 10**9))
         if schedule.next('', run.mask_size(stamp_ns), stamp).reason:
             keys.add(stamp_ns)
     return keys

@@ -201,6 +201,15 @@ def encode_image(array: npt.NDArray[np.uint8], encoding: str, header: Header) ->
     return message
 
 
+def stamp_seconds(sec: int, nanosec: int) -> float | None:
+    """
+    Return a header's stamp in seconds; None for zero, which means not set.
+
+    The node, recordings and the demo all read stamps here: they must choose the same key frames.
+    """
+    return sec + 1e-9 * nanosec or None
+
+
 def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
     """Return a message's data (array.array, bytes, numpy array) as a flat array, not copied."""
     try:

@@ -23,7 +23,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import EngineStatistics
-from featshare_ros.images import ImageError
+from featshare_ros.images import ImageError, stamp_seconds
 from featshare_ros.worker import Worker
 
 
@@ -185,7 +185,8 @@ class SegmentationNode(LifecycleNode):
             header: Header = arrival.message.header
             frame = camera.decode(arrival.message)
             result = self._segmenter.segment(
-                frame, camera.name, _seconds(header), self._values['publish_confidence'])
+                frame, camera.name, stamp_seconds(header.stamp.sec, header.stamp.nanosec),
+                self._values['publish_confidence'])
             camera.publish_mask(frame, result, header)
             latency, age = 1e3 * (time.monotonic() - arrival.time), self._age(header)
             camera.publish_overlay(frame, result, header, self._values['overlay_opacity'])
@@ -204,7 +205,8 @@ class SegmentationNode(LifecycleNode):
 
     def _age(self, header: Header) -> float | None:
         """Return the milliseconds since the stamp; None where either clock says nothing."""
-        stamp, now = _seconds(header), self.get_clock().now().nanoseconds
+        stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
+        now = self.get_clock().now().nanoseconds
         if stamp is None or now == 0 or now * 1e-9 < stamp:
             return None
         return 1e3 * (now * 1e-9 - stamp)
@@ -260,12 +262,6 @@ class SegmentationNode(LifecycleNode):
                 array.status.append(camera.statistics.status(
                     f'{node}: {camera.name or "camera"}', hardware, camera.publishers))
         self._diagnostics.publish(array)
-
-
-def _seconds(header: Header) -> float | None:
-    """Return a header's stamp in seconds; None for zero, which means not set."""
-    stamp = header.stamp.sec + 1e-9 * header.stamp.nanosec
-    return stamp or None
 
 
 def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
