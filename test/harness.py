@@ -122,8 +122,23 @@ class Peer:
     def call(self, kind, name, request, timeout=20):
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(timeout_sec=timeout), f'no service {name}'
+        # A server that has not discovered the client yet drops its answer for good, and no client
+        # can tell. Servers discover the readers of one participant in order: whoever answers a
+        # younger client, asked until it does, knows this one too.
+        younger = self.node.create_client(GetParameters,
+                                          f'{name.rpartition("/")[0]}/get_parameters')
+        knocks = []
+
+        def known():
+            if not knocks or time.monotonic() - knocks[-1][0] > 2:
+                knocks.append((time.monotonic(),
+                               younger.call_async(GetParameters.Request())))
+            return any(knock.done() for _, knock in knocks)
+
+        wait_until(known, timeout, f'the node of {name} to answer at all')
         future = client.call_async(request)
         wait_until(future.done, timeout, f'an answer of {name}')
+        self.node.destroy_client(younger)
         self.node.destroy_client(client)
         return future.result()
 
