@@ -50,7 +50,7 @@ class Killer(lightning.Callback):
 if __name__ == '__main__':
     config, output, devices, kill = sys.argv[1:]
     train(load_config([config], {}), Path(output), Path('.'), 'cpu', int(devices),
-          callbacks=(Killer(),) if kill == 'kill' else (), progress=False)
+          callbacks=(Killer(),) if kill == 'kill' else (), progress=False, precision='fp32')
 """
 
 
@@ -83,6 +83,11 @@ def runs(tmp_path_factory):
 def write(path, content):
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def train_file(path, output, changes=None):
+    return train(load_config([path], changes or {}), output, Path(), 'cpu', progress=False,
+                 precision='fp32')
 
 
 def run_script(folder, config, output, devices=1, kill=''):
@@ -157,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(runs, tmp_path):
     assert state['epoch'] == 0
     resumed = run_script(tmp_path, path, tmp_path / 'killed')
     assert resumed.returncode == 0, resumed.stderr
-    train(load_config([path], {}), tmp_path / 'unbroken', Path(), 'cpu', progress=False)
+    train_file(path, tmp_path / 'unbroken')
     assert len(losses(tmp_path / 'unbroken')) == 3
     assert losses(tmp_path / 'killed')[-2:] == losses(tmp_path / 'unbroken')[1:]
     one, two = (torch.load(tmp_path / run / 'last.ckpt', weights_only=True)['state_dict']
@@ -173,7 +178,7 @@ def test_two_processes_learn_what_one_does(runs, tmp_path):
         'baseline': str(runs / 'fpn-efficientnet-lite0.safetensors')})
     result = run_script(tmp_path, path, tmp_path / 'two', devices=2)
     assert result.returncode == 0, result.stderr
-    train(load_config([path], {}), tmp_path / 'one', Path(), 'cpu', progress=False)
+    train_file(path, tmp_path / 'one')
     assert len(losses(tmp_path / 'one')) == 1
     for two, one in zip(losses(tmp_path / 'two'), losses(tmp_path / 'one')):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
@@ -204,26 +209,25 @@ def test_nan_ends_a_run_before_it_is_saved(tmp_path):
         **SMALL, 'network': 'fpn-efficientnet-lite0', 'shared_levels': 0, 'lr': 1e30,
         'steps_per_epoch': 4})], {})
     with pytest.raises(LearningError, match=r'loss became NaN or infinite by step .* lower lr'):
-        train(config, tmp_path / 'run', Path(), 'cpu', progress=False)
+        train(config, tmp_path / 'run', Path(), 'cpu', progress=False, precision='fp32')
     assert not (tmp_path / 'run' / 'last.ckpt').exists()
 
 
 def test_a_run_does_not_go_on_with_another_configuration(tmp_path):
     path = write(tmp_path / 'a.yaml', {**SMALL, 'network': 'fpn-efficientnet-lite0',
                                        'shared_levels': 0})
-    scores = train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
-    again = train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
+    scores = train_file(path, tmp_path / 'run')
+    again = train_file(path, tmp_path / 'run')
     assert again == scores
     with pytest.raises(LearningError, match=r'had another lr, seed: name another output'):
-        train(load_config([path], {'lr': 1e-3, 'seed': 1}), tmp_path / 'run', Path(), 'cpu',
-              progress=False)
+        train_file(path, tmp_path / 'run', {'lr': 1e-3, 'seed': 1})
 
 
 def test_a_baseline_of_another_network_is_refused(runs, tmp_path):
     path = write(tmp_path / 'a.yaml', {**SHARING,
                                        'baseline': str(runs / 'fpn-densenet121.safetensors')})
     with pytest.raises(ValueError, match='is a fpn-densenet121 of 11 classes, not a fpn-eff'):
-        train(load_config([path], {}), tmp_path / 'run', Path(), 'cpu', progress=False)
+        train_file(path, tmp_path / 'run')
 
 
 @pytest.mark.parametrize(('change', 'message'), [

@@ -29,7 +29,8 @@ def train_command(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, overrides)
     output = arguments.output or Path('runs') / arguments.config[0].stem
     scores = train(config, output, arguments.data, arguments.device, arguments.devices,
-                   arguments.nodes, arguments.workers, progress=sys.stderr.isatty())
+                   arguments.nodes, arguments.workers, progress=sys.stderr.isatty(),
+                   precision=arguments.precision)
     say = rank_zero_only(print)
     for name, score in scores.items():
         say(f'{name}: {score:.2f} mIoU')
@@ -57,6 +58,9 @@ def add_train_command(subparsers: Any) -> None:
                               "(EfficientNet-Lite)")
     command.add_argument('--seed', type=int)
     command.add_argument('--device', default='auto', help='auto, cpu or cuda')
+    command.add_argument('--precision', default='auto',
+                         help='auto, fp32, or bf16 or fp16 mixed with it (default: auto, what '
+                              'the device multiplies fast)')
     command.add_argument('--devices', type=int, default=1, help='GPUs, or processes on a CPU')
     command.add_argument('--nodes', type=int, default=1, help='machines, each with --devices')
     command.add_argument('--workers', type=int, default=min(4, (os.cpu_count() or 1) // 2),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.inference.torch_engine import choose_device
+from featshare_core.inference.torch_engine import choose_device, choose_precision
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
     NETWORKS,
@@ -40,7 +41,7 @@ FINAL = 'final.safetensors'
 
 def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', devices: int = 1,
           nodes: int = 1, workers: int = 0, callbacks: tuple[Callback, ...] = (),
-          progress: bool = True) -> dict[str, float]:
+          progress: bool = True, precision: str = 'auto') -> dict[str, float]:
     """
     Train, score and save ``output/final.safetensors``; go on where ``output/last.ckpt`` ends.
 
@@ -49,10 +50,14 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     :param data: the folder that the configuration's relative roots lie in.
     :param device: ``auto``, ``cpu``, ``cuda``; ``devices`` of each of ``nodes`` machines.
     :param workers: processes that prepare samples, for each device.
+    :param precision: ``fp32``, or ``bf16`` or ``fp16`` mixed with it; ``auto`` is what the
+        device multiplies fast.
     :returns: the scores, mIoU in percent.
     :raises ValueError, OSError: for wrong data, naming the file; RuntimeError: where training
         cannot go on.
     """
+    for expected in ('Checkpoint directory', '.*LeafSpec'):
+        warnings.filterwarnings('ignore', expected, module='lightning')
     cv2.setNumThreads(1)  # its threads and PyTorch's spin against each other
     torch.manual_seed(config.seed)
     kind = choose_device(device).type
@@ -80,7 +85,8 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
         baseline if config.loss.distillation_weight else None)
-    trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress)
+    trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
+                       choose_precision(precision, torch.device(kind)))
     world, rank_number = trainer.world_size, trainer.global_rank
     scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
                         workers)
@@ -135,17 +141,17 @@ def _start_from(network: FPN, baseline: torch.nn.Module, config: TrainConfig,
 
 
 def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: int,
-             callbacks: tuple[Callback, ...], progress: bool) -> lightning.Trainer:
+             callbacks: tuple[Callback, ...], progress: bool,
+             precision: str) -> lightning.Trainer:
     output.mkdir(parents=True, exist_ok=True)
     started = len(list(output.glob('metrics-*')))
     several = devices * nodes > 1
-    precision: Any = '32-true'
-    if kind == 'cuda':
-        precision = 'bf16-mixed' if torch.cuda.is_bf16_supported() else '16-mixed'
+    mixed: dict[str, Any] = {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}
+    if kind == 'cuda' and precision != 'fp32':
         torch.set_float32_matmul_precision('high')
     return lightning.Trainer(
         accelerator=kind, devices=devices, num_nodes=nodes, strategy='ddp' if several else 'auto',
-        precision=precision, max_epochs=config.epochs, use_distributed_sampler=False,
+        precision=mixed[precision], max_epochs=config.epochs, use_distributed_sampler=False,
         sync_batchnorm=several and kind == 'cuda' and config.frozen_norms != 'all',
         gradient_clip_val=config.gradient_clip or None, benchmark=kind == 'cuda',
         # Past the last epoch, where only the end is scored.
