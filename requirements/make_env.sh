@@ -63,6 +63,17 @@ pip=("$folder/bin/python" -m pip --disable-pip-version-check --quiet)
 echo "make env: installing into $folder ($kind); the first time takes a few minutes"
 "${pip[@]}" install -r "$chosen/core.txt" -r "$here/dev.txt" -r "$requirements" \
     -c "$chosen/constraints.txt"
+# torchvision belongs to the torch of core.txt; a system's torch has its own, or none.
+if grep -q '^torch==' "$chosen/core.txt"; then
+    "${pip[@]}" install --no-deps -r "$here/smp.txt"
+    site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    rm -f "$site"/torchvision_operators.*
+    if ! "$folder/bin/python" -c 'import torchvision' 2>/dev/null; then
+        cp "$here/torchvision_operators.py" "$site/"
+        echo 'import torchvision_operators' > "$site/torchvision_operators.pth"
+        "$folder/bin/python" -c 'import torchvision'
+    fi
+fi
 # The package itself, as it stands here: edits take effect at once. setuptools came with dev.txt.
 "${pip[@]}" install --no-deps --no-build-isolation --use-pep517 -e "$here/.."
 rm -f "$folder"/made-for-*

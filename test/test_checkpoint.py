@@ -40,6 +40,15 @@ def test_the_cut_is_chosen_when_loading(random_checkpoint):
         load_checkpoint(random_checkpoint, shared_levels=4)
 
 
+def test_what_half_precision_cannot_hold_is_kept_in_full(tmp_path):
+    network = FPN(3)
+    network.fusion_norm.running_var.fill_(1e6)
+    save_checkpoint(tmp_path / 'x.safetensors', network, Config(
+        'fpn-densenet121', LabelSet(('a', 'b', 'c'), ((0, 0, 0),) * 3), (480, 352)))
+    loaded, _ = load_checkpoint(tmp_path / 'x.safetensors')
+    assert loaded.fusion_norm.running_var.eq(1e6).all()
+
+
 def test_the_shipped_checkpoint_is_found_by_name_and_works():
     network, config = load_checkpoint('default')
     assert config.labels == CAMVID

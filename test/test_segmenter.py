@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.inference.pixels import MaskMaker, network_size
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.timing import Rolling
-from featshare_core.inference.torch_engine import choose_device, choose_precision
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
 from featshare_core.networks.fpn import FPN
 from featshare_core.overlay import paint
@@ -22,7 +22,7 @@ def frames(count, seed=0, size=(HEIGHT, WIDTH)):
 @pytest.fixture
 def segmenter(random_checkpoint):
     return VideoSegmenter.from_checkpoint(random_checkpoint, key_interval=3, device='cpu',
-                                          precision='fp32')
+                                          precision='fp32', engine='torch')
 
 
 def test_key_and_current_frames_follow_the_schedule(segmenter):
@@ -46,7 +46,8 @@ def test_key_and_current_frames_follow_the_schedule(segmenter):
 @pytest.mark.parametrize('shared_levels', [1, 2, 3])
 def test_current_on_the_key_frame_itself_is_key(random_checkpoint, shared_levels, precision):
     segmenter = VideoSegmenter.from_checkpoint(
-        random_checkpoint, device='cpu', precision=precision, shared_levels=shared_levels)
+        random_checkpoint, device='cpu', precision=precision, shared_levels=shared_levels,
+        engine='torch')
     frame = frames(1)[0]
     key = segmenter.segment(frame, confidence=True)
     current = segmenter.segment(frame, confidence=True)

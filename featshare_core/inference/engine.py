@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.labels import LabelSet
+
 Frame = npt.NDArray[np.uint8]
 
 
@@ -17,11 +19,13 @@ class Prediction:
 
     :param mask: HxW uint8 class ids.
     :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
+    :param lag: frames since the one whose deep features it used; 0 where those are its own.
     :param timings: milliseconds of each stage, in order.
     """
 
     mask: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.uint8] | None
+    lag: int
     timings: dict[str, float]
 
 
@@ -33,11 +37,20 @@ class Engine(ABC):
     normalise, network, upsample, argmax. Engines agree on masks and differ in speed.
     """
 
+    name: str
+    """Which engine this is, as in ``engines.ENGINES``, without ONNX Runtime's provider."""
+
+    fallback: str = ''
+    """Why a slower engine than the one that was meant runs; empty where none does."""
+
     device: str
     """Where it runs, for people: ``cpu``, ``cuda:0 (NVIDIA ...)``."""
 
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
+
+    labels: LabelSet
+    """The classes, in the order of the masks' ids."""
 
     network_name: str
     """Which network it runs, for people."""
@@ -55,6 +68,17 @@ class Engine(ABC):
         Run the shallow half with the stream's remembered deep features.
 
         :raises LookupError: where the stream has had no key frame of this size.
+        """
+
+    @abstractmethod
+    def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """
+        Answer as ``current`` does, and let the deep half run on this frame beside what follows.
+
+        Later frames of the stream use its features as soon as they are there. Where those of an
+        earlier frame are still on their way, no others are begun.
+
+        :raises LookupError: as ``current``.
         """
 
     @abstractmethod

@@ -4,6 +4,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+THUMBNAIL = (32, 24)
+"""Width and height in pixels at which frames are compared: scenes differ there, noise does not."""
+
+Picture = npt.NDArray[np.uint8]
+
 GOLDEN = 0.6180339887
 
 
@@ -12,7 +21,7 @@ class Turn(NamedTuple):
     What a frame is to its stream.
 
     ``reason`` says why it is a key frame: ``first`` (or first after a reset), ``size``,
-    ``backwards``, ``age`` or ``interval``; it is empty for a current frame.
+    ``backwards``, ``age``, ``change`` or ``interval``; it is empty for a current frame.
     """
 
     reason: str
@@ -28,6 +37,20 @@ class _Stream:
     phase: float = 0.0
 
 
+def thumbnail(frame: Picture) -> Picture:
+    """Return a small grey picture (HxW uint8) of an HxWx3 uint8 RGB frame."""
+    # Some 180 rows are plenty for means of 24, and less to read.
+    step = max(1, min(frame.shape[:2]) // 180)
+    small = cv2.resize(np.ascontiguousarray(frame[::step, ::step]), THUMBNAIL,
+                       interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
+
+
+def difference(first: Picture, second: Picture) -> float:
+    """Return the mean absolute difference of two thumbnails, 0 to 1."""
+    return cv2.norm(first, second, cv2.NORM_L1) / (255 * first.size)
+
+
 class KeyFrameSchedule:
     """
     A fixed interval of processed frames for each stream, and what forces a key frame early.
@@ -35,33 +58,47 @@ class KeyFrameSchedule:
     Streams are staggered: the interval after a stream's first key frame is shortened by a share
     of its own, so that the key frames of several cameras do not fall together.
 
-    ``key_interval`` (frames, 1 or more) and ``max_key_age`` (seconds of stamps after which a key
-    frame is due, None for no limit) may be set anew at any time.
+    ``key_interval`` (frames, 1 or more), ``max_key_age`` (seconds of stamps after which a key
+    frame is due, None for no limit) and ``change_threshold`` (``difference`` from the key frame
+    after which the next is due, None for no limit) may be set anew at any time.
     """
 
-    def __init__(self, key_interval: int, max_key_age: float | None = None) -> None:
+    def __init__(self, key_interval: int, max_key_age: float | None = None,
+                 change_threshold: float | None = None) -> None:
         if key_interval < 1:
             raise ValueError(f'key_interval must be 1 or more, not {key_interval}')
         if max_key_age is not None and not max_key_age > 0:
             raise ValueError(f'max_key_age must be above 0 s or None, not {max_key_age}')
         self.key_interval = key_interval
         self.max_key_age = max_key_age
+        self.change_threshold = change_threshold
+        self._key_pictures: dict[str, Picture] = {}
         self._streams: dict[str, _Stream] = {}
         self._phases: dict[str, float] = {}
 
-    def next(self, stream: str, size: tuple[int, int], stamp: float | None = None) -> Turn:
+    def next(self, stream: str, size: tuple[int, int], stamp: float | None = None,
+             frame: Picture | None = None) -> Turn:
         """
         Advance a stream by one frame and say what that frame is.
 
         :param size: the image's (height, width).
         :param stamp: seconds, or None where unknown; an unknown stamp forces nothing.
+        :param frame: HxWx3 uint8 RGB, looked at where there is a ``change_threshold``.
         """
         state = self._streams.get(stream)
         reason = self._reason(state, size, stamp)
+        if frame is not None and self.change_threshold is not None:
+            picture = thumbnail(frame)
+            known = self._key_pictures.get(stream)
+            if not reason and known is not None \
+                    and difference(picture, known) > self.change_threshold:
+                reason = 'change'
+            if reason:
+                self._key_pictures[stream] = picture
         if state is None or reason:
             # The golden ratio keeps any number of streams apart, whichever come later.
             phase = self._phases.setdefault(stream, len(self._phases) * GOLDEN % 1)
-            regular = reason in ('interval', 'age')
+            regular = reason in ('interval', 'age', 'change')
             state = _Stream(size, stamp, stamp, phase=0.0 if regular else phase)
             self._streams[stream] = state
         else:
@@ -81,6 +118,7 @@ class KeyFrameSchedule:
         """Forget a stream and its place among the others."""
         self._streams.pop(stream, None)
         self._phases.pop(stream, None)
+        self._key_pictures.pop(stream, None)
 
     def state(self) -> dict[str, Any]:
         """Return where every stream stands, in what JSON knows; ``restore`` takes it."""

@@ -1,17 +1,25 @@
 """VideoSegmenter: frames in, masks out; the one class that most users touch."""
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from featshare_core.inference.engine import Engine, Frame
+from featshare_core.inference.engines import make_engine
 from featshare_core.inference.schedule import KeyFrameSchedule
-from featshare_core.inference.torch_engine import TorchEngine
-from featshare_core.labels import LabelSet
-from featshare_core.networks.checkpoint import load_checkpoint
+
+KEY_MODES = ('blocking', 'deferred')
+"""
+A blocking key frame is answered with its own deep features, and takes longer than the others.
+Deferred, every frame takes a current frame's time: the deep half runs beside the frames that
+follow, which use the features before them until it has ended.
+"""
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,9 @@ class Result:
 
     :param mask: HxW uint8 class ids.
     :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
-    :param is_key: whether the deep half of the network ran on this frame.
-    :param key_reason: why it did: ``first``, ``interval``, ``age``, ``size`` or ``backwards``.
+    :param is_key: whether the mask comes from this frame's own deep features.
+    :param key_reason: why the deep half ran on it: ``first``, ``interval``, ``age``, ``change``,
+        ``size`` or ``backwards``.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     """
@@ -43,14 +52,17 @@ class VideoSegmenter:
         for frame in video:                      # HxWx3 uint8 RGB
             mask = segmenter.segment(frame).mask # HxW uint8 class ids
 
-    ``schedule.key_interval`` and ``schedule.max_key_age`` may be set anew between frames.
+    What ``schedule`` says may be set anew between frames.
     ``segment`` is for one thread; ``reset`` may come from another.
     """
 
-    def __init__(self, engine: Engine, labels: LabelSet, key_interval: int = 5,
-                 max_key_age: float | None = None) -> None:
+    def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
+                 key_mode: str = 'blocking') -> None:
+        if key_mode not in KEY_MODES:
+            raise ValueError(f'key_mode {key_mode!r} is none of {", ".join(KEY_MODES)}')
         self.engine = engine
-        self.labels = labels
+        self.labels = engine.labels
+        self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age)
 
     @classmethod
@@ -58,11 +70,13 @@ class VideoSegmenter:
                         device: str = 'auto', precision: str = 'auto',
                         shared_levels: int | None = None, max_key_age: float | None = None,
                         input_size: tuple[int, int] | None = None,
-                        full_size: bool = True) -> VideoSegmenter:
+                        full_size: bool = True, engine: str = 'auto',
+                        key_mode: str = 'blocking') -> VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
-        :param path_or_name: a .safetensors file, or ``default`` for the shipped checkpoint.
+        :param path_or_name: a .safetensors file, ``default`` for the shipped checkpoint, or a
+            folder that ``featshare export`` has written.
         :param key_interval: a key frame every so many frames; 1 runs the whole network on each.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -71,13 +85,15 @@ class VideoSegmenter:
         :param input_size: (width, height) to run the network at; None for the checkpoint's
             number of pixels in the image's own aspect ratio.
         :param full_size: masks have the image's size, otherwise the network input's.
+        :param engine: one of ``engines.ENGINES``; ``auto`` is the fastest that is installed.
+        :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises RuntimeError: where the CUDA device asked for is missing.
         :raises ValueError: where another argument is out of range.
         """
-        network, config = load_checkpoint(path_or_name, shared_levels)
-        engine = TorchEngine(network, config, device, precision, input_size, full_size)
-        return cls(engine, config.labels, key_interval, max_key_age)
+        chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
+                             full_size)
+        return cls(chosen, key_interval, max_key_age, key_mode)
 
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
                 confidence: bool = False) -> Result:
@@ -94,16 +110,19 @@ class VideoSegmenter:
             found = f'{frame.dtype} array of shape {frame.shape}' \
                 if isinstance(frame, np.ndarray) else type(frame).__name__
             raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {found}')
-        turn = self.schedule.next(stream, frame.shape[:2], stamp)
-        run = self.engine.key if turn.reason else self.engine.current
+        turn = self.schedule.next(stream, frame.shape[:2], stamp, frame)
+        # What forces a key frame for another reason makes the older features worthless.
+        deferred = self.key_mode == 'deferred' and turn.reason == 'interval'
+        run = self.engine.defer if deferred else \
+            self.engine.key if turn.reason else self.engine.current
         try:
             prediction = run(frame, stream, confidence)
         except Exception:
             # The cache may be missing or half written: the stream starts anew.
             self.schedule.reset(stream)
             raise
-        return Result(prediction.mask, prediction.confidence, bool(turn.reason), turn.reason,
-                      turn.frames_since_key, prediction.timings)
+        return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
+                      turn.reason, prediction.lag, prediction.timings)
 
     def warm_up(self) -> None:
         """
@@ -129,6 +148,15 @@ class VideoSegmenter:
         """Free what is kept of a stream that has ended."""
         self.schedule.forget(stream)
         self.engine.forget(stream)
+
+    def close(self) -> None:
+        """Free the engine, for good, and give its memory back to the device."""
+        del self.engine
+        gc.collect()
+        if torch.cuda.is_initialized():
+            # A device that is out of order refuses.
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
     def reset(self, stream: str | None = None) -> None:
         """Make the next frame of a stream, or of every stream, a key frame."""

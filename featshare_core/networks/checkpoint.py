@@ -15,13 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from featshare_core.labels import LabelSet
+from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.fpn import FPN
+from featshare_core.networks.smp import smp_network
 from featshare_core.networks.split import SplitNetwork
 
 HEADER_KEY = 'featshare'
 NETWORKS: Mapping[str, Callable[..., SplitNetwork]] = {
     'fpn-densenet121': FPN,
-    'fpn-efficientnet-lite0': partial(FPN, backbone='efficientnet-lite0')}
+    'fpn-efficientnet-lite0': partial(FPN, backbone='efficientnet-lite0'),
+    'fcn-resnet50': fcn_network,
+    'smp': smp_network}
 MAX_SIDE = 8192
 
 
@@ -37,7 +41,8 @@ class Config:
     :param network: a key of ``NETWORKS``.
     :param labels: the classes, in the order of the logits.
     :param input_size: (width, height) in pixels of the images it was trained on.
-    :param options: the network's further arguments, such as ``shared_levels``.
+    :param options: the network's further arguments, such as ``shared_levels``: whole numbers,
+        and for ``smp`` whatever JSON can hold.
     :param mean, std: of the RGB channels, for images of 0 to 1.
     :param training, scores: how it was trained and what it reached; for people.
     """
@@ -45,7 +50,7 @@ class Config:
     network: str
     labels: LabelSet
     input_size: tuple[int, int]
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class Config:
                 or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise ValueError(f'mean {self.mean} and std {self.std} are not those of 3 channels')
         for name, value in self.options.items():
-            if not isinstance(value, int):
+            if not isinstance(value, int) and (self.network != 'smp' or name == 'shared_levels'):
                 raise ValueError(f'network option {name} is {value!r}, not a whole number')
 
     def build(self) -> SplitNetwork:
@@ -71,10 +76,17 @@ class Config:
 
 def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
                     dtype: torch.dtype = torch.float16) -> None:
-    """Write the weights, floating-point ones as ``dtype``, with ``config`` in the header."""
-    tensors = {name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-               for name, tensor in network.state_dict().items()
-               if not name.endswith('num_batches_tracked')}
+    """
+    Write the weights, with ``config`` in the header.
+
+    Floating-point ones are written as ``dtype``, or as they are where that cannot hold them.
+    """
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith('num_batches_tracked'):
+            continue
+        cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensors[name] = (cast if cast.isfinite().all() else tensor).contiguous()
     # Whole or not at all, also when it is interrupted.
     unfinished = Path(path).with_suffix('.unfinished')
     save_file(tensors, unfinished, {HEADER_KEY: json.dumps(asdict(config))})
@@ -125,7 +137,7 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
         raise CheckpointError(f'{path} is not a readable safetensors file ({error}): damaged, '
                               f'truncated or of another format; pickled files are not '
                               f'accepted') from error
-    config = _parse_config(path, header)
+    config = parse_config(path, header)
     if shared_levels is not None:
         config = replace(config, options={**config.options, 'shared_levels': shared_levels})
     try:
@@ -136,7 +148,12 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     return network.eval(), config
 
 
-def _parse_config(path: Path, header: str | None) -> Config:
+def parse_config(path: Path, header: str | None) -> Config:
+    """
+    Return the config that ``header`` holds as JSON; ``path`` is for messages.
+
+    :raises CheckpointError: where it holds none, or an unknown network.
+    """
     if header is None:
         raise CheckpointError(f'{path} has no {HEADER_KEY!r} entry in its header: it holds some '
                               f'other network')

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,8 +21,22 @@ class SplitNetwork(nn.Module, ABC):
     input_multiple: int
     """The height and width of an input image are multiples of this."""
 
+    levels: int
+    """How many levels the network has: an encoder's stages, a pyramid's maps."""
+
     shared_levels: int
-    """How many pyramid levels, counted from the deepest, current frames take from the cache."""
+    """How many levels, counted from the deepest, current frames take from the cache."""
+
+    backbone: Any
+    """What the features come from; training may freeze its statistics."""
+
+    key_norms: bool = False
+    """Whether ``decode_key`` has norms of its own."""
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
+        return tuple(range(self.levels))
 
     @abstractmethod
     def low(self, image: Tensor) -> Tensors:

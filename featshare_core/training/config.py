@@ -64,12 +64,15 @@ class TrainConfig:
     :param size: (width, height) in pixels that all frames are resized to.
     :param crop: (width, height) in pixels of what the network sees; multiples of 32.
     :param val: what is scored, at every lag 0 to ``interval - 1``.
-    :param levels: the network's pyramid levels; 2 is the truncated network.
+    :param network: a key of ``NETWORKS``; for ``smp`` a mapping, ``{type: smp, architecture: Unet,
+        encoder: resnet34}``, with whatever else that architecture's constructor takes. It may
+        hold ``shared_levels`` too.
+    :param levels: an FPN's pyramid levels; 2 is the truncated network.
     :param shared_levels: where it is cut; several are drawn at random, step by step; 0 alone
         trains the per-frame baseline.
-    :param key_norms: batch norms of their own for key frames in the decoder.
+    :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: whose batch-norm statistics stay as they are.
-    :param backbone_weights: ``imagenet``, a file, or None.
+    :param backbone_weights: ``imagenet``, an FPN's file, or None.
     :param baseline: the per-frame checkpoint that a sharing network starts from, and that makes
         the pseudo labels.
     :param distances: smallest and largest distance of a pair, in frames.
@@ -86,7 +89,7 @@ class TrainConfig:
     val: DataEntry
     epochs: int
     batch: int
-    network: str = 'fpn-densenet121'
+    network: str | dict = 'fpn-densenet121'
     levels: int = 4
     shared_levels: tuple[int, ...] = (2,)
     key_norms: bool = False
@@ -108,16 +111,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained; the message names the key."""
-        if self.network not in NETWORKS:
-            raise ValueError(f'network {self.network!r} is none of {", ".join(NETWORKS)}')
+        if self.network_name not in NETWORKS:
+            raise ValueError(f'network {self.network_name!r} is none of {", ".join(NETWORKS)}')
+        if self.network_name == 'smp' and not {'architecture', 'encoder'} <= set(
+                self.network_options):
+            raise ValueError('network smp is a mapping with its type, architecture and encoder')
         if not self.train:
             raise ValueError('train is empty: it lists the data sets to learn from')
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
             raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
                              f'{self.size} is below 32')
-        if not self.shared_levels or not all(0 <= s < self.levels for s in self.shared_levels):
+        is_fpn = self.network_name.startswith('fpn-')
+        if not self.shared_levels or (
+                is_fpn and not all(0 <= s < self.levels for s in self.shared_levels)):
             raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
                              f'{self.levels - 1}')
+        if not is_fpn and (self.levels != 4 or self.key_norms):
+            raise ValueError(f'levels and key_norms are for FPNs, not for {self.network_name}')
         if 0 in self.shared_levels and len(self.shared_levels) > 1:
             raise ValueError('shared_levels: 0 trains the baseline, and stands alone')
         if self.is_sharing and not self.baseline:
@@ -130,6 +140,17 @@ class TrainConfig:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)}')
         if self.loss.alpha != 'inverse' and not 0 <= float(self.loss.alpha) <= 1:
             raise ValueError(f'loss.alpha {self.loss.alpha} is not within 0 to 1')
+
+    @property
+    def network_name(self) -> str:
+        """Return the network's key in ``NETWORKS``."""
+        return self.network if isinstance(self.network, str) else str(self.network.get('type'))
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        """Return what the network is made with, beside what other keys say."""
+        return {} if isinstance(self.network, str) else {
+            name: value for name, value in self.network.items() if name != 'type'}
 
     @property
     def is_sharing(self) -> bool:
@@ -149,8 +170,14 @@ def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> Tr
     content: dict[str, Any] = {}
     for path in paths:
         content = _merge(content, _read(Path(path)))
+    content = _merge(content, overrides)
+    network = content.get('network')
+    if isinstance(network, Mapping) and 'shared_levels' in network:
+        network = dict(network)
+        content['shared_levels'] = network.pop('shared_levels')
+        content['network'] = network
     try:
-        return _convert(TrainConfig, _merge(content, overrides), '')
+        return _convert(TrainConfig, content, '')
     except ValueError as error:
         raise ValueError(f'{", ".join(map(str, paths))}: {error}') from error
 

@@ -16,7 +16,7 @@ from featshare_core.data.augment import augment
 from featshare_core.evaluation.accuracy import mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.networks.checkpoint import Config
-from featshare_core.networks.fpn import FPN
+from featshare_core.networks.split import SplitNetwork
 from featshare_core.training import loss
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.pseudo_labels import normalise, to_multiple
@@ -42,7 +42,7 @@ class Learner(lightning.LightningModule):
 
     class_weights: Tensor | None
 
-    def __init__(self, config: TrainConfig, network: FPN, checkpoint: Config,
+    def __init__(self, config: TrainConfig, network: SplitNetwork, checkpoint: Config,
                  steps_per_epoch: int, class_weights: Tensor | None = None,
                  baseline: nn.Module | None = None) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Learner(lightning.LightningModule):
         """
         classes = len(self.checkpoint.labels)
         config = self.config
-        cuts = config.shared_levels if config.is_sharing else range(config.levels)
+        cuts = config.shared_levels if config.is_sharing else self.network.cuts
         self._matrices = {
             cut: torch.zeros(config.interval, classes, classes, dtype=torch.int64,
                              device=self.device) for cut in cuts}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.inference.torch_engine import choose_device, choose_precision
+from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
     NETWORKS,
@@ -23,7 +23,11 @@ from featshare_core.networks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.fpn import FPN
+from featshare_core.networks.smp import encoder_normalisation, load_encoder_weights
+from featshare_core.networks.smp_base import SmpNetwork
+from featshare_core.networks.split import SplitNetwork
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (
     class_weights,
@@ -35,6 +39,7 @@ from featshare_core.training.data import (
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
 
+IMAGENET_MEAN, IMAGENET_STD = DenseNet121.mean, DenseNet121.std
 LAST = 'last.ckpt'
 FINAL = 'final.safetensors'
 
@@ -73,6 +78,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     if config.is_sharing and config.baseline:
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
         _start_from(network, baseline, config, baseline_config, labels)
+        checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
         pseudo = PseudoLabels(find_checkpoint(config.baseline), output.parent / 'pseudo_labels')
         rank = f'{kind}:{os.environ.get("LOCAL_RANK", "0")}' if kind == 'cuda' else kind
         for store in stores:
@@ -99,35 +105,50 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     return learner.scores
 
 
-def build_network(config: TrainConfig, labels: LabelSet) -> tuple[FPN, Config]:
+def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, Config]:
     """
     Return the network with its backbone's weights, and the config of its checkpoint.
 
-    :raises ValueError, OSError: where the backbone's weights are missing or another network's.
+    :raises ValueError, OSError: where the backbone's weights are missing or another network's, or
+        the network cannot be cut so.
     """
-    options: dict[str, int] = {'shared_levels': max(config.shared_levels)}
+    options = {**config.network_options, 'shared_levels': max(config.shared_levels)}
     if config.levels != 4:
         options['levels'] = config.levels
     if config.key_norms:
         options['key_norms'] = 1
-    network = NETWORKS[config.network](len(labels), **options)
-    if not isinstance(network, FPN):
-        raise ValueError(f'{config.network} cannot be trained here: it is no FPN')
-    if config.backbone_weights:
-        weights = config.backbone_weights
-        network.backbone.load_imagenet_weights(
-            network.backbone.imagenet_file() if weights == 'imagenet' else weights)
+    network = NETWORKS[config.network_name](len(labels), **options)
+    for cut in config.shared_levels:
+        if cut not in network.cuts:
+            raise ValueError(f'shared_levels is one of {", ".join(map(str, network.cuts))} in '
+                             f'this network, not {cut}')
+    weights = config.backbone_weights
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if isinstance(network, FPN):
+        mean, std = network.backbone.mean, network.backbone.std
+        if weights:
+            network.backbone.load_imagenet_weights(
+                network.backbone.imagenet_file() if weights == 'imagenet' else weights)
+    elif weights and isinstance(network, SmpNetwork):
+        load_encoder_weights(network, options['encoder'], weights)
+        mean, std = encoder_normalisation(options['encoder'], weights)
+    elif weights:
+        raise ValueError(f'{config.network_name} takes no backbone_weights')
     width, height = (side // 32 * 32 for side in config.size)
-    return network, Config(config.network, labels, (width, height), options,
-                           network.backbone.mean, network.backbone.std)
+    return network, Config(config.network_name, labels, (width, height), options, mean, std)
 
 
-def _start_from(network: FPN, baseline: torch.nn.Module, config: TrainConfig,
+def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainConfig,
                 baseline_config: Config, labels: LabelSet) -> None:
     """Give the network the baseline's weights, the key frames' norms included."""
-    if (baseline_config.network, baseline_config.labels.names) != (config.network, labels.names):
-        raise ValueError(f'the baseline {config.baseline} is a {baseline_config.network} of '
-                         f'{len(baseline_config.labels)} classes, not a {config.network} of '
+    theirs = {name: value for name, value in baseline_config.options.items()
+              if name not in ('shared_levels', 'levels', 'key_norms')}
+    ours = config.network_options
+    if (baseline_config.network, theirs, baseline_config.labels.names) \
+            != (config.network_name, ours, labels.names):
+        raise ValueError(f'the baseline {config.baseline} is a {baseline_config.network}'
+                         f'{f" {theirs}" if theirs else ""} of {len(baseline_config.labels)} '
+                         f'classes, not a {config.network_name}{f" {ours}" if ours else ""} of '
                          f'these {len(labels)}')
     state = baseline.state_dict()
     if config.key_norms:

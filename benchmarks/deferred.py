@@ -1,0 +1,83 @@
+"""
+Blocking against deferred key frames, at a camera's steady rate.
+
+    python benchmarks/deferred.py [--size 512x512] [--rate 10] [--frames 150] [--json FILE]
+
+Both modes take turns of some intervals each in one run. A frame that is still being worked on when
+the next one comes delays that one: latency counts from the moment the frame was due.
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.inference.segmenter import KEY_MODES, VideoSegmenter
+
+TURN = 25  # frames
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return latency and lags of both modes."""
+    width, height = map(int, arguments.size.split('x'))
+    street = RenderedStreet(width, height, seed=0)
+    video = itertools.cycle([street.frame(index)[0] for index in range(10)])
+    segmenters = {mode: VideoSegmenter.from_checkpoint(
+        arguments.weights, arguments.interval, arguments.device, engine=arguments.engine,
+        key_mode=mode) for mode in KEY_MODES}
+    taken: dict[str, list[float]] = {mode: [] for mode in KEY_MODES}
+    lags: dict[str, Counter[int]] = {mode: Counter() for mode in KEY_MODES}
+    for segmenter in segmenters.values():
+        for _ in range(2 * arguments.interval):
+            segmenter.segment(next(video))
+    for _ in range(-(-arguments.frames // TURN)):
+        for mode, segmenter in segmenters.items():
+            due = time.perf_counter()
+            for _ in range(TURN):
+                time.sleep(max(0, due - time.perf_counter()))
+                result = segmenter.segment(next(video))
+                taken[mode].append(1e3 * (time.perf_counter() - due))
+                lags[mode][result.frames_since_key] += 1
+                due += 1 / arguments.rate
+    engine = segmenters['blocking'].engine
+    figures: dict[str, Any] = {
+        'size': arguments.size, 'rate': arguments.rate, 'interval': arguments.interval,
+        'engine': engine.name, 'precision': engine.precision, 'device': engine.device,
+        'network': engine.network_name}
+    for mode, values in taken.items():
+        p50, p99, worst = np.percentile(values, (50, 99, 100))
+        figures[mode] = {'ms': {'p50': round(p50, 2), 'p99': round(p99, 2),
+                                'worst': round(worst, 2)},
+                         'p99_over_p50': round(p99 / p50, 2),
+                         'frames by lag': dict(sorted(lags[mode].items()))}
+    return figures
+
+
+def main() -> None:
+    """Parse the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--size', default='512x512')
+    parser.add_argument('--rate', type=float, default=10, help='frames a second')
+    parser.add_argument('--interval', type=int, default=5)
+    parser.add_argument('--frames', type=int, default=150, help='of each mode')
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--engine', default='auto')
+    parser.add_argument('--weights', default='default')
+    parser.add_argument('--json', type=Path)
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments), indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,81 @@
+"""
+What several cameras cost one engine: frames a second in all, latency, and memory.
+
+    python benchmarks/multi_camera.py [--size 1280x720] [--cameras 1 2 4 8] [--json FILE]
+
+Every camera is a stream of one segmenter; frames come in turn, as fast as the device goes.
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.inference.segmenter import VideoSegmenter
+
+
+def resident_bytes() -> int:
+    """Return what this process holds in memory."""
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * 4096
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of each number of cameras."""
+    width, height = map(int, arguments.size.split('x'))
+    street = RenderedStreet(width, height, seed=0)
+    video = itertools.cycle([street.frame(index)[0] for index in range(10)])
+    segmenter = VideoSegmenter.from_checkpoint(arguments.weights, device=arguments.device)
+    segmenter.warm_up()
+    segmenter.segment(next(video), 'first of this size')
+    figures: dict[str, Any] = {}
+    for cameras in arguments.cameras:
+        streams = [f'{cameras} cameras: {index}' for index in range(cameras)]
+        for stream in streams:
+            segmenter.segment(next(video), stream)
+        before = resident_bytes()
+        taken, start = [], time.perf_counter()
+        for count in range(arguments.frames):
+            began = time.perf_counter()
+            segmenter.segment(next(video), streams[count % cameras])
+            taken.append(1e3 * (time.perf_counter() - began))
+        rate = arguments.frames / (time.perf_counter() - start)
+        figures[str(cameras)] = {
+            'frames_per_second': round(rate, 1),
+            'ms': {f'p{q}': round(float(np.percentile(taken, q)), 2) for q in (50, 99, 100)},
+            'resident_mib': round(resident_bytes() / 2**20),
+            'growth_mib': round((resident_bytes() - before) / 2**20, 1)}
+        for stream in streams:
+            segmenter.forget(stream)
+    engine = segmenter.engine
+    return {'size': arguments.size, 'engine': engine.name, 'precision': engine.precision,
+            'device': engine.device, 'network': engine.network_name,
+            'torch': torch.__version__, 'frames': arguments.frames, 'cameras': figures}
+
+
+def main() -> None:
+    """Parse the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--size', default='1280x720')
+    parser.add_argument('--cameras', type=int, nargs='+', default=[1, 2, 4, 8])
+    parser.add_argument('--frames', type=int, default=160)
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--weights', default='default')
+    parser.add_argument('--json', type=Path)
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments), indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,313 @@
+"""CudaEngine: from an image to its mask, in host memory both, as one CUDA graph a mode."""
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featshare_core.inference.device import PRECISIONS, choose_precision
+from featshare_core.inference.engine import Engine, Frame, Prediction
+from featshare_core.inference.fold import fold_batch_norms
+from featshare_core.inference.host_engine import checked_input_size
+from featshare_core.inference.parts import Pixels
+from featshare_core.inference.pixels import Size, network_size
+from featshare_core.inference.tiles import winning_class
+from featshare_core.inference.torch_engine import prepare
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.split import SplitNetwork, Tensors
+
+KEPT_SIZES = 4
+WARM_UP_RUNS = 3  # cuDNN chooses its kernels in the first ones
+SAME = 0.995  # share of pixels on which a captured graph must agree with eager execution
+
+log = logging.getLogger(__name__)
+
+
+class CudaEngine(Engine):
+    """
+    Runs a ``SplitNetwork`` on a CUDA device.
+
+    Each mode is captured as a graph when an image size is first seen. Where capturing fails, or
+    the graph's masks are not those of eager execution, the device runs eagerly, which
+    ``fallback`` tells.
+
+    :param network: taken over: it is moved to the device and cast.
+    :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
+    :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+    :param input_size, full_size: as ``HostEngine``.
+    :param graphs: fold batch norms and capture graphs, or run the network eagerly as it is.
+    """
+
+    def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
+                 precision: str = 'auto', input_size: tuple[int, int] | None = None,
+                 full_size: bool = True, graphs: bool = True) -> None:
+        self._device = device
+        self.precision = choose_precision(precision, device)
+        self.device = str(device)
+        if device.type == 'cuda':
+            self.device += f' ({torch.cuda.get_device_name(device)})'
+        self.labels = config.labels
+        self.network_name = f'{config.network}, {network.shared_levels} shared levels'
+        self.trained_size = config.input_size[1], config.input_size[0]
+        self._multiple = network.input_multiple
+        self._input_size = checked_input_size(input_size, network.input_multiple)
+        self._full_size = full_size
+        self._graphs = graphs and device.type == 'cuda'
+        self.name = 'graphs' if self._graphs else 'torch'
+        if graphs:
+            fold_batch_norms(network.eval(), self._multiple)
+        self._network = prepare(network, device, self.precision)
+        self._pixels = Pixels(config).to(device)
+        # Of a higher priority than the deep halves that run beside it.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == 'cuda' else None
+        self._plans: OrderedDict[Size, _Plan] = OrderedDict()
+        self._caches: dict[str, _Cache] = {}
+
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network and remember the deep features for the stream."""
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            plan = self._plan(frame)
+            cache = self._caches.get(stream)
+            if cache is None or cache.plan is not plan:
+                cache = _Cache(plan, tuple(torch.empty_like(t) for t in plan.shared))
+            prediction = plan.answer(frame, 'key', confidence, 0)
+            _copy(cache.shared, plan.shared)
+        cache.restart()
+        self._caches[stream] = cache
+        plan.loaded = cache
+        return prediction
+
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the shallow half with the stream's remembered deep features."""
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            plan = self._plan(frame)
+            cache = self._caches.get(stream)
+            if cache is None or cache.plan is not plan:
+                raise LookupError(f'stream {stream!r} has had no key frame of this size')
+            if cache.advance() or plan.loaded is not cache:
+                _copy(plan.shared, cache.shared)
+                plan.loaded = cache
+            return plan.answer(frame, 'current', confidence, cache.lag)
+
+    def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Answer as ``current`` does, and run the deep half on this frame beside what follows."""
+        prediction = self.current(frame, stream, confidence)
+        cache = self._caches[stream]
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            # The deep half's buffers are one stream's at a time, which may have fallen silent.
+            for other in self._caches.values():
+                if other.take() and other.plan.loaded is other:
+                    other.plan.loaded = None
+            if all(other.newer is None for other in self._caches.values()):
+                cache.newer, cache.newer_lag = cache.plan.begin_deep(), 0
+        return prediction
+
+    def forget(self, stream: str) -> None:
+        """Free what is remembered of a stream."""
+        self._caches.pop(stream, None)
+
+    def _plan(self, frame: Frame) -> _Plan:
+        shape: Size = (frame.shape[0], frame.shape[1])
+        if shape in self._plans:
+            self._plans.move_to_end(shape)
+            return self._plans[shape]
+        size = self._input_size or network_size(shape, self.trained_size, self._multiple)
+        plan = _Plan(self._network, self._pixels, self._device, PRECISIONS[self.precision], shape,
+                     size, shape if self._full_size else size)
+        if self._graphs:
+            try:
+                plan.capture()
+            except RuntimeError as error:
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise
+                self._graphs = False
+                self.name = 'torch'
+                self.fallback = f'no CUDA graphs: {str(error).splitlines()[0]}'
+                log.warning('%s; this device runs eagerly, at a lower rate', self.fallback)
+                torch.cuda.synchronize(self._device)
+                plan.run_eagerly()
+        self._plans[shape] = plan
+        if len(self._plans) > KEPT_SIZES:
+            self._plans.popitem(last=False)
+        return plan
+
+
+@dataclass
+class _Cache:
+    """A stream's shared tensors; the fields are those of ``host_engine._Cache``."""
+
+    plan: _Plan
+    shared: Tensors
+    lag: int = 0
+    newer: Any = None
+    newer_lag: int = 0
+
+    def restart(self) -> None:
+        """Begin anew at a key frame; what was on its way is older than that."""
+        self.lag, self.newer = 0, None
+
+    def advance(self) -> bool:
+        """Go to the next frame; return whether newer features have been taken over."""
+        self.lag += 1
+        self.newer_lag += 1
+        return self.take()
+
+    def take(self) -> bool:
+        """Take newer features over if they are there; return whether they were."""
+        if self.newer is None or not self.newer.query():
+            return False
+        _copy(self.shared, self.plan.deep_shared)
+        self.lag, self.newer = self.newer_lag, None
+        return True
+
+
+class _Plan:
+    """Buffers and graphs for one image size: nothing is allocated while frames come."""
+
+    def __init__(self, network: SplitNetwork, pixels: Pixels, device: torch.device,
+                 dtype: torch.dtype, image: Size, size: Size, mask: Size) -> None:
+        self._network, self._pixels, self._device, self._dtype = network, pixels, device, dtype
+        self._size, self._mask_size = size, mask
+        pinned = device.type == 'cuda'
+        self._host_image = torch.empty(1, *image, 3, dtype=torch.uint8, pin_memory=pinned)
+        self._image = torch.zeros(1, *image, 3, dtype=torch.uint8, device=device)
+        # The mask, and the confidence.
+        self._planes = torch.zeros(2, *mask, dtype=torch.uint8, device=device)
+        self._host_planes = torch.empty(2, *mask, dtype=torch.uint8, pin_memory=pinned)
+        self.loaded: _Cache | None = None
+        with torch.inference_mode():
+            shared = network.high(network.low(self._input()))
+            self.shared = tuple(torch.empty_like(tensor) for tensor in shared)
+            self.deep_shared = tuple(torch.empty_like(tensor) for tensor in shared)
+        self._runs: dict[tuple[str, bool], Callable[[], None]] = {}
+        self._deep_run: Callable[[], None] = self._deep
+        self._deep_stream = torch.cuda.Stream(device, priority=0) if pinned else None
+        self._deep_image = torch.zeros_like(self._image)
+        self.run_eagerly()
+
+    def run_eagerly(self) -> None:
+        """Run the modes' operations one by one."""
+        self._runs = {('key', False): lambda: self._key(False),
+                      ('key', True): lambda: self._key(True),
+                      ('current', False): lambda: self._current(False),
+                      ('current', True): lambda: self._current(True)}
+        self._deep_run = self._deep
+
+    def capture(self) -> None:
+        """
+        Capture every mode as a graph.
+
+        :raises RuntimeError: where that fails, or the graph's mask is another than eager
+            execution's.
+        """
+        eager = dict(self._runs)
+        rng = torch.Generator().manual_seed(0)
+        self._host_image.copy_(torch.randint(0, 256, self._host_image.shape, generator=rng))
+        graphs: dict[tuple[str, bool], Callable[[], None]] = {}
+        with torch.inference_mode(), torch.cuda.device(self._device), \
+                torch.backends.cudnn.flags(benchmark=True):
+            for mode, run in eager.items():
+                # A graph keeps the priority of the stream that it is captured on.
+                graphs[mode] = self._captured(run, torch.cuda.Stream(self._device, priority=-1))
+            self._deep_run = self._captured(self._deep, torch.cuda.Stream(self._device))
+            for mode in eager:
+                masks = []
+                for runs in (eager, graphs):
+                    runs[mode]()
+                    torch.cuda.synchronize(self._device)
+                    masks.append(self._host_planes[0].clone())
+                same = (masks[0] == masks[1]).float().mean().item()
+                if same < SAME:
+                    raise RuntimeError(f'the graph of {mode[0]} frames agrees with eager '
+                                       f'execution on {same:.1%} of pixels only')
+        self._runs = graphs
+
+    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream) -> Callable[[], None]:
+        # As PyTorch wants it: warmed up on a stream of its own, then captured.
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                run()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side):
+            run()
+        return graph.replay
+
+    def answer(self, frame: Frame, mode: str, confidence: bool, lag: int) -> Prediction:
+        """Run a mode on a frame and wait for its mask: the only wait there is."""
+        start = time.perf_counter()
+        np.copyto(self._host_image.numpy()[0], frame)
+        staged = time.perf_counter()
+        self._runs[mode, confidence]()
+        if self._device.type == 'cuda':
+            torch.cuda.current_stream(self._device).synchronize()
+        done = time.perf_counter()
+        # Buffers are written anew by the next frame; the caller keeps what it gets.
+        planes = self._host_planes.numpy()
+        mask, sure = planes[0].copy(), planes[1].copy() if confidence else None
+        end = time.perf_counter()
+        return Prediction(mask, sure, lag, {
+            'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
+            'postprocess': 1e3 * (end - done)})
+
+    def begin_deep(self) -> Any:
+        """Start the deep half on the newest frame; return what ``query`` asks whether it ended."""
+        self._deep_image.copy_(self._image)
+        if self._deep_stream is None:
+            self._deep_run()
+            return _Done()
+        self._deep_stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._deep_stream):
+            self._deep_run()
+            event = torch.cuda.Event()
+            event.record()
+        return event
+
+    def _input(self, image: Tensor | None = None) -> Tensor:
+        """Return the staged image as the network takes it."""
+        pixels = self._pixels(self._image if image is None else image)
+        if pixels.shape[-2:] != self._size:
+            pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
+        return pixels.to(self._dtype, memory_format=torch.channels_last)
+
+    def _key(self, confidence: bool) -> None:
+        self._image.copy_(self._host_image, non_blocking=True)
+        low = self._network.low(self._input())
+        shared = self._network.high(low)
+        _copy(self.shared, shared)
+        self._decide(self._network.decode_key(low, shared), confidence)
+
+    def _current(self, confidence: bool) -> None:
+        self._image.copy_(self._host_image, non_blocking=True)
+        low = self._network.low(self._input())
+        self._decide(self._network.decode(low, self.shared), confidence)
+
+    def _deep(self) -> None:
+        low = self._network.low(self._input(self._deep_image))
+        _copy(self.deep_shared, self._network.high(low))
+
+    def _decide(self, logits: Tensor, confidence: bool) -> None:
+        winning_class(logits, self._mask_size, self._planes[0],
+                      self._planes[1] if confidence else None)
+        count = 2 if confidence else 1
+        self._host_planes[:count].copy_(self._planes[:count], non_blocking=True)
+
+
+class _Done:
+    def query(self) -> bool:
+        """Return that it ended: on the CPU, the deep half runs at once."""
+        return True
+
+
+def _copy(to: Tensors, source: Tensors) -> None:
+    for target, tensor in zip(to, source):
+        target.copy_(tensor)

@@ -1,0 +1,61 @@
+"""Which device, and which precision on it."""
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """
+    Return the device for ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    :raises ValueError: for another word.
+    :raises RuntimeError: where a CUDA device is wanted and missing: never a silent CPU run.
+    """
+    if wanted == 'auto':
+        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N')
+    if device.type == 'cuda':
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            build = torch.version.cuda or 'without CUDA'
+            raise RuntimeError(
+                f'device {wanted!r} was asked for, but PyTorch {torch.__version__} (built for '
+                f'CUDA: {build}) sees {count} CUDA devices; install a CUDA build of PyTorch and '
+                f'a driver, or choose device "cpu" or "auto"')
+        return torch.device('cuda', device.index or 0)
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """
+    Return the precision for ``auto``, ``fp32``, ``bf16`` or ``fp16`` on a device.
+
+    ``auto`` is bf16 where the device multiplies it natively, else fp16 on CUDA devices with
+    tensor cores, else fp32.
+
+    :raises ValueError: for another word, and for fp16 on the CPU, which has no fast kernels.
+    """
+    if wanted not in ('auto', *PRECISIONS):
+        raise ValueError(f'precision {wanted!r} is none of auto, {", ".join(PRECISIONS)}')
+    if device.type == 'cuda':
+        if wanted == 'auto':
+            capability = torch.cuda.get_device_capability(device)
+            return 'bf16' if capability >= (8, 0) else 'fp16' if capability >= (7, 0) else 'fp32'
+        return wanted
+    if wanted == 'fp16':
+        raise ValueError('precision fp16 is for CUDA; on the CPU choose fp32, bf16 or auto')
+    if wanted == 'auto':
+        return 'bf16' if _cpu_multiplies_bf16() else 'fp32'
+    return wanted
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+    return bool(capabilities.get('avx512_bf16') or capabilities.get('amx_bf16'))

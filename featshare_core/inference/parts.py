@@ -1,0 +1,58 @@
+"""What one kind of frame runs, as one module from uint8 pixels to logits: compiled or exported."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.split import SplitNetwork, Tensors
+
+
+class Pixels(nn.Module):
+    """Normalises: NxHxWx3 uint8 RGB to Nx3xHxW, by the checkpoint's mean and deviation."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
+        self.register_buffer('scale', 1 / (255 * std))
+        self.register_buffer('shift', -mean / std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the normalised image, in fp32: eight bits of it do not survive bf16."""
+        return image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+
+
+class Part(nn.Module):
+    """A part of what a frame runs, over a network and its pixels' normalisation."""
+
+    def __init__(self, network: SplitNetwork, pixels: Pixels) -> None:
+        super().__init__()
+        self.network = network
+        self.pixels = pixels
+
+
+class KeyPart(Part):
+    """A key frame: all of the network."""
+
+    def forward(self, image: Tensor) -> Tensors:
+        """Return (NxCxhxw logits, *shared) of an NxHxWx3 uint8 image."""
+        low = self.network.low(self.pixels(image))
+        shared = self.network.high(low)
+        return self.network.decode_key(low, shared), *shared
+
+
+class CurrentPart(Part):
+    """A current frame: the shallow half, with a key frame's shared tensors."""
+
+    def forward(self, image: Tensor, *shared: Tensor) -> Tensor:
+        """Return NxCxhxw logits of an NxHxWx3 uint8 image."""
+        return self.network.decode(self.network.low(self.pixels(image)), shared)
+
+
+def parts(network: SplitNetwork, config: Config) -> tuple[KeyPart, CurrentPart]:
+    """Return both kinds of frame over one copy of the weights, in evaluation mode."""
+    pixels = Pixels(config)
+    return KeyPart(network, pixels).eval(), CurrentPart(network, pixels).eval()

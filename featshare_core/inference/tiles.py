@@ -1,0 +1,42 @@
+"""Upsampling and argmax on the device, a band of rows at a time."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featshare_core.inference.pixels import Size
+
+TILE_BYTES = 16 << 20  # of full-width float logits: they stay in a GPU's second-level cache
+
+
+def winning_class(logits: Tensor, size: Size, mask: Tensor, confidence: Tensor | None) -> None:
+    """
+    Upsample logits bilinearly and write the winning class of each pixel.
+
+    The same as upsampling them all (corners not aligned), but full-size logits are never held.
+
+    :param logits: 1xCxhxw, of any floating type.
+    :param mask: HxW uint8, of ``size``: the class ids.
+    :param confidence: HxW uint8 or None: 255 times the winning class's probability.
+    """
+    height, width = size
+    classes, rows = logits.shape[1], logits.shape[2]
+    logits = logits.float()
+    # F.interpolate's own source rows and weights (align_corners=False).
+    centres = (torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5
+    centres = centres.clamp(0, rows - 1)
+    first = centres.floor().long()
+    second = (first + 1).clamp(max=rows - 1)
+    weight = (centres - first).view(1, 1, -1, 1)
+    band = max(1, TILE_BYTES // (4 * classes * width))
+    for start in range(0, height, band):
+        part = slice(start, min(height, start + band))
+        lines = torch.lerp(logits.index_select(2, first[part]),
+                           logits.index_select(2, second[part]), weight[:, :, part])
+        scores = F.interpolate(lines, (lines.shape[2], width), mode='bilinear')
+        winner = scores.max(1)
+        mask[part] = winner.indices[0]
+        if confidence is not None:
+            share = (winner.values - scores.logsumexp(1)).exp()
+            confidence[part] = (255 * share).round()[0]

@@ -1,0 +1,203 @@
+"""The subcommand ``featshare convert``: others' weights into a checkpoint of ours."""
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet, load_label_set
+from featshare_core.networks.checkpoint import Config, save_checkpoint
+from featshare_core.networks.fcn import fcn_network
+from featshare_core.networks.smp import divide, encoder_normalisation, smp_arguments, smp_model
+from featshare_core.networks.split import SplitNetwork
+
+LABELS = {'camvid': CAMVID, 'cityscapes': CITYSCAPES}
+FCN = 'fcn_resnet50'
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TOLERANCE = 1e-4
+
+State = dict[str, Tensor]
+
+
+def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
+            architecture: str | None = None, encoder: str | None = None,
+            arguments: Mapping[str, Any] | None = None, shared_levels: int | None = None,
+            normalisation: Any = None) -> tuple[SplitNetwork, Config]:
+    """
+    Return the network of others' weights, and its config.
+
+    A model of one logit (sigmoid) becomes one of two classes, the first of which is what it is
+    not: its logit is 0, and the softmax of both is the sigmoid.
+
+    :param source: a folder of ``save_pretrained``, or a file of ``torch.save(state_dict)``.
+    :param input_size: (width, height) of the images that it was trained on.
+    :param architecture: a class of segmentation_models_pytorch, or torchvision's
+        ``fcn_resnet50``; a folder says it itself, and its encoder and arguments.
+    :param arguments: of the architecture's constructor, where they are not its defaults.
+    :param shared_levels: None for 2, or the fewest that the architecture can share.
+    :param normalisation: mean and deviation; None for those of the encoder's ImageNet weights.
+    :raises ValueError, OSError: where the source is no such thing, or does not fit.
+    """
+    arguments = dict(arguments or {})
+    if source.is_dir():
+        architecture, encoder, arguments, state = read_pretrained(source)
+    else:
+        state = read_state(source)
+    options: dict[str, Any] = {}
+    if architecture == FCN:
+        network, name = _fcn(state, len(labels), source), 'fcn-resnet50'
+        normalisation = normalisation or IMAGENET
+    elif not architecture or not encoder:
+        raise ValueError(f'{source} holds tensors alone: name its architecture and its encoder')
+    else:
+        name, normalisation = 'smp', normalisation or encoder_normalisation(encoder)
+        network = _smp(state, len(labels), architecture, encoder, arguments, shared_levels,
+                       input_size, source)
+        options = {'architecture': architecture, 'encoder': encoder, **arguments}
+    mean, std = (tuple(values) for values in normalisation)
+    options['shared_levels'] = network.shared_levels
+    return network, Config(name, labels, input_size, options, mean, std,
+                           {'converted_from': source.name})
+
+
+def read_pretrained(folder: Path) -> tuple[str, str, dict[str, Any], State]:
+    """
+    Return architecture, encoder, arguments and tensors of a folder of ``save_pretrained``.
+
+    :raises ValueError: where it is none, or of a model that takes no RGB images.
+    """
+    path = folder / 'config.json'
+    try:
+        config = json.loads(path.read_text())
+        architecture, encoder = str(config['_model_class']), str(config['encoder_name'])
+        state = load_file(folder / 'model.safetensors')
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} is no folder that segmentation_models_pytorch's "
+                         f'save_pretrained wrote ({error!r})') from error
+    if config.get('in_channels', 3) != 3:
+        raise ValueError(f'{path}: the model takes {config["in_channels"]} channels, not RGB')
+    arguments = {name: config[name] for name, default in smp_arguments(architecture).items()
+                 if name in config and config[name] != json.loads(json.dumps(default))}
+    return architecture, encoder, arguments, state
+
+
+def read_state(path: Path) -> State:
+    """
+    Return the tensors of a file; whatever stands before ``encoder.`` in names is taken off.
+
+    :raises ValueError: where it holds anything but tensors: nothing else is unpickled.
+    """
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f'{path} is no file of tensors alone, which is all that is read: write '
+                         f'it with torch.save(model.state_dict(), ...) ({error})') from error
+    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+        content = content['state_dict']
+    if not isinstance(content, dict) or not content \
+            or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ValueError(f'{path} holds no state dict')
+    prefix = next((name.partition('encoder.')[0] for name in content if 'encoder.' in name), '')
+    return {name.removeprefix(prefix): tensor for name, tensor in content.items()
+            if name.startswith(prefix)}
+
+
+def _smp(state: State, classes: int, architecture: str, encoder: str,
+         arguments: Mapping[str, Any], shared_levels: int | None, input_size: tuple[int, int],
+         source: Path) -> SplitNetwork:
+    state = {name: tensor for name, tensor in state.items()
+             if not name.startswith('classification_head.')}
+    for name in ('segmentation_head.0.weight', 'segmentation_head.0.bias'):
+        if classes == 2 and name in state and len(state[name]) == 1:
+            state[name] = torch.cat((torch.zeros_like(state[name]), state[name]))
+    model = smp_model(classes, architecture, encoder, **arguments).eval()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f'{source} does not fit {architecture} on {encoder} with {classes} '
+                         f'classes: {error}') from error
+    multiple = model.encoder.output_stride
+    width, height = (max(side // multiple, 1) * multiple for side in input_size)
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(image)
+        network = divide(model, encoder, 0)
+        if shared_levels is None:
+            shared_levels = 2 if 2 in network.cuts else network.cuts[:2][-1]
+        if shared_levels not in network.cuts:
+            raise ValueError(f'{architecture} on {encoder} can share '
+                             f'{", ".join(map(str, network.cuts))} levels, not {shared_levels}')
+        network.shared_levels = shared_levels
+        difference = float((network(image) - expected).abs().max() / expected.abs().max())
+    if not difference < TOLERANCE:
+        raise ValueError(f'{source}: the divided network differs from the whole one by '
+                         f'{difference:.1e}: another version of segmentation_models_pytorch?')
+    return network
+
+
+def _fcn(state: State, classes: int, source: Path) -> SplitNetwork:
+    network = fcn_network(classes)
+    try:
+        network.load_state_dict({name.replace('backbone.', 'encoder.', 1): tensor
+                                 for name, tensor in state.items()
+                                 if not name.startswith('aux_classifier.')})
+    except RuntimeError as error:
+        raise ValueError(f'{source} is no {FCN} of {classes} classes: {error}') from error
+    return network.eval()
+
+
+def convert_command(arguments: argparse.Namespace) -> None:
+    """
+    Make a checkpoint of a segmentation_models_pytorch model, or of torchvision's fcn_resnet50.
+
+    From a folder that save_pretrained wrote, or a file of torch.save(model.state_dict()). The
+    weights are checked against the undivided model and kept in full precision.
+    """
+    if (arguments.mean is None) != (arguments.std is None):
+        raise ValueError('give --mean and --std together')
+    labels = LABELS.get(arguments.labels) or load_label_set(arguments.labels)
+    try:
+        options = json.loads(arguments.arguments)
+    except ValueError as error:
+        raise ValueError(f'--arguments is no JSON: {error}') from error
+    network, config = convert(
+        arguments.source, labels, tuple(arguments.input_size), arguments.architecture,
+        arguments.encoder, options, arguments.shared_levels,
+        (arguments.mean, arguments.std) if arguments.mean else None)
+    save_checkpoint(arguments.output, network, config, torch.float32)
+    print(f'written: {arguments.output}, {network.shared_levels} shared levels; it can share '
+          f'{", ".join(map(str, network.cuts))}')
+
+
+def add_convert_command(subparsers: Any) -> None:
+    """Add ``convert`` to the command line's subparsers."""
+    command = subparsers.add_parser(
+        'convert', help='make a checkpoint of a segmentation_models_pytorch model',
+        description=convert_command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.set_defaults(run=convert_command)
+    command.add_argument('source', type=Path, help='a folder of save_pretrained, or a file')
+    command.add_argument('output', type=Path, help='the .safetensors file to write')
+    command.add_argument('--labels', required=True,
+                         help='camvid, cityscapes, or a YAML file of classes, in the order of '
+                              'the logits')
+    command.add_argument('--input-size', type=int, nargs=2, required=True,
+                         metavar=('WIDTH', 'HEIGHT'), help='of the images it was trained on')
+    command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
+    command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
+    command.add_argument('--arguments', default='{}', metavar='JSON',
+                         help="of a file: what else the architecture was made with, such as "
+                              "'{\"encoder_depth\": 4}'")
+    command.add_argument('--shared-levels', type=int,
+                         help='default: 2, or the fewest that the architecture can share')
+    command.add_argument('--mean', type=float, nargs=3, metavar=('R', 'G', 'B'),
+                         help="of RGB in 0 to 1; default: the encoder's ImageNet weights'")
+    command.add_argument('--std', type=float, nargs=3, metavar=('R', 'G', 'B'))

@@ -1,0 +1,250 @@
+"""Every engine against eager PyTorch in fp32, and what they promise."""
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from featshare_core.cli import main
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.inference import engines
+from featshare_core.inference.cuda_engine import CudaEngine
+from featshare_core.inference.engines import make_engine
+from featshare_core.inference.export import ExportedModels, export
+from featshare_core.inference.fold import fold_batch_norms
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.inference.tiles import winning_class
+from featshare_core.networks.checkpoint import NETWORKS, CheckpointError, load_checkpoint
+
+CPU_ENGINES = [('torch', 'bf16'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'fp32')]
+
+
+@pytest.fixture(scope='module')
+def video():
+    """Five frames with a scene in them, of another size than the network's."""
+    street = RenderedStreet(640, 360, seed=3)
+    return [street.frame(index)[0] for index in range(5)]
+
+
+@pytest.fixture(scope='module')
+def reference(video):
+    segmenter = VideoSegmenter.from_checkpoint('default', 3, 'cpu', 'fp32', engine='torch')
+    return [segmenter.segment(frame, confidence=True) for frame in video]
+
+
+def make(engine, precision, **options):
+    pytest.importorskip({'onnx': 'onnxruntime'}.get(engine, engine))
+    if engine != 'torch':
+        pytest.importorskip('onnx')
+    return VideoSegmenter.from_checkpoint('default', 3, 'cpu', precision, engine=engine, **options)
+
+
+def agree(results, reference, confidence=True):
+    for result, expected in zip(results, reference):
+        assert result.is_key == expected.is_key
+        assert result.frames_since_key == expected.frames_since_key
+        assert (result.mask == expected.mask).mean() >= 0.995
+        if confidence:
+            difference = result.confidence.astype(int) - expected.confidence
+            assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize(('engine', 'precision'), CPU_ENGINES)
+def test_engines_agree_with_eager_fp32(engine, precision, video, reference):
+    segmenter = make(engine, precision)
+    assert segmenter.engine.name == engine
+    assert segmenter.engine.precision == precision
+    agree([segmenter.segment(frame, confidence=True) for frame in video], reference)
+
+
+@pytest.mark.parametrize(('engine', 'precision'), CPU_ENGINES)
+def test_streams_of_two_sizes_do_not_touch_each_other(engine, precision, video, reference):
+    segmenter = make(engine, precision)
+    results = []
+    for frame in video:
+        results.append(segmenter.segment(frame, 'left', confidence=True))
+        segmenter.segment(frame[:, ::-1], 'mirrored')
+        segmenter.segment(frame[40:340, 20:320], 'square')
+    agree(results, reference)
+
+
+def test_the_cuda_engines_code_agrees_where_there_is_no_cuda(video, reference):
+    # All but the capturing: folded norms, buffers, caches and the masks made on the device.
+    network, config = load_checkpoint('default')
+    engine = CudaEngine(network, config, torch.device('cpu'), 'fp32')
+    segmenter = VideoSegmenter(engine, 3)
+    results = []
+    for frame in video:
+        results.append(segmenter.segment(frame, confidence=True))
+        segmenter.segment(frame[:, ::-1], 'mirrored')
+    agree(results, reference)
+    with pytest.raises(LookupError, match='no key frame of this size'):
+        engine.current(video[0][:100], '')
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+def test_cuda_graphs_agree_with_eager_fp32(precision, video, reference):
+    segmenter = VideoSegmenter.from_checkpoint('default', 3, 'cuda', precision)
+    assert segmenter.engine.name == 'graphs', segmenter.engine.fallback
+    results = []
+    for frame in video:
+        results.append(segmenter.segment(frame, confidence=True))
+        segmenter.segment(frame[:, ::-1], 'mirrored')
+    agree(results, reference)
+
+
+def engine_of_each_kind():
+    network, config = load_checkpoint('default')
+    yield CudaEngine(network, config, torch.device('cpu'), 'fp32')
+    yield make('torch', 'fp32').engine
+    if not engines._missing('openvino', 'onnx'):
+        yield make('openvino', 'fp32').engine
+
+
+def test_deferred_key_frames_answer_with_what_is_there(video, reference):
+    for engine in engine_of_each_kind():
+        segmenter = VideoSegmenter(engine, 2, key_mode='deferred')
+        first = segmenter.segment(video[0])
+        assert first.is_key
+        np.testing.assert_array_equal(first.mask, engine.key(video[0], 'alone').mask)
+        assert segmenter.segment(video[1]).frames_since_key == 1
+        deferred = segmenter.segment(video[2])
+        assert (deferred.key_reason, deferred.is_key) == ('interval', False)
+        assert deferred.frames_since_key == 2
+        # Once the deep half has ended, its frame is the one that counts.
+        cache = engine._caches['']
+        if hasattr(cache.newer, 'result'):
+            cache.newer.result(60)
+        result = segmenter.segment(video[3])
+        assert result.frames_since_key == 1
+        engine.key(video[2], 'alone')
+        np.testing.assert_array_equal(result.mask, engine.current(video[3], 'alone').mask)
+
+
+def test_deferred_key_frames_block_where_the_scene_may_have_changed(video):
+    segmenter = VideoSegmenter(make_engine(device='cpu', engine='torch'), 2, 0.5, 'deferred')
+    assert segmenter.segment(video[0], stamp=1.0).key_reason == 'first'
+    assert segmenter.segment(video[1], stamp=2.0).is_key
+    assert segmenter.segment(video[1], stamp=1.5).is_key
+    assert segmenter.segment(video[1][:200], stamp=1.6).is_key
+    with pytest.raises(ValueError, match='key_mode'):
+        VideoSegmenter(segmenter.engine, key_mode='never')
+
+
+def test_a_deep_half_that_fails_beside_is_reported_and_the_stream_goes_on(video, monkeypatch):
+    segmenter = VideoSegmenter(make_engine(device='cpu', engine='torch'), 1, key_mode='deferred')
+    segmenter.segment(video[0])
+
+    def fails(*_):
+        raise RuntimeError('no memory for the deep half')
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter.engine, '_run_key', fails)
+        segmenter.segment(video[1])
+        segmenter.engine._caches[''].newer.exception(60)
+        with pytest.raises(RuntimeError, match='no memory for the deep half'):
+            segmenter.segment(video[2])
+    assert segmenter.segment(video[3]).is_key
+
+
+@pytest.mark.parametrize('name', ['fpn-densenet121', 'fpn-efficientnet-lite0'])
+def test_folding_leaves_the_network_what_it_is(name):
+    torch.manual_seed(0)
+    network = NETWORKS[name](5).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        plain = network(image)
+        norms = sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+        count = fold_batch_norms(network, 32)
+        folded = network(image)
+    left = sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert count > 30
+    assert norms - left == count
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize(('shape', 'size', 'band'), [
+    ((1, 5, 16, 24), (64, 64), 16 << 20), ((1, 5, 16, 24), (333, 501), 40_000),
+    ((1, 3, 40, 40), (17, 23), 1), ((1, 2, 1, 1), (5, 7), 16 << 20)])
+def test_bands_are_what_whole_logits_are(shape, size, band, monkeypatch):
+    monkeypatch.setattr('featshare_core.inference.tiles.TILE_BYTES', band)
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(logits, size, mode='bilinear').softmax(1).max(1)
+    mask, confidence = torch.zeros(2, *size, dtype=torch.uint8)
+    winning_class(logits, size, mask, confidence)
+    assert (mask == expected.indices[0]).float().mean() > 0.999
+    assert (confidence - 255 * expected.values[0]).abs().max() < 1
+    winning_class(logits, size, mask, None)
+    assert (mask == expected.indices[0]).float().mean() > 0.999
+
+
+def test_an_exported_network_runs_without_its_checkpoint(tmp_path, video):
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    network, config = load_checkpoint('default', 3)
+    export(network, config, tmp_path, (128, 160))
+    plain = VideoSegmenter.from_checkpoint('default', 3, 'cpu', 'fp32', 3, input_size=(160, 128),
+                                           engine='torch')
+    for engine in ('auto', 'onnx'):
+        exported = VideoSegmenter.from_checkpoint(tmp_path, 3, precision='fp32', engine=engine)
+        assert exported.labels == plain.labels
+        assert exported.engine.network_name == plain.engine.network_name
+        plain.reset()
+        for frame in video[:2]:
+            assert (exported.segment(frame).mask == plain.segment(frame).mask).mean() > 0.995
+    for options, message in (
+            ({'engine': 'graphs'}, 'choose the engine openvino or onnx'),
+            ({'shared_levels': 1}, 'export it anew'),
+            ({'input_size': (64, 64)}, 'exported for: 160x128')):
+        with pytest.raises(ValueError, match=message):
+            make_engine(tmp_path, **options)
+    (tmp_path / 'current.onnx').unlink()
+    with pytest.raises(CheckpointError, match=r'holds no current\.onnx'):
+        make_engine(tmp_path)
+    with pytest.raises(ValueError, match='100x64 is not made of multiples of 32'):
+        export(network, config, tmp_path, (64, 100))
+
+
+def test_the_command_exports(tmp_path, capsys):
+    pytest.importorskip('onnx')
+    assert main(['export', str(tmp_path / 'small'), '--size', '64x32']) == 0
+    assert 'for images of 64x32' in capsys.readouterr().out
+    assert ExportedModels(tmp_path / 'small').size == (32, 64)
+    assert main(['export', str(tmp_path / 'odd'), '--size', '65x32']) == 1
+    assert 'multiples of 32' in capsys.readouterr().err
+    assert not (tmp_path / 'odd').exists()
+    with pytest.raises(SystemExit):
+        main(['export', str(tmp_path / 'odd'), '--size', 'large'])
+
+
+def test_what_is_not_installed_or_unknown_is_said(monkeypatch):
+    with pytest.raises(ValueError, match='none of auto, torch, graphs'):
+        make_engine(engine='tensorflow')
+    with pytest.raises(ValueError, match='graphs is for CUDA devices, not cpu'):
+        make_engine(engine='graphs', device='cpu')
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, 'find_spec', lambda package: None)
+        with pytest.raises(ImportError, match='pip install onnxruntime onnx'):
+            make_engine(engine='onnx')
+        assert make_engine(device='cpu').name == 'torch'
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(RuntimeError, match=r'has no TensorrtExecutionProvider, it has .*CPU'):
+        make_engine(engine='onnx-tensorrt')
+
+
+def test_an_engine_that_does_not_start_is_replaced_and_it_is_said(monkeypatch, video, caplog):
+    openvino = pytest.importorskip('openvino')
+    pytest.importorskip('onnx')
+
+    def fails(*_):
+        raise RuntimeError('illegal instruction\nand a long story')
+    monkeypatch.setattr(openvino.Core, 'compile_model', fails)
+    engine = make_engine(device='cpu')
+    assert engine.name == 'torch'
+    assert engine.fallback == 'no OpenVINO: illegal instruction'
+    assert 'PyTorch runs instead' in caplog.text
+    with pytest.raises(RuntimeError, match='illegal instruction'):
+        VideoSegmenter(make_engine(engine='openvino')).segment(video[0])

@@ -1,0 +1,56 @@
+"""The real node with a checkpoint of segmentation_models_pytorch."""
+import numpy as np
+import pytest
+import torch
+from harness import NodeProcess, image_message, wait_until
+from sensor_msgs.msg import Image
+
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config, save_checkpoint
+from featshare_core.networks.smp import smp_network
+
+try:
+    import segmentation_models_pytorch  # noqa: F401
+except (ImportError, RuntimeError) as error:
+    pytest.skip(f'segmentation_models_pytorch is not installed, or does not work ({error})',
+                allow_module_level=True)
+
+
+def test_the_node_runs_it(tmp_path, peer):
+    torch.manual_seed(0)
+    options = {'architecture': 'Unet', 'encoder': 'resnet18', 'shared_levels': 3}
+    path = tmp_path / 'unet.safetensors'
+    save_checkpoint(path, smp_network(len(CAMVID), **options),
+                    Config('smp', CAMVID, (96, 64), options))
+    segmenter = VideoSegmenter.from_checkpoint(path, 2, 'cpu', 'fp32', input_size=(96, 64),
+                                               engine='torch')
+    node = NodeProcess(weights=path, key_interval=2, engine='torch', device='cpu',
+                       precision='fp32', input_size='[96, 64]')
+    try:
+        node.wait_for_log('segmenting /image')
+        masks = peer.collect(Image, '/segmentation/mask')
+        publisher = peer.publisher(Image, '/image')
+        peer.wait_matched('/segmentation/mask')
+        rng = np.random.default_rng(0)
+        for number in range(4):
+            frame = rng.integers(0, 256, (48, 72, 3), np.uint8)
+            message = image_message(frame, stamp=100 + 0.05 * number)
+
+            def answered(stamp=message.header.stamp):
+                return [mask for mask in masks if mask.header.stamp == stamp]
+            # The first may be lost before the node has discovered the publisher.
+            end = 3
+            while not answered() and end:
+                publisher.publish(message)
+                try:
+                    wait_until(answered, 10, 'a mask')
+                except AssertionError:
+                    end -= 1
+            expected = segmenter.segment(frame, stamp=100 + 0.05 * number).mask
+            got = np.frombuffer(answered()[0].data, np.uint8).reshape(48, 72)
+            np.testing.assert_array_equal(got, expected)
+    finally:
+        code, _ = node.stop()
+    assert code == 0, node.log
+    assert 'Traceback' not in node.log, node.log
