@@ -11,11 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from featshare_core.evaluation.command import add_evaluation_commands
 from featshare_core.evaluation.compare import compare_bags, report
+from featshare_core.inference.command import add_export_command
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.pipeline import overlap
 from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.inference.timing import Rolling
+from featshare_core.networks.convert import add_convert_command
 from featshare_core.overlay import paint
 from featshare_core.training.command import add_train_command
 
@@ -137,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument('a', type=Path, help='a rosbag2 recording with masks')
     command.add_argument('b', type=Path, help='another, of the same images')
     add_train_command(commands)
+    add_convert_command(commands)
+    add_export_command(commands)
+    add_evaluation_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -1,21 +1,18 @@
-"""
-Segmentation accuracy from one global confusion matrix, as Cityscapes and CamVid score it.
-
-    python -m featshare_core.evaluation.accuracy --camvid DIR --weights default --interval 5
-
-prints the mIoU of key frames and of current frames at every lag.
-"""
+"""Segmentation accuracy from one global confusion matrix, as Cityscapes and CamVid score it."""
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from featshare_core.data.camvid import camvid_files, read_camvid
-from featshare_core.inference.engine import Engine, Frame
-from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.evaluation.consistency import WINDOW, Consistency
+from featshare_core.evaluation.videos import Cache, Video
+from featshare_core.inference.engine import Engine
 from featshare_core.labels import UNLABELLED
 
 Matrix = npt.NDArray[np.int64]
@@ -51,51 +48,121 @@ def mean_iou(matrix: Matrix) -> float:
     return float(np.nanmean(class_iou(matrix)))
 
 
-def matrix_per_lag(engine: Engine, frames: Sequence[Frame],
-                   truths: Sequence[npt.NDArray[np.uint8]], interval: int,
-                   classes: int) -> list[Matrix]:
+@dataclass
+class Score:
     """
-    Return a confusion matrix for each lag 0 to ``interval - 1`` of a labelled video.
+    What one engine reached on a video, counted by lag (frames since the key frame).
 
-    The key frame is shifted, so that every frame is scored at every lag (AR-Seg, 2023); the
-    first ``interval - 1`` frames, which cannot be, are left out at all lags.
-
-    :raises ValueError: where the video is no longer than that.
+    :param names: of the classes.
+    :param matrices: a confusion matrix for each lag 0 to interval - 1.
+    :param consistency: VC_8 of every frame as a key frame, and as deployed; see ``consistency``.
+    :param milliseconds: wall-clock time of every frame, by lag.
+    :param frames: labelled frames; each is in every matrix.
     """
-    if len(frames) < interval:
-        raise ValueError(f'interval {interval} is longer than the video of {len(frames)} frames')
-    matrices = [np.zeros((classes, classes), np.int64) for _ in range(interval)]
-    for key in range(len(frames)):
-        for index in range(key, min(key + interval, len(frames))):
-            predicted = (engine.key if index == key else engine.current)(frames[index]).mask
-            if index >= interval - 1:
-                matrices[index - key] += confusion_matrix(truths[index], predicted, classes)
-    return matrices
+
+    names: tuple[str, ...]
+    matrices: list[Matrix]
+    consistency: Consistency
+    milliseconds: list[list[float]]
+    frames: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """
+        Return the scores in percent, as JSON knows them.
+
+        ``weighted`` is the thesis's mean 1/d key + (d-1)/d current, of which ``current_mean`` is
+        the mean over lags 1 to d-1; both current scores are None at interval 1.
+        """
+        per_lag = [100 * mean_iou(matrix) for matrix in self.matrices]
+        current = per_lag[1:]
+        interval = len(per_lag)
+        key_iou, *current_iou = (100 * class_iou(matrix) for matrix in self.matrices)
+        return rounded({
+            'miou': {
+                'key': per_lag[0],
+                'current_mean': float(np.mean(current)) if current else None,
+                'current_worst': min(current) if current else None,
+                'per_lag': per_lag,
+                'weighted': sum(per_lag) / interval},
+            'per_class': {
+                name: {'key': finite(key_iou[index]),
+                       'current_mean': finite(np.mean([iou[index] for iou in current_iou]))
+                       if current else None}
+                for index, name in enumerate(self.names)},
+            'frames': self.frames,
+            f'vc{WINDOW}': self.consistency.summary()})
 
 
-def main() -> None:
-    """Score a checkpoint on CamVid's validation video."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--camvid', required=True, help='folder with val and valannot')
-    parser.add_argument('--weights', default='default')
-    parser.add_argument('--interval', type=int, default=5)
-    parser.add_argument('--shared-levels', type=int)
-    parser.add_argument('--device', default='auto')
-    options = parser.parse_args()
-    segmenter = VideoSegmenter.from_checkpoint(
-        options.weights, device=options.device, shared_levels=options.shared_levels)
-    video = [read_camvid(*files) for files in camvid_files(options.camvid, 'val')]
-    matrices = matrix_per_lag(segmenter.engine, [frame for frame, _ in video],
-                              [truth for _, truth in video], options.interval,
-                              len(segmenter.labels))
-    print(f'{segmenter.engine.network_name}, {segmenter.engine.precision}: CamVid val, '
-          f'{len(video) - options.interval + 1} frames a lag')
-    for lag, matrix in enumerate(matrices):
-        print(f'lag {lag}: {100 * mean_iou(matrix):.2f} mIoU')
-    for name, iou in zip(segmenter.labels.names, class_iou(matrices[0])):
-        print(f'    {name}: {100 * iou:.1f} (key frames)')
+def finite(value: Any) -> float | None:
+    """Return a float, or None for NaN, which JSON does not know."""
+    return float(value) if np.isfinite(value) else None
 
 
-if __name__ == '__main__':
-    main()
+def rounded(value: Any) -> Any:
+    """Return a structure with its floats rounded to what was measured: three decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def score(engines: Mapping[str, Engine], video: Video, interval: int,
+          progress: Iterable[Any] | None = None) -> dict[str, Score]:
+    """
+    Score engines side by side on labelled video, at every lag 0 to ``interval - 1``.
+
+    The key frame is shifted, so that every frame is scored at every lag (AR-Seg, 2023): one key
+    frame, then current frames up to the longest lag. Labelled frames that have fewer than
+    ``interval - 1`` frames before them cannot be, and are left out at all lags.
+
+    :param progress: wraps the list of key frames, for a progress bar; see ``Video.passes``.
+    :raises ValueError: where no video is as long as the interval, a label's id is not one of
+        the classes, or an engine returns no mask of its frame's size.
+    """
+    try:
+        from torchmetrics.classification import MulticlassConfusionMatrix
+    except ImportError as error:
+        raise ImportError('scores are counted with torchmetrics, which is not installed: '
+                          'pip install torchmetrics') from error
+    passes = video.passes(interval)
+    images = Cache(video.source.read_image, 2 * interval)
+    truths = Cache(video.read_truth, 2 * interval)
+    classes, names = len(video.labels), video.labels.names
+    scores = {name: Score(names, [], Consistency(interval), [[] for _ in range(interval)])
+              for name in engines}
+    counters = {name: [MulticlassConfusionMatrix(classes, UNLABELLED, validate_args=False)
+                       for _ in range(interval)] for name in engines}
+    for one in progress if progress is not None else passes:
+        for name, engine in engines.items():
+            counted = scores[name]
+            for lag, frame in enumerate(one.frames):
+                image = images(frame)
+                start = time.perf_counter()
+                mask = (engine.current if lag else engine.key)(image).mask
+                counted.milliseconds[lag].append(1e3 * (time.perf_counter() - start))
+                sample = one.samples.get(lag)
+                if sample is None:
+                    continue
+                truth = truths(sample)
+                _check(frame, truth, mask, classes, name)
+                counters[name][lag].update(torch.from_numpy(mask).long(),
+                                           torch.from_numpy(truth).long())
+                counted.consistency.add(sample, truth, mask, lag)
+                counted.frames += lag == 0
+    for name, counted in scores.items():
+        counted.matrices = [counter.compute().numpy() for counter in counters[name]]
+    return scores
+
+
+def _check(frame: str, truth: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8] | None,
+           classes: int, name: str) -> None:
+    """Refuse what would be counted wrongly, and name the frame."""
+    if mask is None or mask.shape != truth.shape:
+        found = 'is missing' if mask is None else f'is {mask.shape[1]}x{mask.shape[0]}'
+        raise ValueError(f"{frame}: the prediction {name and f'of {name} '}{found}, the label "
+                         f'{truth.shape[1]}x{truth.shape[0]}')
+    for what, ids in (('label', truth[truth != UNLABELLED]), ('prediction', mask)):
+        if ids.size and ids.max() >= classes:
+            raise ValueError(f'{frame}: the {what} holds the id {ids.max()}; classes are 0 to '
+                             f'{classes - 1}')

@@ -1,0 +1,140 @@
+"""Which checkpoint, cut and interval: measured accuracy against latency on this machine."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featshare_core.evaluation.latency import Times, street_video, time_engines
+from featshare_core.evaluation.provenance import fingerprint, read_json
+from featshare_core.evaluation.results import bar
+from featshare_core.evaluation.tables import table
+from featshare_core.inference.engines import make_engine
+from featshare_core.networks.checkpoint import find_checkpoint
+
+DATA = 'camvid-val'
+FRAMES = 30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    A checkpoint, its shared levels and an interval, with what they cost and reach.
+
+    :param average, worst: milliseconds of a frame on average, and of the slowest.
+    :param miou: weighted over the interval; ``drop``: from key frames to the longest lag.
+    :param key_age: seconds from a key frame to the next at the video rate that was scored.
+    """
+
+    weights: str
+    shared_levels: int
+    interval: int
+    average: float
+    worst: float
+    miou: float
+    drop: float
+    key_age: float
+
+
+def shipped_scores(home: Path) -> list[dict[str, Any]]:
+    """
+    Return the scores of the shipped checkpoints' present weights, to the longest lag there is.
+
+    :param home: the source tree, with weights and docs/results, or share/featshare_ros of an
+        installation, with weights and results.
+    :raises ValueError: where there are none.
+    """
+    longest: dict[tuple[str, int], dict[str, Any]] = {}
+    for folder in (home / 'docs' / 'results' / DATA, home / 'results'):
+        for file in sorted(folder.glob('*-interval-*.json')):
+            found = read_json(file)
+            weights = _shipped(home, found['weights'])
+            if not weights.is_file() or found['sha256'] != fingerprint(weights):
+                continue
+            place = found['weights'], found['shared_levels']
+            if place not in longest or found['interval'] > longest[place]['interval']:
+                longest[place] = found
+    if not longest:
+        raise ValueError(f'no scores of the shipped checkpoints in {home}: featshare report '
+                         f'makes them')
+    return list(longest.values())
+
+
+def _shipped(home: Path, name: str) -> Path:
+    return home / 'weights' / f'{name}.safetensors'
+
+
+def settings(scores: dict[str, Any], times: Times) -> list[Setting]:
+    """Return every interval that a checkpoint and cut were scored for, from 1."""
+    by_lag, hz = scores['miou']['per_lag'], scores['data']['hz']
+    return [Setting(scores['weights'], scores['shared_levels'], interval,
+                    times.average(interval), max(times.key),
+                    sum(by_lag[:interval]) / interval, by_lag[0] - min(by_lag[:interval]),
+                    interval / hz)
+            for interval in range(1, len(by_lag) + 1)]
+
+
+def pareto(found: Iterable[Setting]) -> list[Setting]:
+    """Return the settings that no other is both as fast and more accurate than, fastest first."""
+    best: list[Setting] = []
+    for setting in sorted(found, key=lambda s: (s.average, -s.miou)):
+        if not best or setting.miou > best[-1].miou:
+            best.append(setting)
+    return best
+
+
+def choose(found: Iterable[Setting], budget: float, max_drop: float | None) -> Setting:
+    """
+    Return the most accurate setting within the budget.
+
+    :raises ValueError: where none is; the message says what the nearest is.
+    """
+    found = list(found)
+    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
+    fitting = [s for s in steady if s.average <= budget]
+    if not fitting:
+        fastest = min(steady, key=lambda s: s.average)
+        raise ValueError(f'no setting takes {budget:g} ms a frame on average'
+                         + (f' and loses at most {max_drop:g} points' if max_drop is not None
+                            else '')
+                         + f'; the fastest: {fastest.weights}, {fastest.shared_levels} shared '
+                           f'levels, interval {fastest.interval}: {fastest.average:.1f} ms')
+    return max(fitting, key=lambda s: (s.miou, -s.average))
+
+
+def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, int],
+           home: Path | None = None) -> str:
+    """
+    Time the shipped checkpoints, and return the Pareto table and the node's parameters.
+
+    :param budget: milliseconds of a frame on average; ``max_drop``: mIoU points that the longest
+        lag may cost against key frames, None for any.
+    :param size: (width, height) of the images.
+    :param home: see ``shipped_scores``; None for the package's own.
+    :raises ValueError: where there are no scores, or nothing fits.
+    """
+    home = home or find_checkpoint('default').parent.parent
+    scores = shipped_scores(home)
+    # Scores and latencies by number: two results may be of one checkpoint.
+    engines = {str(index): make_engine(_shipped(home, one['weights']), 'auto', device,
+                                       shared_levels=one['shared_levels'])
+               for index, one in enumerate(scores)}
+    times = time_engines(engines, street_video(size), FRAMES,
+                         lambda turns: bar(turns, 'timing', 'turns'))
+    found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
+    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
+    chosen = choose(steady, budget, max_drop)
+    rows = [[s.weights, s.shared_levels, s.interval, f'{s.average:.1f}', f'{s.worst:.1f}',
+             f'{s.miou:.1f}', f'{s.drop:.1f}', '<-' if s == chosen else '']
+            for s in pareto(steady)]
+    engine = engines['0']
+    return '\n'.join([
+        f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
+        f'{size[0]}x{size[1]}; accuracy on {DATA}', '',
+        table(['checkpoint', 'shared levels', 'interval', 'ms a frame', 'slowest', 'mIoU %',
+               'longest lag costs', ''], rows), '',
+        f'For {budget:g} ms a frame on average:', '',
+        '/**:', '  ros__parameters:', f'    weights: {chosen.weights}',
+        f'    shared_levels: {chosen.shared_levels}', f'    key_interval: {chosen.interval}',
+        f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were measured up to'])

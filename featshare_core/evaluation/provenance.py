@@ -1,0 +1,95 @@
+"""Where a figure comes from: machine, versions, commit, checkpoint."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featshare_core.networks.checkpoint import find_checkpoint
+
+PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
+
+
+def provenance(command: str, device: str) -> dict[str, Any]:
+    """Return the command, the machine, the versions and the commit that a result is made with."""
+    return {'command': command, 'machine': machine(device), 'versions': versions(),
+            'commit': commit()}
+
+
+def machine(device: str) -> str:
+    """Return the processor's model and its cores, and the GPU where ``device`` is one."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.is_file():
+        models = [line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
+                  if line.startswith(('model name', 'Model'))]
+        model = models[0] if models else model
+    described = f'{model}, {os.cpu_count()} cores'
+    if device.startswith('cuda'):
+        described += f', {torch.cuda.get_device_name(torch.device(device.split()[0]))}'
+    return described
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that speed depends on."""
+    found = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the source tree's commit, with a + where files differ; None outside of one."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(['git', '-C', str(Path(__file__).parent), *arguments], check=True,
+                              capture_output=True, text=True, timeout=10).stdout.strip()
+    try:
+        return git('rev-parse', '--short', 'HEAD') + '+' * bool(
+            git('status', '--porcelain', '--untracked-files=no', '--', ':/*.py'))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def fingerprint(weights: str | Path) -> str:
+    """Return the first 16 digits of a checkpoint's SHA-256, to tell its results from others'."""
+    return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()[:16]
+
+
+def shown(weights: str | Path) -> str:
+    """Return a checkpoint's name for people: without the folders of this machine."""
+    path = Path(weights)
+    return str(path) if not path.is_absolute() else path.name
+
+
+def write_json(path: str | Path, result: Any) -> None:
+    """Write a result, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix('.unfinished')
+    unfinished.write_text(json.dumps(result, indent=1) + '\n')
+    os.replace(unfinished, path)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """
+    Return a result.
+
+    :raises ValueError: naming the file, where it is no such result.
+    """
+    try:
+        result = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is no JSON file: {error}') from error
+    if not isinstance(result, dict) or 'command' not in result:
+        raise ValueError(f'{path} is no result of featshare evaluate, rivals or benchmark')
+    return result

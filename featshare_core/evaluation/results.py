@@ -1,0 +1,130 @@
+"""Results as JSON knows them: a checkpoint scored, timed, and held against its rivals."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featshare_core.evaluation import latency
+from featshare_core.evaluation.accuracy import rounded, score
+from featshare_core.evaluation.provenance import fingerprint, provenance, shown
+from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
+from featshare_core.evaluation.videos import RATES, DataChoice, Video
+from featshare_core.evaluation.work import rounded_size
+from featshare_core.inference.engine import Engine
+from featshare_core.inference.engines import make_engine
+from featshare_core.inference.pixels import network_size
+from featshare_core.networks.checkpoint import load_checkpoint
+
+
+def bar(items: Iterable[Any], label: str, unit: str) -> Iterable[Any]:
+    """Return the items with a progress bar around them, where somebody watches."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, label, total=len(items) if isinstance(items, Sized) else None,
+                unit=f' {unit}', disable=not sys.stderr.isatty())
+
+
+def evaluate(weights: str | Path, data: DataChoice, interval: int,
+             shared_levels: int | None = None, device: str = 'auto',
+             precision: str = 'auto') -> dict[str, Any]:
+    """
+    Return a checkpoint's scores on labelled video; see ``featshare evaluate``.
+
+    :raises ValueError, FileNotFoundError: where data, interval or checkpoint do not fit.
+    """
+    source = data.open()  # before the network, which takes longer
+    engine = make_engine(weights, 'auto', device, precision, shared_levels)
+    video = Video(source, engine.labels)
+    key_frames = video.passes(interval)
+    counted = score({'': engine}, video, interval,
+                    bar(key_frames, f'{shown(weights)}, {data.name}', 'key frames'))['']
+    levels = cut(weights, shared_levels)
+    command = (f'featshare evaluate --weights {shown(weights)} {data.arguments()} '
+               f'--interval {interval}'
+               + (f' --shared-levels {shared_levels}' if shared_levels is not None else ''))
+    return {**provenance(command, engine.device), 'weights': shown(weights),
+            'sha256': fingerprint(weights), 'network': engine.network_name,
+            'shared_levels': levels, 'data': described(data, video), 'interval': interval,
+            'engine': engine.name, 'device': engine.device, 'precision': engine.precision,
+            **counted.summary(), 'labelled_frames': len(video.source.samples)}
+
+
+def benchmark(weights: str | Path, shared_levels: int | None, device: str,
+              size: tuple[int, int], frames: int) -> dict[str, Any]:
+    """Return a checkpoint's latency on a device; see ``latency.benchmark``."""
+    timed = latency.benchmark(
+        weights, shared_levels, device, size, frames,
+        lambda turns: bar(turns, f'{shown(weights)}, {size[0]}x{size[1]}', 'turns'))
+    command = (f'featshare benchmark --weights {shown(weights)} '
+               f'--device {timed["device"].split(":")[0]} --size {size[0]}x{size[1]} '
+               f'--shared-levels {timed["shared_levels"]} --frames {frames}')
+    return {**provenance(command, timed['device']), 'weights': shown(weights),
+            'sha256': fingerprint(weights), **timed}
+
+
+def rivals(weights: str | Path, data: DataChoice, interval: int,
+           shared_levels: int | None = None, device: str = 'auto',
+           truncated: str | Path | None = None) -> dict[str, Any]:
+    """
+    Return scores and latency of feature sharing and of its cheap alternatives, in one run.
+
+    All see the same frames in turn, so that a busy machine slows all alike. Latency is the median
+    of each lag, and its mean over the interval; the image's size is the data set's.
+    """
+    ours = make_engine(weights, 'auto', device, shared_levels=shared_levels)
+    video = Video(data.open(), ours.labels)
+    sample = video.source.read_image(video.source.samples[0].frames[0])
+    multiple = load_checkpoint(weights)[0].input_multiple
+    height, width = network_size(sample.shape[:2], ours.trained_size, multiple)
+    half = rounded_size((width // 2, height // 2), multiple)
+    engines: dict[str, Engine] = {
+        'per frame': PerFrame(ours), f'feature sharing, {cut(weights, shared_levels)} levels':
+        ours, 'repeat the mask': RepeatMask(ours), 'Clockwork, untrained': Clockwork(ours),
+        'mask moved by DIS optical flow': FlowWarp(ours),
+        f'per frame at half resolution ({half[0]}x{half[1]})':
+        PerFrame(make_engine(weights, 'auto', device, input_size=half))}
+    if truncated is not None:
+        engines['truncated (-2 levels), per frame'] = PerFrame(
+            make_engine(truncated, 'auto', device))
+    key_frames = video.passes(interval)
+    for engine in engines.values():
+        for _ in range(latency.WARM_UP):
+            engine.key(sample)
+            engine.current(sample)
+    scores = score(engines, video, interval, bar(key_frames, f'rivals, {data.name}', 'key frames'))
+    rows = {}
+    for name, counted in scores.items():
+        per_lag = [float(np.median(times)) for times in counted.milliseconds]
+        summary = counted.summary()
+        rows[name] = {'miou': summary['miou'], 'vc8': summary['vc8'],
+                      'ms': {'per_lag': per_lag, 'mean': float(np.mean(per_lag)),
+                             'worst_lag': max(per_lag)}}
+    command = (f'featshare report --weights {shown(weights)} {data.arguments()} '
+               f'--interval {interval}'
+               + (f' --truncated {shown(truncated)}' if truncated is not None else ''))
+    return rounded({
+        **provenance(command, ours.device), 'weights': shown(weights),
+        'sha256': fingerprint(weights), 'shared_levels': cut(weights, shared_levels),
+        'data': described(data, video), 'interval': interval, 'engine': ours.name,
+        'device': ours.device, 'precision': ours.precision,
+        'image': [sample.shape[1], sample.shape[0]], 'network_input': [width, height],
+        'frames': next(iter(scores.values())).frames, 'rows': rows})
+
+
+def cut(weights: str | Path, shared_levels: int | None) -> int:
+    """Return the shared levels that a checkpoint runs with."""
+    return load_checkpoint(weights)[0].shared_levels if shared_levels is None else shared_levels
+
+
+def described(data: DataChoice, video: Video) -> dict[str, Any]:
+    """Return what a result says of its data; nothing of where they lie."""
+    return {'name': data.name, 'kind': data.kind, 'split': data.split,
+            'annotations': data.annotations if data.kind == 'cityscapes' else 'masks',
+            'made_by_hand': data.kind != 'cityscapes' or data.annotations == 'gtFine',
+            'classes_translated': video.is_translated, 'hz': RATES.get(data.kind)}

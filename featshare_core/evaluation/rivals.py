@@ -1,0 +1,116 @@
+"""
+The cheap alternatives to feature sharing, on the same network: each an ``Engine`` around another.
+
+A reader asks of every video method whether something simpler would have done. These are scored
+and timed like the network itself.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from featshare_core.inference.engine import Engine, Frame, Prediction
+
+
+class Rival(Engine):
+    """What all have in common: the engine inside, whose key frames they use."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name, self.labels = engine.name, engine.labels
+        self.device, self.precision = engine.device, engine.precision
+        self.network_name, self.trained_size = engine.network_name, engine.trained_size
+
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network."""
+        return self.engine.key(frame, stream, confidence)
+
+    def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Answer as ``current`` does: none of them has a deep half to put off."""
+        return self.current(frame, stream, confidence)
+
+    def forget(self, stream: str) -> None:
+        """Free what is remembered of a stream."""
+        self.engine.forget(stream)
+
+
+class PerFrame(Rival):
+    """The whole network on every frame: what all others are measured by."""
+
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network."""
+        return self.engine.key(frame, stream, confidence)
+
+
+class RepeatMask(Rival):
+    """The key frame's mask again, without any work."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._last: dict[str, Prediction] = {}
+
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network, and remember the mask."""
+        self._last[stream] = self.engine.key(frame, stream, confidence)
+        return self._last[stream]
+
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Return the key frame's mask."""
+        return self._last[stream]
+
+
+class Clockwork(Rival):
+    """
+    Deep stages on every other frame (Shelhamer et al., arXiv 1608.03609, the alternating clock).
+
+    Their stages are ours, cut where the engine is; no weights are trained for it. Between key
+    frames every second frame updates the deep stages too, so features are one frame old at most.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._since: dict[str, int] = {}
+
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run all stages."""
+        self._since[stream] = 0
+        return self.engine.key(frame, stream, confidence)
+
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the shallow stages, and on every second frame the deep ones."""
+        self._since[stream] += 1
+        run = self.engine.current if self._since[stream] % 2 else self.engine.key
+        return run(frame, stream, confidence)
+
+
+class FlowWarp(Rival):
+    """The key frame's mask, moved along OpenCV's DIS optical flow (Kroeger et al., 2016)."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._last: dict[str, tuple[npt.NDArray[np.uint8], Prediction]] = {}
+
+    def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Run the whole network, and remember mask and image."""
+        prediction = self.engine.key(frame, stream, confidence)
+        self._last[stream] = _grey(frame), prediction
+        return prediction
+
+    def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
+        """Return the mask, each pixel taken from where it was on the key frame."""
+        before, prediction = self._last[stream]
+        places = np.asarray(self._flow.calc(_grey(frame), before, None), np.float32)
+        height, width = frame.shape[:2]
+        places += np.dstack(np.meshgrid(np.arange(width, dtype=np.float32),
+                                        np.arange(height, dtype=np.float32)))
+        mask = cv2.remap(prediction.mask, places, None, cv2.INTER_NEAREST,
+                         borderMode=cv2.BORDER_REPLICATE)
+        return replace(prediction, mask=np.asarray(mask, np.uint8))
+
+
+def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)

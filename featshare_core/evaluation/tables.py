@@ -1,0 +1,197 @@
+"""Results as text and as Markdown tables."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from featshare_core.evaluation import thesis
+from featshare_core.evaluation.latency import EAGER, INTERVALS
+
+Result = Mapping[str, Any]
+MISSING = 'not measured'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table; the first column is text, the others figures."""
+    lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
+
+
+def percent(value: float | None) -> str:
+    """Return a score to a tenth, or a dash."""
+    return '-' if value is None else f'{value:.1f}'
+
+
+def title(result: Result) -> str:
+    """Return a checkpoint and its cut, for people."""
+    levels = result['shared_levels']
+    return f'{result["weights"]}, {levels} level{"s" * (levels != 1)}'
+
+
+def score_text(result: Result) -> str:
+    """Return the scores of ``featshare evaluate`` for the terminal."""
+    miou, data = result['miou'], result['data']
+    lines = [f'{result["weights"]}: {result["network"]}, engine {result["engine"]}, '
+             f'{result["precision"]}',
+             f'{data["name"]}: {result["frames"]} of {result["labelled_frames"]} labelled frames, '
+             f'each at lags 0 to {result["interval"] - 1}'
+             + ('' if data['made_by_hand'] else '; labels made by a machine')
+             + ('; classes translated' if data['classes_translated'] else ''), '',
+             f'mIoU %   key {percent(miou["key"])}   current, mean '
+             f'{percent(miou["current_mean"])}, worst lag {percent(miou["current_worst"])}   '
+             f'weighted {percent(miou["weighted"])}',
+             'by lag   ' + '  '.join(f'{lag}: {percent(score)}'
+                                     for lag, score in enumerate(miou['per_lag']))]
+    if result['vc8']:
+        lines.append(f'VC_8 %   every frame a key frame {percent(result["vc8"]["key"])}   '
+                     f'as deployed {percent(result["vc8"]["deployed"])}')
+    lines += ['', f'{"class":16} {"key":>6} {"current":>8}']
+    lines += [f'{name:16} {percent(iou["key"]):>6} {percent(iou["current_mean"]):>8}'
+              for name, iou in result['per_class'].items()]
+    return '\n'.join(lines)
+
+
+def latency_text(result: Result) -> str:
+    """Return the figures of ``featshare benchmark`` for the terminal."""
+    work, ratios = result['work'], result['ratios']
+    lines = [f'{title(result)}: {result["network"]}, {result["device"]}, '
+             f'{result["size"][0]}x{result["size"][1]}, {result["frames"]} frames an engine', '',
+             f'{"ms":12} {"key":>8} {"current":>8} {"p99":>8} {"worst":>8} {"baseline":>8}'
+             + ''.join(f' {f"every {i}":>8}' for i in INTERVALS)]
+    for name, ms in result['ms'].items():
+        frames = result['latency'][name]
+        shown = [ms['key'], ms['current'], frames['key']['p99'],
+                 max(frames['key']['worst'], frames['current']['worst']),
+                 result['baseline'][name], *result['average'][name].values()]
+        lines.append(f'{name:12}' + ''.join(f' {value:8.1f}' for value in shown))
+    lines += ['', f'best: {result["best"]}; ' + ', '.join(
+        f'{name.replace("_", " ")} {value:.2f}' for name, value in ratios.items()),
+        'work of a frame: ' + ', '.join(
+            f'{mode} {work[mode]["gmacs"]:.2f} G multiply-adds and '
+            f'{work[mode]["weight_mb"] + work[mode]["activation_mb"]:.0f} MB'
+            for mode in ('key', 'current'))
+        + f'; current over key about {work["current_over_key"]["gmacs"]:.2f} by the former, '
+          f'{work["current_over_key"]["bytes"]:.2f} by the latter']
+    return '\n'.join(lines)
+
+
+def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
+    """Return Table 5.1: the average of a frame by interval, and its ratio to the baseline."""
+    head = ['ms a frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
+    rows = [['per-frame baseline', thesis.BASELINE_MS, thesis.BASELINE_MS,
+             *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
+            ['truncated (-2 levels)', '', thesis.TRUNCATED_MS,
+             *(_truncated_ms(truncated) for _ in results)]]
+    for interval in INTERVALS:
+        ours = []
+        for result in results:
+            best, ratio = result['best'], _ceiling(result, interval)
+            ours.append(f'{result["average"][best][str(interval)]:.1f} '
+                        f'({result["average_over_baseline"][best][str(interval)]:.2f}; {ratio})')
+        rows.append([f'interval {interval}', *(
+            f'{thesis.INTERVAL_MS[n][interval]} '
+            f'({thesis.INTERVAL_MS[n][interval] / thesis.BASELINE_MS:.2f})' for n in (1, 2)),
+            *ours])
+    rows += [[f'{kind} frame, median / p99 / worst', '', '', *(
+        ' / '.join(f'{r["latency"][r["best"]][kind][part]:.1f}' for part in
+                   ('p50', 'p99', 'worst')) for r in results)] for kind in ('key', 'current')]
+    return table(head, rows)
+
+
+def _truncated_ms(truncated: Result | None) -> str:
+    return MISSING if truncated is None else f'{truncated["ms"][truncated["best"]]["key"]:.1f}'
+
+
+def _ceiling(result: Result, interval: int) -> str:
+    """Return what the multiply-adds alone would make of the ratio."""
+    ratio = result['work']['current_over_key']['gmacs']
+    return f'{(1 + (interval - 1) * ratio) / interval:.2f}'
+
+
+def engine_table(results: Sequence[Result]) -> str:
+    """Return every engine's key and current frames, and the work that they are."""
+    rows = []
+    for result in results:
+        work = result['work']
+        for name, ms in result['ms'].items():
+            eager = result['ms'][EAGER]
+            rows.append([title(result), name, f'{ms["key"]:.1f}', f'{ms["current"]:.1f}',
+                         f'{ms["current"] / ms["key"]:.2f}', f'{eager["key"] / ms["key"]:.2f}',
+                         f'{eager["current"] / ms["current"]:.2f}'])
+        rows.append([title(result), 'work: multiply-adds, G', f'{work["key"]["gmacs"]:.2f}',
+                     f'{work["current"]["gmacs"]:.2f}',
+                     f'{work["current_over_key"]["gmacs"]:.2f}', '', ''])
+        rows.append([title(result), 'work: MB read and written', *(
+            f'{work[mode]["weight_mb"] + work[mode]["activation_mb"]:.0f}'
+            for mode in ('key', 'current')), f'{work["current_over_key"]["bytes"]:.2f}', '', ''])
+    return table(['checkpoint', 'engine', 'key ms', 'current ms', 'current / key',
+                  'key, times faster than eager', 'current, times faster'], rows)
+
+
+def score_table(results: Sequence[Result], baseline: Result | None,
+                truncated: Result | None) -> str:
+    """Return Table 5.2: mIoU on key and on current frames."""
+    head = ['mIoU %', 'key', 'current', 'worst lag', 'weighted', 'VC_8 key', 'VC_8 deployed']
+    rows: list[list[str]] = [[f'thesis: {name}', f'{key:g}', f'{current:g}', '', '', '', '']
+                             for name, (key, current) in thesis.MIOU.items()]
+    for name, single in (('per-frame baseline', baseline), ('truncated (-2 levels)', truncated)):
+        rows.append([f'ours: {name}' + (f' ({single["weights"]})' if single else ''),
+                     percent(single['miou']['key']) if single else MISSING, '', '', '',
+                     _consistency(single, 'key') if single else '', ''])
+    rows += [[f'ours: {title(r)}', percent(r['miou']['key']), percent(r['miou']['current_mean']),
+              percent(r['miou']['current_worst']), percent(r['miou']['weighted']),
+              _consistency(r, 'key'), _consistency(r, 'deployed')] for r in results]
+    return table(head, rows)
+
+
+def _consistency(result: Result, mode: str) -> str:
+    return percent(result['vc8'][mode]) if result['vc8'] else '-'
+
+
+def lag_table(results: Sequence[Result]) -> str:
+    """Return mIoU by lag."""
+    lags = range(max(len(r['miou']['per_lag']) for r in results))
+    return table(['mIoU % at lag', *map(str, lags)],
+                 [[title(r), *map(percent, r['miou']['per_lag'])] for r in results])
+
+
+def interval_table(results: Sequence[Result]) -> str:
+    """Return the weighted mIoU and the worst lag of each interval, from the scores by lag."""
+    rows = []
+    for result in results:
+        scores = result['miou']['per_lag']
+        cells = [f'{sum(scores[:i]) / i:.1f} / {min(scores[:i]):.1f}' if i <= len(scores) else '-'
+                 for i in INTERVALS]
+        rows.append([title(result), *cells])
+    return table(['weighted / worst mIoU %', *(f'interval {i}' for i in INTERVALS)], rows)
+
+
+def rival_table(result: Result) -> str:
+    """Return the alternatives: mIoU by lag, and the time that a frame takes."""
+    head = ['', *(f'lag {lag}' for lag in range(result['interval'])), 'mean', 'VC_8',
+            'ms a frame', 'slowest lag, ms']
+    rows = [[name, *map(percent, row['miou']['per_lag']), percent(row['miou']['weighted']),
+             percent(row['vc8']['deployed']) if row['vc8'] else '-', f'{row["ms"]["mean"]:.1f}',
+             f'{row["ms"]["worst_lag"]:.1f}'] for name, row in result['rows'].items()]
+    if not any(name.startswith('truncated') for name in result['rows']):
+        rows.append(['truncated (-2 levels), per frame', MISSING, *[''] * (len(head) - 2)])
+    return table(head, rows)
+
+
+def class_table(results: Sequence[Result]) -> str:
+    """Return the IoU of each class, key / mean of the current frames."""
+    return table(['IoU %, key / current', *map(title, results)],
+                 [[name, *(f'{percent(r["per_class"][name]["key"])} / '
+                           f'{percent(r["per_class"][name]["current_mean"])}' for r in results)]
+                  for name in results[0]['per_class']])
+
+
+def commands(results: Iterable[Result]) -> str:
+    """Return the commands that results were made with, each once, as a block of code."""
+    return '\n'.join(dict.fromkeys(f'    {result["command"]}' for result in results))
+
+
+def origin(result: Result) -> str:
+    """Return the machine, the versions and the commit that a result comes from."""
+    versions = ', '.join(f'{name} {version}' for name, version in result['versions'].items())
+    return f'{result["machine"]}; {versions}; commit {result["commit"] or "unknown"}'

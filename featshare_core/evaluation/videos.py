@@ -1,0 +1,149 @@
+"""Labelled video to score on: the data set, its classes, and which frame is run after which."""
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from featshare_core.data.cityscapes import cityscapes_source
+from featshare_core.data.folder import folder_source
+from featshare_core.data.source import Array, Labelled, Source, camvid_source
+from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
+
+KINDS = ('camvid', 'cityscapes', 'folder')
+RATES = {'camvid': 15.0, 'cityscapes': 17.0}
+"""Frames a second of the data sets' video."""
+
+# As CamVid's 32 classes became 11 (SegNet, arXiv 1511.00561): walls are buildings, traffic lights
+# signs, lorries and buses cars, motorcycles bicycles. What grows on the ground has no such class.
+CITYSCAPES_AS_CAMVID = {
+    'road': 'road', 'sidewalk': 'pavement', 'building': 'building', 'wall': 'building',
+    'fence': 'fence', 'pole': 'pole', 'traffic light': 'sign', 'traffic sign': 'sign',
+    'vegetation': 'tree', 'sky': 'sky', 'person': 'pedestrian', 'rider': 'bicyclist',
+    'car': 'car', 'truck': 'car', 'bus': 'car', 'train': 'car', 'motorcycle': 'bicyclist',
+    'bicycle': 'bicyclist'}
+
+Key = TypeVar('Key', bound=Hashable)
+Value = TypeVar('Value')
+
+
+class Cache(Generic[Key, Value]):
+    """A function that remembers its newest ``size`` results."""
+
+    def __init__(self, function: Callable[[Key], Value], size: int) -> None:
+        self._function, self._size = function, size
+        self._held: OrderedDict[Key, Value] = OrderedDict()
+
+    def __call__(self, key: Key) -> Value:
+        """Return the function's result."""
+        if key not in self._held:
+            self._held[key] = self._function(key)
+            if len(self._held) > self._size:
+                self._held.popitem(last=False)
+        return self._held[key]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A key frame and the frames after it, in order; ``samples`` are those to score, by lag."""
+
+    frames: tuple[str, ...]
+    samples: dict[int, Labelled]
+
+
+class Video:
+    """
+    A data set's frames and labels, in the classes of a network.
+
+    :raises ValueError: where the data set has other classes, and no translation is known.
+    """
+
+    def __init__(self, source: Source, labels: LabelSet) -> None:
+        self.source, self.labels = source, labels
+        self._table: Array | None = None
+        if source.labels.names == labels.names:
+            return
+        if (source.labels.names, labels.names) != (CITYSCAPES.names, CAMVID.names):
+            raise ValueError(f'the network tells apart {", ".join(labels.names)}, but '
+                             f'{source.name} is labelled with {", ".join(source.labels.names)}')
+        self._table = np.full(256, UNLABELLED, np.uint8)
+        for index, name in enumerate(source.labels.names):
+            if name in CITYSCAPES_AS_CAMVID:
+                self._table[index] = labels.names.index(CITYSCAPES_AS_CAMVID[name])
+
+    @property
+    def is_translated(self) -> bool:
+        """Whether the labels are another data set's classes, translated."""
+        return self._table is not None
+
+    def read_truth(self, sample: Labelled) -> Array:
+        """Return a sample's HxW class ids or ``UNLABELLED``; ValueError names a wrong file."""
+        truth = self.source.read_mask(sample.mask, sample.frames[0])
+        return truth if self._table is None else self._table[truth]
+
+    def passes(self, interval: int) -> list[Pass]:
+        """
+        Return the key frames to run, so that every labelled frame is met at every lag.
+
+        :raises ValueError: where no labelled frame has ``interval - 1`` frames before it.
+        """
+        if interval < 1:
+            raise ValueError(f'an interval is 1 frame or more, not {interval}')
+        samples = [s for s in self.source.samples if len(s.frames) >= interval]
+        if not samples:
+            longest = max(len(s.frames) for s in self.source.samples)
+            raise ValueError(f'interval {interval} is longer than the video: in '
+                             f'{self.source.name}, a labelled frame has at most {longest - 1} '
+                             f'frames before it, so choose an interval of at most {longest}')
+        frames: dict[str, tuple[str, ...]] = {}
+        targets: dict[str, dict[int, Labelled]] = {}
+        for sample in samples:
+            for lag in reversed(range(interval)):
+                path = sample.frames[lag::-1]
+                if len(path) > len(frames.get(path[0], ())):
+                    frames[path[0]] = path
+                targets.setdefault(path[0], {})[lag] = sample
+        return [Pass(path, targets[key]) for key, path in frames.items()]
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """
+    Which labelled video to score on.
+
+    :param kind: one of ``KINDS``; ``root`` its folder.
+    :param annotations: Cityscapes' folder of masks; only ``gtFine`` is made by hand.
+    """
+
+    kind: str
+    root: Path
+    split: str = 'val'
+    annotations: str = 'gtFine'
+
+    @property
+    def name(self) -> str:
+        """Return a name for files: ``camvid-val``, ``cityscapes-train-machine_labels``."""
+        by_hand = self.kind != 'cityscapes' or self.annotations == 'gtFine'
+        return f'{self.kind}-{self.split}' + ('' if by_hand else f'-{self.annotations}')
+
+    def arguments(self) -> str:
+        """Return the command line's arguments, without the folders of this machine."""
+        given = f'--data {self.kind} --root DIR --split {self.split}'
+        return given + (f' --annotations {self.annotations}' if self.annotations != 'gtFine'
+                        else '')
+
+    def open(self) -> Source:
+        """
+        Return the data set's split.
+
+        :raises ValueError, FileNotFoundError: naming the file that is wrong or missing.
+        """
+        if self.kind == 'camvid':
+            return camvid_source(self.root, self.split)
+        if self.kind == 'cityscapes':
+            return cityscapes_source(self.root, self.split, self.annotations)
+        return folder_source(self.root, self.split)

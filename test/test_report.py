@@ -1,0 +1,148 @@
+"""Reports from results kept as JSON, and the advice that is drawn from them."""
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from featshare_core.cli import main
+from featshare_core.evaluation.advise import Setting, advise, choose, pareto, settings
+from featshare_core.evaluation.latency import Times
+from featshare_core.evaluation.provenance import fingerprint, write_json
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config, save_checkpoint
+
+
+@pytest.fixture(scope='module')
+def street(tmp_path_factory):
+    """A tiny CamVid: seven frames of a video, all labelled."""
+    root = tmp_path_factory.mktemp('camvid')
+    rng = np.random.default_rng(0)
+    for folder in ('val', 'valannot'):
+        (root / folder).mkdir()
+    for index in range(7):
+        name = f'clip_{index:05d}.png'
+        cv2.imwrite(str(root / 'val' / name), rng.integers(0, 256, (64, 96, 3), np.uint8))
+        mask = np.repeat(np.arange(12, dtype=np.uint8), 8)[None].repeat(64, 0)
+        cv2.imwrite(str(root / 'valannot' / name), mask)
+    return root
+
+
+def save(path, seed, **options):
+    """Write a small network with random weights."""
+    torch.manual_seed(seed)
+    config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64), {'shared_levels': 2, **options})
+    save_checkpoint(path, config.build(), config)
+    return path
+
+
+def test_report_makes_what_is_missing(tmp_path, street):
+    weights = save(tmp_path / 'mine.safetensors', 0)
+    truncated = save(tmp_path / 'short.safetensors', 0, shared_levels=0, levels=2)
+    output = tmp_path / 'results'
+    command = ['report', '--weights', str(weights), '--data', 'camvid', '--root', str(street),
+               '--shared-levels', '2', '--interval', '2', '--longest', '2', '--size', '64x64',
+               '--frames', '5', '--device', 'cpu', '--output', str(output),
+               '--sheets', str(tmp_path / 'sheets'), '--truncated', str(truncated)]
+    assert main(command) == 0
+    text = (output / 'camvid-val.md').read_text()
+    for heading in ('Table 5.1', 'Table 5.2', 'Figure 5.1', 'Figure 5.2', 'Figure 5.4',
+                    'Figure 5.5', 'Rivals'):
+        assert f'## {heading}' in text
+    for row in ('interval 5 | 11.6 (0.79) | 7.0 (0.48) |', 'thesis: per-frame baseline | 66.3',
+                'ours: per-frame baseline | not measured', 'ours: truncated (-2 levels) (short',
+                'ours: mine.safetensors, 2 levels', 'repeat the mask', 'optical flow',
+                'per frame at half resolution', 'commit'):
+        assert row in text, row
+    assert str(tmp_path) not in text  # no folders of this machine
+    folder = output / 'camvid-val'
+    for plot in (folder / 'lags.png', folder / 'accuracy-latency.png',
+                 folder / 'classes-mine.png', tmp_path / 'sheets' / 'camvid-val-mine.png'):
+        assert cv2.imread(str(plot)).std() > 1, plot
+    results = {path: path.read_bytes() for path in output.rglob('*.json')}
+    assert {path.name for path in results} == {
+        'mine-2-levels-interval-2.json', 'mine-rivals.json',
+        'short-0-levels-interval-1.json', 'mine-2-levels.json', 'short-0-levels.json'}
+
+    # Other weights are scored anew; the rest is kept, the network's latency too.
+    save(weights, 1)
+    assert main(command) == 0
+    assert {path.name for path in results if path.read_bytes() != results[path]} == {
+        'mine-2-levels-interval-2.json', 'mine-rivals.json'}
+
+
+def test_two_results_compared(tmp_path, capsys):
+    one = {'command': 'x', 'versions': {'torch': 1}, 'miou': {'key': 60.0, 'per_lag': [60.0, 50]},
+           'frames': 97, 'vc8': None, 'best': 'openvino'}
+    write_json(tmp_path / 'a.json', one)
+    write_json(tmp_path / 'b.json', {**one, 'miou': {'key': 61.5, 'per_lag': [61.5, 50]},
+                                     'vc8': {'key': 90.0}, 'versions': {'torch': 2}})
+    assert main(['report', '--compare', str(tmp_path / 'a.json'), str(tmp_path / 'b.json')]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        '| miou.key | 60 | 61.5 | +1.5 |', '| miou.per_lag.0 | 60 | 61.5 | +1.5 |',
+        '2 figures are equal', 'only in B: 1 figures']
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+    def failure(*paths):
+        assert main(['report', '--compare', *map(str, paths)]) == 1
+        return capsys.readouterr().err
+
+    for name, content in (('a', '{"command": "x", "ms": 1}'), ('b', '{"command": "x", "s": 1}'),
+                          ('list', '[]'), ('text', 'hello')):
+        (tmp_path / name).write_text(content)
+    assert 'no figure in common' in failure(tmp_path / 'a', tmp_path / 'b')
+    assert 'is no result of featshare' in failure(tmp_path / 'a', tmp_path / 'list')
+    assert 'is no JSON file' in failure(tmp_path / 'text', tmp_path / 'a')
+    assert main(['report']) == 1
+    assert 'needs --data and --root' in capsys.readouterr().err
+
+
+def scores(weights, per_lag):
+    return {'weights': weights, 'shared_levels': 2, 'miou': {'per_lag': per_lag},
+            'data': {'hz': 15.0}}
+
+
+def test_settings_by_hand():
+    found = settings(scores('big', [60.0, 54.0, 51.0]), Times(key=[30.0, 34.0], current=[8.0]))
+    assert [(s.interval, s.average, s.miou, s.drop) for s in found] == [
+        (1, 32.0, 60.0, 0.0), (2, 20.0, 57.0, 6.0), (3, 16.0, 55.0, 9.0)]
+    assert found[2].worst == 34.0
+    assert found[2].key_age == pytest.approx(0.2)
+
+
+def setting(name, average, miou, drop=0.0):
+    return Setting(name, 2, 5, average, 2 * average, miou, drop, 0.3)
+
+
+def test_the_best_setting_within_the_budget():
+    found = [setting('slow', 30, 60), setting('poor', 20, 50, 1), setting('good', 15, 58, 4),
+             setting('fast', 10, 55, 6)]
+    assert [s.weights for s in pareto(found)] == ['fast', 'good', 'slow']
+    assert choose(found, 20, None).weights == 'good'
+    assert choose(found, 20, 3.0).weights == 'poor'
+    assert choose(found, 12, None).weights == 'fast'
+    with pytest.raises(ValueError, match=r'no setting takes 9 ms .* the fastest: fast.* 10\.0 ms'):
+        choose(found, 9, None)
+    with pytest.raises(ValueError, match=r'at most 0\.5 points; the fastest: slow'):
+        choose(found, 12, 0.5)
+
+
+def test_advice_from_the_shipped_scores(tmp_path):
+    (tmp_path / 'weights').mkdir()
+    weights = save(tmp_path / 'weights' / 'fast.safetensors', 0)
+    folder = tmp_path / 'results'
+    with pytest.raises(ValueError, match='no scores of the shipped checkpoints'):
+        advise(1e6, None, 'cpu', (64, 64), tmp_path)
+    for name, digits, per_lag in (('short', fingerprint(weights), [60.0, 50.0]),
+                                  ('long', fingerprint(weights), [60.0, 59.0, 58.0]),
+                                  ('old', 'of other weights', [99.0, 98.0, 97.0, 96.0])):
+        write_json(folder / f'{name}-interval-{len(per_lag)}.json', {
+            **scores('fast', per_lag), 'command': 'x', 'sha256': digits,
+            'interval': len(per_lag)})
+    text = advise(1e6, None, 'cpu', (80, 60), tmp_path)
+    assert 'images of 80x60' in text
+    assert '| fast | 2 | 1 |' in text  # the whole network: the most accurate
+    assert '    weights: fast\n    shared_levels: 2\n    key_interval: 1\n' in text
+    assert 'max_key_age: 0.07' in text
+    with pytest.raises(ValueError, match='no setting takes 0 ms'):
+        advise(0.0, None, 'cpu', (80, 60), tmp_path)
