@@ -14,7 +14,7 @@ KIND := $(if $(ROS_INSTALLED),installed,wheels)-$(ROS_DISTRO)
 VENV := .venv$(if $(filter-out wheels-kilted installed-%,$(KIND)),-$(ROS_DISTRO))
 STAMP := $(VENV)/made-for-$(KIND)
 
-.PHONY: help env demo test lint clean
+.PHONY: help env demo test nightly lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,6 +27,9 @@ demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], th
 
 test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
 	$(VENV)/bin/pytest test --durations=10 $(PYTEST_ARGS)
+
+nightly: $(STAMP)  ## fuzz messages and parameters, 10,000 examples each
+	FUZZ_EXAMPLES=10000 $(VENV)/bin/pytest test/test_fuzz.py --timeout=3600 $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, and checks of package.xml, launch and config files
 	$(VENV)/bin/ruff check .

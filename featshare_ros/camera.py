@@ -9,7 +9,14 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -78,6 +85,8 @@ class Camera:
         self.name = name
         self._node = node
         self._compressed = compressed
+        self._kind = CompressedImage if compressed else Image
+        self._image_qos = sensor_qos()
         self._labels = labels
         self._wake = wake
         self._prefix = f'{name}/' if name else ''
@@ -99,19 +108,23 @@ class Camera:
             self.destroy()
             raise
 
-    def subscribe(self) -> None:
-        """Start to receive images, with nothing left over from before."""
+    def start(self) -> None:
+        """Begin to count and to receive images, with nothing left over from before."""
         self.statistics = CameraStatistics(self.statistics.topic)
         self._info = None
-        image = CompressedImage if self._compressed else Image
-        for kind, topic, callback in (
-                (image, self._image_topic, self._on_image),
-                (CameraInfo, f'{self._prefix}camera_info', self._on_info)):
-            self._subscriptions.append(self._node.create_subscription(
-                kind, topic, callback, sensor_qos(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        self.subscribe()
         if self._label_info is not None:
             self._label_info.publish(self._label_message())
+
+    def subscribe(self) -> None:
+        """Receive images; on the executor's thread, as ``unsubscribe``."""
+        self._image_qos = sensor_qos()
+        for kind, topic, callback, qos in (
+                (self._kind, self._image_topic, self._on_image, self._image_qos),
+                (CameraInfo, f'{self._prefix}camera_info', self._on_info, sensor_qos())):
+            self._subscriptions.append(self._node.create_subscription(
+                kind, topic, callback, qos,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies()))
 
     def unsubscribe(self) -> None:
         """Stop to receive images; on the executor's thread, as Humble needs it."""
@@ -121,6 +134,7 @@ class Camera:
             if self._slot is not None:
                 self.statistics.counts.dropped += 1
             self._slot = None
+            self.statistics.interrupted()
 
     def destroy(self) -> None:
         """Take the camera's topics from the graph."""
@@ -132,6 +146,21 @@ class Camera:
     def publishers(self) -> int:
         """How many publishers there are of the image topic."""
         return self._node.count_publishers(self.statistics.topic)
+
+    def mismatch(self) -> str:
+        """Return why the image topic's publishers, if any, can all not be received from, or ''."""
+        wanted = f'sensor_msgs/msg/{self._kind.__name__}'
+        reason = ''
+        for publisher in self._node.get_publishers_info_by_topic(self.statistics.topic):
+            if publisher.topic_type != wanted:
+                reason = f'{self.statistics.topic} carries {publisher.topic_type}, not {wanted}'
+                continue
+            fits, problem = qos_check_compatible(publisher.qos_profile, self._image_qos)
+            if fits != QoSCompatibility.ERROR:
+                return ''
+            reason = (f'the QoS of {self.statistics.topic} does not match, nothing can arrive: '
+                      f'{problem.strip()}')
+        return reason
 
     @property
     def waiting(self) -> bool:

@@ -117,6 +117,7 @@ def prepare_environment() -> None:
     A ROS_DOMAIN_ID that is set already is kept, so that other tools can look on.
     """
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ['ROS_LOCALHOST_ONLY'] = '1'  # Humble's name for it
     # Up to 101 the ports stay below those that Linux hands out by itself.
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     # With Fast DDS's own settings, images above half a megabyte are lost between processes.

@@ -11,11 +11,19 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.inference.timing import Rolling
 
 SILENCE_S = 2.0
-"""Seconds without an image after which a camera counts as silent."""
+"""Seconds without an image after which a camera counts as silent; more for slow cameras."""
+SILENCE_INTERVALS = 3
+"""So many of a camera's usual intervals, at least, make a silence."""
+GAP_S, GAP_INTERVALS = 0.3, 4
+"""A gap between two images is told from so many seconds and so many usual intervals on."""
 STUCK_S = 5.0
 """Seconds with images and none finished after which the engine counts as stuck."""
 LOG_S = 10.0
 """Seconds between two log lines about one camera's failures."""
+
+
+Idle = tuple[bytes, str]
+"""Level and message of all cameras while nothing is segmented, for a reason of the node's own."""
 
 
 @dataclass
@@ -47,6 +55,8 @@ class CameraStatistics:
     failure: str = ''
     engine_failed: bool = False
     last_arrival: float | None = None
+    intervals: Rolling = field(default_factory=lambda: Rolling(50))
+    longest_gap: float = 0.0
     waiting_since: float | None = None
     _logged_at: float = -math.inf
     _told: Counts = field(default_factory=Counts)
@@ -80,18 +90,38 @@ class CameraStatistics:
     def arrived(self, now: float) -> None:
         """Count an image that came."""
         self.counts.received += 1
+        if self.last_arrival is not None:
+            gap = now - self.last_arrival
+            self.intervals.add(gap)
+            self.longest_gap = max(self.longest_gap, gap)
         self.last_arrival = now
         if self.waiting_since is None:
             self.waiting_since = now
 
-    def status(self, name: str, hardware_id: str, publishers: int) -> DiagnosticStatus:
-        """Return the camera's status since the last call; ``publishers`` are the topic's."""
+    def interrupted(self) -> None:
+        """Take note that nothing is subscribed to for a while: no gap, and nothing waits."""
+        self.last_arrival = None
+        self.waiting_since = None
+
+    def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
+               idle: Idle | None = None) -> DiagnosticStatus:
+        """
+        Return the camera's status since the last call.
+
+        :param publishers: how many there are of the topic.
+        :param mismatch: why none of them can be received from, or ''.
+        :param idle: the level and message of a node that segments nothing at present.
+        """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._told_at)
         new = Counts(**{key: value - getattr(self._told, key)
                         for key, value in vars(counts).items()})
         self._told, self._told_at = counts, now
-        level, message = self._judge(new, now, publishers)
+        # The executor's thread, which also counts the arrivals, is the one that asks.
+        gap, self.longest_gap = self.longest_gap, 0.0
+        usual = self.intervals.percentiles()
+        level, message = idle or self._judge(new, now, publishers, mismatch, gap,
+                                             usual[0] if usual else 0.0)
         if level is None:
             level, message = DiagnosticStatus.OK, f'{new.processed / seconds:.1f} masks/s'
         values = [
@@ -106,6 +136,7 @@ class CameraStatistics:
             ('image rate (Hz)', f'{new.received / seconds:.1f}'),
             ('mask rate (Hz)', f'{new.processed / seconds:.1f}'),
             ('drop rate (Hz)', f'{new.dropped / seconds:.1f}'),
+            ('longest gap (s)', f'{gap:.2f}' if gap else 'unknown'),
             *_percentiles('key latency', self.key_latency),
             *_percentiles('current latency', self.current_latency),
             *_percentiles('mask age', self.age),
@@ -113,7 +144,9 @@ class CameraStatistics:
         ]
         return _status(level, name, message, hardware_id, values)
 
-    def _judge(self, new: Counts, now: float, publishers: int) -> tuple[bytes | None, str]:
+    def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, gap: float,
+               usual: float) -> tuple[bytes | None, str]:
+        """Return level and message of what is worst, or (None, ''); ``usual`` is in seconds."""
         stuck = now - (now if self.waiting_since is None else self.waiting_since)
         if stuck > STUCK_S:
             return (DiagnosticStatus.ERROR,
@@ -126,15 +159,24 @@ class CameraStatistics:
                     f'{new.failed} of {new.failed + new.processed} images failed '
                     f'({what}): {self.failure}')
         if self.last_arrival is None:
+            if mismatch:
+                return DiagnosticStatus.ERROR, mismatch
             if publishers:
                 return (DiagnosticStatus.WARN,
                         f'nothing has arrived on {self.topic}, though there are publishers: the '
-                        f'camera is silent, its QoS or type does not match, or the middleware '
-                        f'loses large images')
+                        f'camera is silent, or the middleware loses large images')
             return DiagnosticStatus.WARN, f'nobody publishes {self.topic}'
         silence = now - self.last_arrival
-        if silence > SILENCE_S:
-            return DiagnosticStatus.WARN, f'no image for {silence:.1f} s'
+        if silence > max(SILENCE_S, SILENCE_INTERVALS * usual):
+            nobody = '' if publishers else f': nobody publishes {self.topic} any more'
+            return DiagnosticStatus.WARN, f'no image for {silence:.1f} s{nobody}'
+        if gap > max(GAP_S, GAP_INTERVALS * usual):
+            return (DiagnosticStatus.WARN,
+                    f'no image for {gap:.2f} s in between; usually one comes every {usual:.2f} s')
+        if new.dropped > new.received / 2:
+            return (DiagnosticStatus.WARN,
+                    f'{new.dropped} of {new.received} images dropped: they come faster than the '
+                    f'engine takes them')
         return None, ''
 
 
@@ -151,14 +193,20 @@ class EngineStatistics:
             self.stages.setdefault((mode, stage), Rolling()).add(milliseconds)
         self.stages.setdefault((mode, 'engine'), Rolling()).add(sum(result.timings.values()))
 
-    def status(self, name: str, hardware_id: str, problem: str, state: str,
+    def status(self, name: str, hardware_id: str, problem: str, fallback: str, state: str,
                settings: dict[str, str]) -> DiagnosticStatus:
-        """Return the engine's status; ``problem`` is what keeps the node from working, or ''."""
+        """
+        Return the engine's status.
+
+        :param problem: what keeps the node from working, or ''.
+        :param fallback: why it works more slowly than it could, or ''.
+        """
         values = [('state', state), *settings.items()]
         for (mode, stage), times in list(self.stages.items()):
             values += _percentiles(f'{mode} {stage}', times)
-        level = DiagnosticStatus.ERROR if problem else DiagnosticStatus.OK
-        return _status(level, name, problem or state, hardware_id, values)
+        level = DiagnosticStatus.ERROR if problem else \
+            DiagnosticStatus.WARN if fallback else DiagnosticStatus.OK
+        return _status(level, name, problem or fallback or state, hardware_id, values)
 
 
 def _percentiles(name: str, rolling: Rolling) -> list[tuple[str, str]]:

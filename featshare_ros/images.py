@@ -7,6 +7,7 @@ allocated, and whatever is wrong with one is an ``ImageError`` that says what, w
 """
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -260,26 +261,35 @@ def _png_size(content: bytes) -> tuple[int, int, int]:
     return width, int.from_bytes(content[20:24], 'big'), 33
 
 
-def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
-    """Decode the encodings that are left over, where cv_bridge is installed."""
-    encoding = str(message.encoding)
+@functools.cache
+def _cv_bridge() -> Any:
+    """Return a CvBridge, or the error of importing it: looked for once, not with every image."""
     try:
         from cv_bridge import CvBridge
     except (ImportError, AttributeError) as error:  # AttributeError: built for another numpy
+        return error.with_traceback(None)
+    return CvBridge()
+
+
+def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
+    """Decode the encodings that are left over, where cv_bridge is installed."""
+    encoding = str(message.encoding)
+    bridge = _cv_bridge()
+    if isinstance(bridge, Exception):
         if re.fullmatch(r'\d+[SUF]C\d+', encoding):
             raise ImageError(f'encoding {encoding!r} is one that no colour camera image has '
                              "(depth or measurements): choose the camera's picture topic"
-                             ) from error
+                             ) from bridge
         package = f'ros-{os.environ.get("ROS_DISTRO", "<distro>")}-cv-bridge'
         raise ImageError(f'unknown encoding {encoding!r}: without cv_bridge (package {package}) '
-                         f'supported are {", ".join(SUPPORTED_ENCODINGS)}') from error
+                         f'supported are {", ".join(SUPPORTED_ENCODINGS)}') from bridge
     # cv_bridge trusts step and height.
     needed = int(message.step) * int(message.height)
     if needed == 0 or len(message.data) < needed:
         raise ImageError(f'{message.width}x{message.height} {encoding} image with step '
                          f'{message.step} needs {needed} bytes of data, got {len(message.data)}')
     try:
-        rgb = CvBridge().imgmsg_to_cv2(message, 'rgb8')
+        rgb = bridge.imgmsg_to_cv2(message, 'rgb8')
     except Exception as error:  # it lets out TypeError, KeyError and others beside its own
         raise ImageError(f'encoding {encoding!r}: cv_bridge cannot decode it: {error}') from error
     if rgb.shape != (message.height, message.width, 3) or rgb.dtype != np.uint8:

@@ -1,6 +1,7 @@
 """The lifecycle node: parameters, transitions, and what happens to an image in between."""
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -9,22 +10,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Arrival, Camera
-from featshare_ros.diagnostics import EngineStatistics
+from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.images import ImageError, stamp_seconds
+from featshare_ros.recovery import SupervisedSegmenter
 from featshare_ros.worker import Worker
+
+MAX_AGE_S = 60.0
+"""A stamp older than this is of another clock, or of a recording: it says nothing of latency."""
+PATIENCE_S = 1.0
+"""Seconds that a signal to end leaves the image in work."""
 
 
 class SegmentationNode(LifecycleNode):
@@ -42,10 +50,12 @@ class SegmentationNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         self._problem = ''
         self._state = 'unconfigured'
-        self._segmenter: VideoSegmenter | None = None
+        self._segmenter: SupervisedSegmenter | None = None
+        self._enabled = True
         self._cameras: list[Camera] = []
         self._worker: Worker | None = None
         self._wake = threading.Condition()
+        self._ending = threading.Event()
         self._engine_statistics = EngineStatistics()
         self._diagnostics = None
         if self._values['publish_diagnostics']:
@@ -54,6 +64,11 @@ class SegmentationNode(LifecycleNode):
             self.create_timer(1.0, self._publish_diagnostics,
                               clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/force_key_frame', self._on_force_key_frame)
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        # What a simulation or a recording begins anew need not show in stamps that are zero.
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
+                          on_clock_change=True), post_callback=lambda jump: self._reset())
 
     def autostart(self) -> None:
         """Configure and activate, if the parameter says so; what fails is logged."""
@@ -66,7 +81,8 @@ class SegmentationNode(LifecycleNode):
         try:
             if self._problems:
                 raise ValueError('; '.join(self._problems.values()))
-            self._segmenter = self._load_segmenter()
+            self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger())
+            self._apply()
             compressed = self._values['image_transport'] == 'compressed'
             for name in self._values['cameras']:
                 self._cameras.append(
@@ -84,10 +100,16 @@ class SegmentationNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the images and start the worker."""
         assert self._segmenter is not None
-        self._segmenter.reset()
+        self._ending.clear()
+        self._enabled = True
         try:
+            # Deactivated while it was being made anew, the engine is missing.
+            if not self._segmenter.running:
+                self._segmenter.load()
+                self._apply()
+            self._segmenter.reset()
             for camera in self._cameras:
-                camera.subscribe()
+                camera.start()
             self._worker = Worker(self._cameras, self._wake, self._process)
         except Exception as error:
             self._stop()
@@ -155,18 +177,21 @@ class SegmentationNode(LifecycleNode):
         values = self._values
         width, height = values['input_size']
         segmenter = VideoSegmenter.from_checkpoint(
-            values['weights'], key_interval=values['key_interval'], device=values['device'],
-            precision=values['precision'], shared_levels=values['shared_levels'] or None,
-            max_key_age=values['max_key_age'] or None,
+            values['weights'], device=values['device'], precision=values['precision'],
+            engine=values['engine'], shared_levels=values['shared_levels'] or None,
             input_size=(width, height) if width else None,
             full_size=values['mask_size'] == 'image')
         segmenter.warm_up()
         return segmenter
 
     def _stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+        self._ending.set()
+        # The image in work is waited for; not for ever where the whole process is told to end.
+        while self._worker is not None:
+            if self._worker.stop(PATIENCE_S):
+                self._worker = None
+            elif not self.context.ok():
+                break
         for camera in self._cameras:
             camera.unsubscribe()
 
@@ -175,7 +200,19 @@ class SegmentationNode(LifecycleNode):
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
+        if self._segmenter is not None:
+            self._segmenter.close()
         self._segmenter = None
+
+    @property
+    def working(self) -> bool:
+        """Whether the worker's thread is alive: after the end, because its engine is stuck."""
+        return self._worker is not None
+
+    def _reset(self) -> None:
+        """Make the next frame of every camera a key frame."""
+        if self._segmenter is not None:
+            self._segmenter.reset()
 
     def _process(self, camera: Camera, arrival: Arrival) -> None:
         """Segment one image and publish its mask; on the worker's thread. Never raises."""
@@ -184,8 +221,10 @@ class SegmentationNode(LifecycleNode):
             assert self._segmenter is not None
             header: Header = arrival.message.header
             frame = camera.decode(arrival.message)
+            stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
+            # Without stamps, gaps show in the times of arrival.
             result = self._segmenter.segment(
-                frame, camera.name, stamp_seconds(header.stamp.sec, header.stamp.nanosec),
+                frame, camera.name, arrival.time if stamp is None else stamp,
                 self._values['publish_confidence'])
             camera.publish_mask(frame, result, header)
             latency, age = 1e3 * (time.monotonic() - arrival.time), self._age(header)
@@ -197,17 +236,19 @@ class SegmentationNode(LifecycleNode):
                 self.get_logger().warning(f'{statistics.topic}: image left out: {error}')
         except Exception as error:
             # A signal ends the context while an image is in work.
-            if self.context.ok() and statistics.failed(f'{type(error).__name__}: {error}',
-                                                       engine=True):
+            if self.context.ok() and statistics.failed(str(error), engine=True):
                 self.get_logger().error(
-                    f'{statistics.topic}: image left out, the engine failed:\n'
-                    f'{traceback.format_exc()}')
+                    f'{statistics.topic}: image left out:\n{traceback.format_exc()}')
+        # Only here is the traceback, which holds on to the engine's memory, gone.
+        if self._segmenter is not None and self._segmenter.failing:
+            self._segmenter.recover(self._ending)
+            self._apply()
 
     def _age(self, header: Header) -> float | None:
         """Return the milliseconds since the stamp; None where either clock says nothing."""
         stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
         now = self.get_clock().now().nanoseconds
-        if stamp is None or now == 0 or now * 1e-9 < stamp:
+        if stamp is None or now == 0 or not 0 <= now * 1e-9 - stamp <= MAX_AGE_S:
             return None
         return 1e3 * (now * 1e-9 - stamp)
 
@@ -219,48 +260,78 @@ class SegmentationNode(LifecycleNode):
                 if parameter.name in self._values:
                     self._values[parameter.name] = parameter.value
                     self._problems.pop(parameter.name, None)
-            if self._segmenter is not None:
-                schedule = self._segmenter.schedule
-                schedule.key_interval = self._values['key_interval']
-                schedule.max_key_age = self._values['max_key_age'] or None
+            self._apply()
         return result
+
+    def _apply(self) -> None:
+        """Let the segmenter do what the live parameters say."""
+        if self._segmenter is not None:
+            self._segmenter.set_live(self._values['key_mode'], parameters.schedule(self._values))
 
     def _on_force_key_frame(self, request: Trigger.Request,
                             response: Trigger.Response) -> Trigger.Response:
         response.success = self._segmenter is not None
-        if self._segmenter is not None:
-            self._segmenter.reset()
-            response.message = 'the next frame of every camera is a key frame'
-        else:
-            response.message = f'the node is {self._state}: no network is loaded'
+        self._reset()
+        response.message = 'the next frame of every camera is a key frame' \
+            if self._segmenter is not None else f'the node is {self._state}: no network is loaded'
+        return response
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response,
+                   ) -> SetBool.Response:
+        """Unsubscribe from the images, or subscribe again and begin with key frames."""
+        response.success = self._state == 'active'
+        if not response.success:
+            response.message = f'the node is {self._state}: activate it first'
+            return response
+        if request.data != self._enabled:
+            self._enabled = request.data
+            self._reset()
+            for camera in self._cameras:
+                if self._enabled:
+                    camera.subscribe()
+                else:
+                    camera.unsubscribe()
+        response.message = 'enabled' if self._enabled else 'disabled'
         return response
 
     def _settings(self) -> dict[str, str]:
         """Return what runs, for the log and for /diagnostics."""
-        if self._segmenter is None:
-            return {'checkpoint': self._values['weights']}
-        engine = self._segmenter.engine
-        return {
-            'checkpoint': self._values['weights'],
-            'network': engine.network_name,
-            'device': engine.device,
-            'precision': engine.precision,
-            'key_interval': str(self._values['key_interval']),
-            'max_key_age (s)': f'{self._values["max_key_age"]:g}',
-        }
+        settings = {'checkpoint': self._values['weights']}
+        if self._segmenter is not None:
+            settings.update(self._segmenter.engine)
+            for name, unit in (('key_interval', ''), ('max_key_age', ' (s)'), ('key_policy', ''),
+                               ('change_threshold', ''), ('key_mode', '')):
+                settings[name + unit] = f'{self._values[name]}'
+            settings['engine restarts'] = str(self._segmenter.restarts)
+        return settings
+
+    def _idle(self) -> Idle | None:
+        """Return level and message of the cameras while nothing is segmented on purpose."""
+        if not self._enabled:
+            return DiagnosticStatus.OK, 'disabled by the service enable'
+        if self._segmenter is not None and not self._segmenter.running:
+            return DiagnosticStatus.ERROR, 'the engine failed and is being made anew'
+        return None
 
     def _publish_diagnostics(self) -> None:
         assert self._diagnostics is not None
         node = self.get_fully_qualified_name().lstrip('/')
-        hardware = self._segmenter.engine.device if self._segmenter else 'none'
+        segmenter, state = self._segmenter, self._state
+        hardware = segmenter.engine['device'] if segmenter else 'none'
+        problem = self._problem or (segmenter.problem if segmenter else '')
+        if state == 'active' and not self._enabled:
+            state = 'active, disabled'
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         array.status.append(self._engine_statistics.status(
-            f'{node}: engine', hardware, self._problem, self._state, self._settings()))
+            f'{node}: engine', hardware, problem, segmenter.fallback if segmenter else '',
+            state, self._settings()))
         if self._state == 'active':
             for camera in self._cameras:
+                never = camera.statistics.last_arrival is None
                 array.status.append(camera.statistics.status(
-                    f'{node}: {camera.name or "camera"}', hardware, camera.publishers))
+                    f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
+                    camera.mismatch() if never else '', self._idle()))
         self._diagnostics.publish(array)
 
 
@@ -303,6 +374,10 @@ def main(args: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             # A second Ctrl-C while all is being put away.
             pass
+    if node is not None and node.working:
+        # An interpreter that is put away under a running engine may crash.
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Every parameter of the node: its default, range and description, read-only or live."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+from featshare_core.inference.engines import ENGINES
+from featshare_core.inference.segmenter import KEY_MODES
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ PARAMETERS = (
          'or cuda:N. A CUDA device that is asked for and missing is an error.'),
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
          'else fp16 on CUDA and fp32 on the CPU.', choices=('auto', 'fp32', 'bf16', 'fp16')),
+    Spec('engine', 'auto', 'What runs the network: auto is the fastest that is installed.',
+         choices=ENGINES),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
          'take from the key frame; 0 as the checkpoint says.', limits=(0, 3)),
     Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
@@ -64,6 +70,15 @@ PARAMETERS = (
     # (lag 4 at 15 Hz) cost 7 points of mIoU. At camera rate the interval comes first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
+    Spec('key_policy', 'fixed', 'fixed: key frames by the interval and the age alone; change: '
+         'one besides whenever the picture has changed by more than change_threshold since the '
+         'last.', live=True, choices=('fixed', 'change')),
+    Spec('change_threshold', 0.05, 'Change since the key frame after which key_policy change '
+         'makes the next: the mean difference of brightness of small pictures of the two frames, '
+         '0 to 1.', live=True, limits=(0.0, 1.0)),
+    Spec('key_mode', 'blocking', 'blocking: a key frame is answered with its own deep features, '
+         'later than others; deferred: every frame takes the same time, and the deep half runs '
+         'beside the frames that follow.', live=True, choices=KEY_MODES),
     Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
          'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
          'of the image.'),
@@ -109,6 +124,14 @@ def values(node: Node) -> dict[str, Any]:
     return {spec.name: node.get_parameter(spec.name).value for spec in PARAMETERS}
 
 
+def schedule(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what the parameters say of the key frames, as ``KeyFrameSchedule`` names it."""
+    return {'key_interval': values['key_interval'],
+            'max_key_age': values['max_key_age'] or None,
+            'change_threshold': values['change_threshold']
+            if values['key_policy'] == 'change' else None}
+
+
 def validate(parameters: Sequence[Parameter]) -> SetParametersResult:
     """Accept or refuse a set of parameters as a whole; types and ranges rclpy has checked."""
     specs = {spec.name: spec for spec in PARAMETERS}
@@ -117,6 +140,10 @@ def validate(parameters: Sequence[Parameter]) -> SetParametersResult:
         if spec is None:
             continue
         value = parameter.value
+        if value is None:
+            return _refused(f'parameter {spec.name} must have a value')
+        if isinstance(value, float) and not math.isfinite(value):
+            return _refused(f'parameter {spec.name} is {value}; it must be a finite number')
         if spec.choices and value not in spec.choices:
             return _refused(f'parameter {spec.name} is {value!r}; it must be one of '
                             f'{", ".join(spec.choices)}')

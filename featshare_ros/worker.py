@@ -24,12 +24,18 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name='segmentation', daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let the image in work be finished, then end the thread."""
+    def stop(self, patience: float) -> bool:
+        """
+        Let the image in work be finished, then end the thread.
+
+        :param patience: seconds to wait for that.
+        :returns: whether the thread has ended; called again, it waits again.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
-        self._thread.join()
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:

@@ -44,11 +44,14 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
             raise ValueError(f'{name}:={text} is not {wanted}') from error
 
     given = {name: argument(name, value_type) for name, value_type in PARAMETER_TYPES.items()}
-    overrides = {
+    overrides: dict[str, Any] = {
         name: ParameterValue(value, value_type=PARAMETER_TYPES[name])
         for name, value in given.items()
         if value is not None
     }
+    cameras = [name for name in (argument('cameras') or '').replace(',', ' ').split() if name]
+    if cameras:
+        overrides['cameras'] = cameras
     # As image_transport does, look for camera_info beside the image.
     image = argument('image') or 'image'
     folder, slash, _ = image.rpartition('/')
@@ -113,7 +116,13 @@ def generate_launch_description() -> LaunchDescription:
             'image',
             default_value='image',
             description='Topic of the camera images, without a trailing /compressed. With several '
-            'cameras their names say the topics: see the parameter "cameras".',
+            'cameras their names say the topics: see "cameras".',
+        ),
+        DeclareLaunchArgument(
+            'cameras',
+            default_value='',
+            description='Names of several cameras, "front,rear": each prefixes its topics. Easier '
+            'with multi_camera.launch.py. Empty: as in params_file.',
         ),
         DeclareLaunchArgument(
             'camera_info',

@@ -7,7 +7,9 @@ import tempfile
 import threading
 import time
 from array import array
+from pathlib import Path
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParametersAtomically
@@ -23,10 +25,16 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 
 
 class NodeProcess:
-    """`python -m featshare_ros.node` with its log; `name` is the fully qualified node name."""
+    """
+    `python -m featshare_ros.node` with its log; `name` is the fully qualified node name.
 
-    def __init__(self, *arguments, namespace='', **parameters):
-        command = [sys.executable, '-m', 'featshare_ros.node', '--ros-args']
+    `faults`, a file, runs it with the engine of `faulty_node.py`, which does what the file says.
+    """
+
+    def __init__(self, *arguments, namespace='', faults=None, **parameters):
+        module = ['-m', 'featshare_ros.node'] if faults is None else \
+            [str(Path(__file__).with_name('faulty_node.py')), str(faults)]
+        command = [sys.executable, *module, '--ros-args']
         for key, value in parameters.items():
             command += ['-p', f'{key}:={value}']
         if namespace:
@@ -167,6 +175,43 @@ class Peer:
             return {s.name: (s.level, s.message, {v.key: v.value for v in s.values})
                     for array in list(arrays) for s in array.status}
         return newest
+
+
+class Stream:
+    """
+    A camera that publishes from a thread of its own, and the masks that came back.
+
+    `period` (seconds), `paused` and `change`, a function that gets each message before it is
+    published, may be set at any time.
+    """
+
+    def __init__(self, peer, topic='/image', mask='/segmentation/mask', period=0.05):
+        self.period, self.paused, self.change = period, False, lambda message: None
+        self.sent = 0
+        self.masks = peer.collect(Image, mask)
+        self.publisher = peer.publisher(Image, topic)
+        peer.wait_matched(mask)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self.wait_for_masks()
+
+    def _run(self):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        while not self._ending.wait(self.period):
+            if not self.paused:
+                self.sent += 1
+                message = image_message(pixels, stamp=10 + 0.05 * self.sent)
+                self.change(message)
+                self.publisher.publish(message)
+
+    def wait_for_masks(self, count=3):
+        target = len(self.masks) + count
+        wait_until(lambda: len(self.masks) >= target, 30, 'masks')
+
+    def stop(self):
+        self._ending.set()
+        self._thread.join()
 
 
 def image_message(pixels, encoding='rgb8', stamp=1.0, frame_id='camera'):

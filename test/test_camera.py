@@ -84,7 +84,7 @@ def test_the_worker_takes_cameras_in_turn_and_stops():
         worker = Worker(slots, wake, lambda slot, image: done.append((slots.index(slot), image)))
     wait_until(lambda: len(done) == 7, 10, 'all images')
     assert done == [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
-    worker.stop()
+    assert worker.stop(10)
     with wake:
         slots[0].images.append(4)
         wake.notify()

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from featshare_ros.images import (
     SUPPORTED_ENCODINGS,
     ImageError,
+    _cv_bridge,
     decode_compressed,
     decode_image,
     encode_image,
@@ -215,6 +216,11 @@ def test_unknown_encodings(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
         decode_image(message_of(rgb, 'rgb9'))
     with pytest.raises(ImageError, match=r"'32FC1' is one that no colour camera image has"):
         decode_image(message_of(rgb, '32FC1'))
+
+
+@pytest.fixture(autouse=True)
+def cv_bridge_is_looked_for_anew() -> None:
+    _cv_bridge.cache_clear()
 
 
 def test_other_encodings_go_to_cv_bridge(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

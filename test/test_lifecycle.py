@@ -10,7 +10,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-FAST = {'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
+FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 
 
 def change(peer, node, transition):
@@ -43,10 +43,12 @@ def test_every_transition_and_back_with_images_flowing(random_checkpoint, peer):
 
         for _ in range(2):
             assert change(peer, node, Transition.TRANSITION_CONFIGURE)
+            assert state(peer, node) == State.PRIMARY_STATE_INACTIVE
             # Inactive: nothing is even subscribed to.
             publish(0.3)
             assert publisher.get_subscription_count() == 0
             assert change(peer, node, Transition.TRANSITION_ACTIVATE)
+            assert state(peer, node) == State.PRIMARY_STATE_ACTIVE
             count = len(masks)
             wait_until(lambda: publish(0.1) or len(masks) > count + 3, 20, 'masks')  # noqa: B023
             assert change(peer, node, Transition.TRANSITION_DEACTIVATE)
@@ -116,6 +118,10 @@ def test_damaged_checkpoints_fail_configuring(random_checkpoint, peer, tmp_path)
         newest = peer.diagnostics()
         wait_until(lambda: 'segmentation: engine' in newest(), 10, 'diagnostics')
         assert newest()['segmentation: engine'][:2] == (b'\x00', 'inactive')
+        # As nav2_lifecycle_manager, which wants no bond with bond_timeout 0, ends what it manages.
+        assert change(peer, node, Transition.TRANSITION_CLEANUP)
+        assert change(peer, node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        assert state(peer, node) == State.PRIMARY_STATE_FINALIZED
     finally:
         node.stop()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -166,6 +167,57 @@ def test_yaml_says_which_parameters_are_live() -> None:
         match = re.search(rf'((?:^    #.*\n)+)    {spec.name}:', text, re.MULTILINE)
         assert match, f'{spec.name} has no comment'
         assert match[1].rstrip().endswith('Live.') == spec.live, spec.name
+
+
+def test_several_cameras_are_named_with_their_topics() -> None:
+    if importlib.util.find_spec('launch_ros') is None:
+        pytest.skip('launch_ros is not installed; it comes with ROS 2, not from PyPI')
+    spec = importlib.util.spec_from_file_location(
+        'multi_camera', ROOT / 'launch' / 'multi_camera.launch.py')
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    topics = module.camera_topics('front=/a/image_raw, rear=b')
+    assert topics == {'front': '/a/image_raw', 'rear': 'b'}
+    assert module.remappings(topics) == [
+        ('front/image', '/a/image_raw'), ('front/image/compressed', '/a/image_raw/compressed'),
+        ('front/camera_info', '/a/camera_info'), ('rear/image', 'b'),
+        ('rear/image/compressed', 'b/compressed'), ('rear/camera_info', 'camera_info')]
+    for wrong in ('', 'front', 'front=', '=topic', 'front=a front=b'):
+        with pytest.raises(ValueError, match='images'):
+            module.camera_topics(wrong)
+
+
+def test_foxglove_layout_shows_what_the_node_has() -> None:
+    layout = json.loads((ROOT / 'config' / 'foxglove.json').read_text())
+    panels = layout['configById']
+
+    def shown(part: Any) -> list[str]:
+        return [part] if isinstance(part, str) else shown(part['first']) + shown(part['second'])
+    assert sorted(shown(layout['layout'])) == sorted(panels)
+    assert panels['Image!overlay']['imageMode']['imageTopic'] == '/segmentation/overlay'
+    assert {panel['serviceName'] for panel in panels.values() if 'serviceName' in panel} == {
+        '/segmentation/force_key_frame', '/segmentation/enable'}
+
+
+def test_aggregator_matches_every_status() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'diagnostics.yaml').read_text())
+    analyzer = content['analyzers']['ros__parameters']['segmentation']
+    assert analyzer['type'] == 'diagnostic_aggregator/GenericAnalyzer'
+    for name in ('segmentation: engine', 'car/segmentation: front'):
+        assert any(part in name for part in analyzer['contains'])
+
+
+def test_documents_name_every_parameter_with_its_default() -> None:
+    pytest.importorskip('rclpy')
+    from featshare_ros.parameters import PARAMETERS
+
+    text = (ROOT / 'docs' / 'ros-interface.md').read_text()
+    table = text[text.index('## Parameters'):text.index('## Key frames')]
+    rows = re.findall(r'^\| `(\w+)` \| `(.*?)` \| (live)? *\|', table, re.MULTILINE)
+    assert {name: (yaml.safe_load(default), live == 'live') for name, default, live in rows} == {
+        spec.name: (spec.default, spec.live) for spec in PARAMETERS}
 
 
 def test_fastdds_profile_replaces_the_transports() -> None:

@@ -1,7 +1,8 @@
 """The schedule: the interval, and each rule that forces a key frame."""
+import numpy as np
 import pytest
 
-from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.inference.schedule import KeyFrameSchedule, difference, thumbnail
 
 SIZE = (480, 640)
 
@@ -98,3 +99,36 @@ def test_what_is_refused():
     for age in (0, -1, float('nan')):
         with pytest.raises(ValueError, match='max_key_age'):
             KeyFrameSchedule(1, age)
+
+
+def grey(value):
+    return np.full((*SIZE, 3), value, np.uint8)
+
+
+def test_a_changed_picture_makes_a_key_frame_beside_the_interval():
+    schedule = KeyFrameSchedule(5, change_threshold=0.1)
+    values = [100, 110, 120, 130, 130, 130, 130, 130, 130]
+    # 130 is 30 / 255 from the key frame of 100, and the interval counts from there.
+    assert [schedule.next('', SIZE, frame=grey(value)).reason for value in values] \
+        == ['first', '', '', 'change', '', '', '', '', 'interval']
+
+
+def test_change_is_looked_at_only_where_there_is_a_threshold():
+    schedule = KeyFrameSchedule(100)
+    assert [schedule.next('', SIZE, frame=grey(value)).reason for value in (0, 255)] \
+        == ['first', '']
+    # From the next key frame on, whose picture is known.
+    schedule.change_threshold = 0.1
+    assert schedule.next('', SIZE, frame=grey(0)).reason == ''
+    schedule.reset()
+    assert [schedule.next('', SIZE, frame=grey(value)).reason for value in (0, 255)] \
+        == ['first', 'change']
+    schedule.forget('')
+    assert schedule.next('', SIZE, frame=grey(255)).reason == 'first'
+
+
+def test_thumbnails_differ_by_brightness_from_0_to_1():
+    assert difference(thumbnail(grey(0)), thumbnail(grey(255))) == 1
+    assert difference(thumbnail(grey(7)), thumbnail(grey(7))) == 0
+    for shape in ((1, 1, 3), (1, 5000, 3), (3000, 2, 3)):
+        assert thumbnail(np.zeros(shape, np.uint8)).shape == (24, 32)

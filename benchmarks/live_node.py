@@ -1,0 +1,97 @@
+"""The real node as a process of its own, for benchmarks: its memory and what it tells."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def prepare_environment() -> None:
+    """Keep to this computer and to a domain of our own, fit for large images."""
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ['ROS_LOCALHOST_ONLY'] = '1'
+    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+    for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+        os.environ.setdefault(variable, str(REPOSITORY / 'config' / 'fastdds_large_images.xml'))
+
+
+class LiveNode:
+    """
+    A node process, and a node of ours (``ros``), spun by a thread, that listens to it.
+
+    :param command: what runs the node, up to --ros-args.
+    :param parameters: the node's.
+    """
+
+    def __init__(self, command: list[str], log: Path, *arguments: str, **parameters: Any) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.executors import SingleThreadedExecutor
+
+        for name, value in parameters.items():
+            arguments += ('-p', f'{name}:={value}')
+        with log.open('wb') as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, '--ros-args', *arguments], stdout=output,
+                stderr=subprocess.STDOUT)
+        self._log = log
+        rclpy.init()
+        self.ros = rclpy.create_node('benchmark')
+        self._told: dict[str, dict[str, str]] = {}
+        self.ros.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.ros)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def _on_diagnostics(self, message: Any) -> None:
+        for status in message.status:
+            name = status.name.rpartition(': ')[2]
+            self._told[name] = {item.key: item.value for item in status.values}
+
+    def told(self, status: str) -> dict[str, str]:
+        """Return the newest values of the engine or of a camera."""
+        return self._told.get(status, {})
+
+    def rss(self) -> float:
+        """Return the node's resident memory in MiB."""
+        for line in Path(f'/proc/{self.process.pid}/status').read_text().splitlines():
+            if line.startswith('VmRSS'):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
+        """
+        Wait for a condition.
+
+        :raises RuntimeError: where it does not come true in time, or the node has ended.
+        """
+        end = time.monotonic() + timeout
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                tail = '\n'.join(self._log.read_text(errors='replace').splitlines()[-25:])
+                raise RuntimeError(f'waited in vain for {what}; the end of the log:\n{tail}')
+            time.sleep(0.005)
+
+    def close(self) -> int:
+        """End the node; return its exit status."""
+        import rclpy
+        self.process.send_signal(signal.SIGINT)
+        try:
+            status = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self.ros.destroy_node()
+        rclpy.try_shutdown()
+        return status

@@ -1,0 +1,146 @@
+"""
+What the node does with more images than it can segment: age of the masks, drops, memory.
+
+    python benchmarks/overload.py [--size 640x480] [--times 5] [--seconds 60] [--device auto]
+
+First one image after the other, each when the last is answered: that is the sustainable rate. Then
+so many times that rate. A mask's age is from the image's publishing to the mask's arrival here.
+Bars: the ages' 99th percentile at most two engine times and 10 ms; processed, dropped and failed
+make up what was received; memory as flat as 2 %.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from live_node import LiveNode, prepare_environment
+
+
+def publish(width: int, height: int, rate: float, seconds: float) -> None:
+    """Publish a noisy picture at a rate, and print how many it were."""
+    import rclpy
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from featshare_ros.images import encode_image
+    rclpy.init()
+    node = rclpy.create_node('camera')
+    publisher = node.create_publisher(Image, 'image', QoSProfile(
+        depth=5, reliability=ReliabilityPolicy.BEST_EFFORT))
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    message = encode_image(pixels, 'rgb8', Header())
+    while not publisher.get_subscription_count():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    start, sent = time.monotonic(), 0
+    while time.monotonic() < start + seconds:
+        time.sleep(max(0.0, start + sent / rate - time.monotonic()))
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+        sent += 1
+    time.sleep(0.5)
+    print(sent)
+    rclpy.shutdown()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the node under overload and return the figures."""
+    from sensor_msgs.msg import Image
+
+    from featshare_ros.images import encode_image
+    width, height = map(int, arguments.size.split('x'))
+    log = Path(tempfile.mkdtemp()) / 'node.log'
+    live = LiveNode(['-m', 'featshare_ros.node'], log, weights=arguments.weights,
+                    device=arguments.device, engine=arguments.engine)
+    ages: list[float] = []
+
+    def on_mask(message: Any) -> None:
+        stamp = message.header.stamp
+        ages.append(time.time() - stamp.sec - 1e-9 * stamp.nanosec)
+
+    live.ros.create_subscription(Image, '/segmentation/mask', on_mask, 10)
+    publisher = live.ros.create_publisher(Image, 'image', 1)
+    live.wait_until(lambda: publisher.get_subscription_count() > 0, 'the node', 120)
+    time.sleep(1.0)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    message = encode_image(pixels, 'rgb8', Image().header)
+    for index in range(60):
+        if index == 20:
+            start = time.monotonic()
+        message.header.stamp = live.ros.get_clock().now().to_msg()
+        count = len(ages)
+        publisher.publish(message)
+        live.wait_until(lambda: len(ages) > count, 'a mask')  # noqa: B023
+    sustainable = 40 / (time.monotonic() - start)
+    live.ros.destroy_publisher(publisher)
+
+    rate = arguments.times * sustainable
+    camera = subprocess.Popen(
+        [sys.executable, __file__, '--publish', f'{rate}', f'--size={arguments.size}',
+         f'--seconds={arguments.seconds}'], stdout=subprocess.PIPE, text=True)
+    count = len(ages)
+    live.wait_until(lambda: len(ages) > count + 20, 'masks under overload')
+    count, memory = len(ages), []
+    while camera.poll() is None:
+        memory.append(live.rss())
+        time.sleep(1.0)
+    assert camera.stdout is not None
+    sent = int(camera.stdout.read())
+    under_load = np.array(ages[count:]) * 1e3
+    time.sleep(2.5)
+    told, engine = live.told('camera'), live.told('engine')
+    engine_ms = float(engine['key engine p95 (ms)'])
+    figures = {key: int(told[key]) for key in ('received', 'processed', 'dropped', 'failed')}
+    tenth = max(1, len(memory) // 6)
+    first, last = np.median(memory[tenth:2 * tenth]), np.median(memory[-tenth:])
+    p50, p99, largest = np.percentile(under_load, (50, 99, 100))
+    result = {
+        'size': arguments.size, 'device': engine['device'], 'engine': engine['engine'],
+        'precision': engine['precision'], 'cores': os.cpu_count(),
+        'load average': round(os.getloadavg()[0], 1),
+        'sustainable rate (Hz)': round(sustainable, 1),
+        'images sent': sent, 'rate sent (Hz)': round(sent / arguments.seconds, 1), **figures,
+        'engine time p50 (ms)': {mode: float(engine[f'{mode} engine p50 (ms)'])
+                                 for mode in ('key', 'current')},
+        'engine time, key frames p95 (ms)': engine_ms,
+        'age (ms)': {'p50': round(p50, 1), 'p99': round(p99, 1), 'max': round(largest, 1)},
+        'memory (MiB)': {'first': round(float(first), 1), 'last': round(float(last), 1)},
+        'bars': {
+            f'age p99 at most {2 * engine_ms + 10:.0f} ms': bool(p99 <= 2 * engine_ms + 10),
+            'received = processed + dropped + failed': figures['received'] == sum(
+                figures[key] for key in ('processed', 'dropped', 'failed')),
+            'memory within 2 %': bool(abs(last / first - 1) < 0.02)}}
+    result['exit status'] = live.close()
+    return result
+
+
+def main() -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--size', default='640x480')
+    parser.add_argument('--times', type=float, default=5.0, help='of the sustainable rate')
+    parser.add_argument('--seconds', type=float, default=60.0)
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--engine', default='auto')
+    parser.add_argument('--weights', default='default')
+    parser.add_argument('--publish', type=float, default=0.0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    prepare_environment()
+    if arguments.publish:
+        publish(*map(int, arguments.size.split('x')), arguments.publish, arguments.seconds)
+        return
+    print(json.dumps(measure(arguments), indent=2))
+
+
+if __name__ == '__main__':
+    main()

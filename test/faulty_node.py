@@ -1,0 +1,65 @@
+"""
+The real node with an engine that fails on demand: faulty_node.py FILE --ros-args ...
+
+FILE is read at every frame and at every loading of the engine. Its words:
+
+    fail        every frame raises what CUDA raises when its memory is full
+    load        loading the engine fails too
+    slow=S      every frame takes S seconds more
+    once        the next frame fails, one alone; the word is taken out
+"""
+import sys
+import time
+from pathlib import Path
+
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_ros import node
+
+FAULTS = Path(sys.argv[1])
+
+
+def words():
+    return FAULTS.read_text().split() if FAULTS.exists() else []
+
+
+class FaultyEngine:
+    """Another engine, and what the file says."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def key(self, *arguments):
+        self._fail()
+        return self._engine.key(*arguments)
+
+    def current(self, *arguments):
+        self._fail()
+        return self._engine.current(*arguments)
+
+    def _fail(self):
+        for word in words():
+            if word.startswith('slow='):
+                time.sleep(float(word[5:]))
+            elif word == 'once':
+                FAULTS.write_text('')
+                raise RuntimeError('CUDA error: unspecified launch failure')
+            elif word == 'fail':
+                raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')
+
+
+def load(*arguments, **options):
+    if 'load' in words():
+        raise RuntimeError('CUDA error: device-side assert triggered')
+    segmenter = from_checkpoint(*arguments, **options)
+    segmenter.engine = FaultyEngine(segmenter.engine)
+    return segmenter
+
+
+from_checkpoint = VideoSegmenter.from_checkpoint
+VideoSegmenter.from_checkpoint = load
+
+if __name__ == '__main__':
+    sys.exit(node.main(sys.argv[2:]))

@@ -1,0 +1,224 @@
+"""Each figure of /diagnostics, in the real node, under the fault that it should show."""
+import re
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from harness import BEST_EFFORT, RELIABLE, NodeProcess, Stream, image_message, wait_until
+from rclpy.node import NodeNameNonExistentError
+from sensor_msgs.msg import CompressedImage, Image
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / 'docs' / 'ros-interface.md').read_text()
+OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
+CAMERAS = ('front', 'strict', 'absent', 'other')
+
+
+@pytest.fixture(scope='module')
+def faults(tmp_path_factory):
+    return tmp_path_factory.mktemp('node') / 'faults'
+
+
+@pytest.fixture(scope='module')
+def node(random_checkpoint, faults):
+    """One node with a camera a fault."""
+    process = NodeProcess(
+        '-p', 'qos_overrides./d/strict/image.subscription.reliability:=reliable', namespace='d',
+        faults=faults, weights=random_checkpoint, cameras=f'[{", ".join(CAMERAS)}]',
+        engine='torch', device='cpu', precision='fp32', input_size='[64, 64]', key_interval=3,
+        max_key_age=0.0)
+    process.wait_for_log('segmenting')
+    yield process
+    faults.write_text('')
+    code, _ = process.stop()
+    assert code == 0, process.log
+
+
+@pytest.fixture
+def told(node, peer):
+    """Return a function that waits for a camera's level and message, and gives its values."""
+    newest = peer.diagnostics()
+
+    def wait_for(camera, level, message, accept=lambda match, values: True):
+        name, found = f'd/segmentation: {camera}', []
+
+        def told():
+            status = newest().get(name)
+            match = status and status[0] == level and re.search(message, status[1])
+            if match and accept(match, status[2]):
+                found.append(status[2])
+            return bool(found)
+        wait_until(told, 30, lambda: f'{message!r}; told was {newest().get(name)}')
+        return found[0]
+    return wait_for
+
+
+@pytest.fixture
+def front(node, peer, told):
+    stream = Stream(peer, '/d/front/image', '/d/segmentation/front/mask')
+    yield stream
+    stream.stop()
+
+
+def test_rates_counts_and_latencies_of_a_camera_that_does_well(front, told):
+    values = told('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5)
+    for key in ('key latency', 'current latency'):
+        p50, p95, largest = (float(values[f'{key} {which} (ms)'])
+                             for which in ('p50', 'p95', 'max'))
+        assert 0 < p50 <= p95 <= largest
+    assert 0 < float(values['longest gap (s)']) < 1
+    assert values['image'] == '64x64 rgb8'
+    received, dropped = int(values['received']), int(values['dropped'])
+    # The image in work, and the one that waits.
+    assert 0 <= received - dropped - int(values['processed']) - int(values['failed']) <= 2
+
+
+def test_the_documents_name_every_key_and_no_other(front, told, peer):
+    told('front', OK, 'masks/s', lambda _, values: values['current latency p50 (ms)'] != 'unknown')
+    newest = peer.diagnostics()
+    wait_until(lambda: 'd/segmentation: front' in newest(), 10, 'diagnostics')
+    for status, heading in (('front', 'a camera'), ('engine', 'the engine')):
+        # Of each three percentiles the documents name the first.
+        keys = {key for key in newest()[f'd/segmentation: {status}'][2]
+                if not key.endswith(('p95 (ms)', 'max (ms)'))}
+        assert documented(DOCUMENT, f'| key of {heading} |') == keys
+
+
+def documented(text, table_head):
+    """Return what stands in backquotes in the first column of a table."""
+    rows = text[text.index(table_head):].split('\n\n')[0].splitlines()[2:]
+    return {name for row in rows for name in re.findall('`(.*?)`', row.split('|')[1])} \
+        - {'p95', 'max'}
+
+
+def test_the_documents_and_the_security_policy_name_what_the_node_has(node, peer):
+    def own(names_and_types):
+        # The camera's name and the namespace are not in the documents; the client is not of us.
+        names = {name.replace('/front/', '/') for name, _ in names_and_types
+                 if not re.search('/(strict|absent|other)/', name)}
+        return {re.sub('^/d/segmentation/', '~/', name) for name in names}
+
+    def graph(kind):
+        try:
+            return own(getattr(peer.node, f'get_{kind}_names_and_types_by_node')(
+                'segmentation', '/d'))
+        except NodeNameNonExistentError:
+            return set()
+
+    # Those created first and last.
+    for kind, names in (('service', {'~/enable', '~/change_state', '~/set_parameters'}),
+                        ('publisher', {'/rosout', '~/transition_event', '~/camera_info'}),
+                        ('subscriber', {'/d/camera_info'})):
+        wait_until(lambda: names <= graph(kind), 20, f'every {kind}')  # noqa: B023
+    published, subscribed = graph('publisher'), graph('subscriber')
+    services = graph('service')
+    assert subscribed == {'/d/image', '/d/camera_info'}
+    rows = re.findall(r'^\| (in|out) \| `(.*?)`', DOCUMENT, re.MULTILINE)
+    usual = {'/parameter_events', '/rosout'}
+    optional = {'~/label_info'}  # where vision_msgs is installed
+    assert {name for way, name in rows if way == 'out'} - optional == published - usual - optional
+    assert {name for way, name in rows if way == 'in'} == {'image', 'image/compressed',
+                                                          'camera_info'}
+    own_services = {name for name in services if 'parameter' not in name} - {
+        '~/get_type_description'}  # from Jazzy on
+    assert documented(DOCUMENT, '| service |') == own_services
+
+    policy = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').getroot()
+    allowed = {kind: {element.text for element in policy.iterfind(f'.//{kind}/*')}
+               for kind in ("topics[@publish='ALLOW']", "topics[@subscribe='ALLOW']", 'services')}
+    assert allowed["topics[@publish='ALLOW']"] - optional == published - optional
+    assert allowed["topics[@subscribe='ALLOW']"] == {'image', 'image/compressed', 'camera_info',
+                                                     '/clock'}
+    assert allowed['services'] - {'~/get_type_description'} == services - {
+        '~/get_type_description'}
+
+
+def test_a_gap_is_told_with_its_length(front, told):
+    told('front', OK, 'masks/s')
+    front.paused = True
+    time.sleep(0.6)
+    front.paused = False
+    values = told('front', WARN, r'no image for (\d\.\d+) s in between; usually one comes every 0',
+                  lambda match, _: 0.5 <= float(match[1]) < 2)
+    assert float(values['longest gap (s)']) >= 0.5
+    values = told('front', OK, 'masks/s')
+    assert float(values['longest gap (s)']) < 0.5
+
+
+def test_an_engine_too_slow_for_the_camera_shows_in_drops_rate_and_latency(front, told, faults):
+    told('front', OK, 'masks/s')
+    faults.write_text('slow=0.2')
+    values = told('front', WARN, r'\d+ of \d+ images dropped: they come faster than the engine',
+                  lambda _, values: float(values['mask rate (Hz)']) <= 5.5)
+    assert float(values['drop rate (Hz)']) > float(values['mask rate (Hz)'])
+    assert float(values['current latency max (ms)']) >= 200
+    faults.write_text('')
+    values = told('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5.5)
+
+
+def test_corrupt_images_are_a_warning_with_their_share_and_reason(front, told):
+    failed = int(told('front', OK, 'masks/s')['failed'])
+
+    def corrupt(message):
+        if front.sent % 10 < 3:
+            message.encoding = 'infrared9'
+    front.change = corrupt
+    values = told('front', WARN, r'(\d+) of (\d+) images failed \(bad images\): .*infrared9',
+                  lambda match, _: 0.1 < int(match[1]) / int(match[2]) < 0.6)
+    assert int(values['failed']) > failed
+    front.change = lambda message: message.__setattr__('encoding', 'infrared9')
+    told('front', ERROR, r'images failed \(bad images\)')
+    front.change = lambda message: None
+    values = told('front', OK, 'masks/s')
+    assert 'infrared9' in values['last failure']
+
+
+def test_ages_are_of_one_clock_or_unknown(front, told):
+    # Stamps of 1970, as of a recording or a camera that counts from when it was switched on.
+    assert told('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
+
+    def stamp(offset):
+        def change(message):
+            now = time.time() + offset
+            message.header.stamp.sec, message.header.stamp.nanosec = int(now), int(now % 1 * 1e9)
+        return change
+
+    front.change = stamp(3600)
+    front.wait_for_masks(10)
+    assert told('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
+    front.change = stamp(-5)
+    values = told('front', OK, 'masks/s',
+                  lambda _, values: values['mask age p50 (ms)'] != 'unknown')
+    assert 5000 <= float(values['mask age p50 (ms)']) < 10000
+
+
+def test_a_camera_that_is_absent_silent_and_gone(peer, told):
+    assert told('absent', WARN, 'nobody publishes /d/absent/image')['publishers'] == '0'
+    publisher = peer.publisher(Image, '/d/absent/image')
+    assert told('absent', WARN, 'nothing has arrived on /d/absent/image, though')[
+        'publishers'] == '1'
+    peer.node.destroy_publisher(publisher)
+    stream = Stream(peer, '/d/absent/image', '/d/segmentation/absent/mask')
+    told('absent', OK, 'masks/s')
+    stream.stop()
+    told('absent', WARN, r'no image for (\d+\.\d) s$', lambda match, _: float(match[1]) > 2)
+    peer.node.destroy_publisher(stream.publisher)
+    told('absent', WARN, 'no image for .* s: nobody publishes /d/absent/image any more')
+
+
+def test_publishers_that_can_never_be_received_from_are_an_error(peer, told):
+    # The node asks this camera for reliability.
+    unreliable = peer.node.create_publisher(Image, '/d/strict/image', BEST_EFFORT)
+    told('strict', ERROR, 'the QoS of /d/strict/image does not match, nothing can arrive: '
+         '.*[Bb]est effort')
+    peer.node.create_publisher(CompressedImage, '/d/other/image', RELIABLE)
+    told('other', ERROR, '/d/other/image carries sensor_msgs/msg/CompressedImage, not '
+         'sensor_msgs/msg/Image')
+    peer.node.destroy_publisher(unreliable)
+    masks = peer.collect(Image, '/d/segmentation/strict/mask')
+    reliable = peer.publisher(Image, '/d/strict/image', RELIABLE)
+    wait_until(lambda: reliable.publish(image_message(np.zeros((64, 64, 3), np.uint8)))
+               or time.sleep(0.1) or masks, 20, 'a mask')
+    told('strict', OK, 'masks/s')

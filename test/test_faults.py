@@ -1,0 +1,223 @@
+"""An engine that fails, hangs or is switched off, in the real node process."""
+import signal
+import threading
+import time
+
+import pytest
+from harness import NodeProcess, Stream, wait_until
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from std_srvs.srv import SetBool, Trigger
+
+from featshare_ros import recovery
+from featshare_ros.recovery import BackOff, EngineError, SupervisedSegmenter
+
+FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
+ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
+
+
+def start(random_checkpoint, faults):
+    process = NodeProcess(faults=faults, weights=random_checkpoint, key_interval=3, **FAST)
+    process.wait_for_log('segmenting /image')
+    return process
+
+
+@pytest.fixture(scope='module')
+def faults(tmp_path_factory):
+    return tmp_path_factory.mktemp('node') / 'faults'
+
+
+@pytest.fixture(scope='module')
+def node(random_checkpoint, faults):
+    """One node that most tests share; the first sees it fresh."""
+    process = start(random_checkpoint, faults)
+    yield process
+    faults.write_text('')
+    code, _ = process.stop()
+    assert code == 0, process.log
+
+
+@pytest.fixture
+def stream(node, peer):
+    stream = Stream(peer)
+    yield stream
+    stream.stop()
+
+
+def test_a_failed_engine_is_made_anew_with_back_off_and_told(node, peer, stream, faults):
+    newest = peer.diagnostics()
+    faults.write_text('fail load')
+    wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][0] == b'\x02'
+               and 'cannot be made anew' in newest()[ENGINE][1], 20, 'an error')
+    assert 'device-side assert' in newest()[ENGINE][1]
+    wait_until(lambda: newest()[CAMERA][1] == 'the engine failed and is being made anew', 10,
+               'the camera to say so')
+    assert newest()[CAMERA][0] == b'\x02'
+    wait_until(lambda: 'made anew in 2 s' in node.log, 20, 'the third attempt')
+    assert node.log.index('made anew in 0.5 s') < node.log.index('made anew in 1 s')
+    # The first failure with its traceback, and one line an attempt: not one an image.
+    assert node.log.count('image left out') == 1
+    assert 'CUDA out of memory' in node.log
+    faults.write_text('')
+    stream.wait_for_masks()
+    wait_until(lambda: newest()[ENGINE][:2] == (b'\x00', 'active')
+               and newest()[CAMERA][0] == b'\x00', 20, 'recovery to be told')
+    assert int(newest()[ENGINE][2]['engine restarts']) >= 3
+    stream.stop()
+    wait_until(lambda: newest()[CAMERA][1].startswith('no image for'), 20, 'quiet')
+    values = newest()[CAMERA][2]
+    assert int(values['failed']) == recovery.FAILURES
+    assert int(values['received']) == sum(
+        int(values[key]) for key in ('processed', 'dropped', 'failed'))
+
+
+def test_one_image_that_fails_costs_that_image_alone(node, peer, stream, faults):
+    newest = peer.diagnostics()
+    wait_until(lambda: CAMERA in newest(), 10, 'diagnostics')
+    failed, restarts = int(newest()[CAMERA][2]['failed']), newest()[ENGINE][2]['engine restarts']
+    faults.write_text('once')
+    wait_until(lambda: faults.read_text() == '', 20, 'the failure')
+    stream.wait_for_masks(5)
+    wait_until(lambda: int(newest()[CAMERA][2]['failed']) == failed + 1, 10, 'the count')
+    wait_until(lambda: newest()[CAMERA][0] == newest()[ENGINE][0] == b'\x00', 10, 'recovery')
+    assert newest()[ENGINE][2]['engine restarts'] == restarts
+    assert newest()[CAMERA][2]['last failure'].endswith('unspecified launch failure')
+
+
+def test_transitions_and_calls_work_while_the_engine_is_away(node, peer, stream, faults):
+    attempts = node.log.count('cannot be made anew')
+    faults.write_text('fail load')
+    wait_until(lambda: node.log.count('cannot be made anew') > attempts, 40, 'a failed attempt')
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return peer.call(ChangeState, f'{node.name}/change_state', request, timeout=60).success
+
+    assert peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request()).success
+    assert peer.set_parameters(node.name, key_interval=1).successful
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    answer = peer.call(SetBool, f'{node.name}/enable', SetBool.Request(data=True))
+    assert (answer.success, answer.message) == (False, 'the node is inactive: activate it first')
+    # Still broken: activating says so, and can be tried again.
+    assert not change(Transition.TRANSITION_ACTIVATE)
+    faults.write_text('')
+    assert change(Transition.TRANSITION_ACTIVATE)
+    assert peer.call(GetState, f'{node.name}/get_state', GetState.Request()).current_state.id \
+        == State.PRIMARY_STATE_ACTIVE
+    stream.wait_for_masks()
+
+
+def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, stream):
+    newest = peer.diagnostics()
+
+    def enable(on):
+        answer = peer.call(SetBool, f'{node.name}/enable', SetBool.Request(data=on))
+        assert answer.success
+        return answer.message
+
+    assert peer.set_parameters(node.name, key_interval=1000, max_key_age=0.0).successful
+    for _ in range(2):
+        assert enable(False) == 'disabled'
+    wait_until(lambda: stream.publisher.get_subscription_count() == 0, 10, 'unsubscribing')
+    wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][:2]
+               == (b'\x00', 'active, disabled'), 10, 'diagnostics')
+    wait_until(lambda: newest()[CAMERA][:2] == (b'\x00', 'disabled by the service enable'), 10,
+               'the camera to say so')
+    before = newest()[CAMERA][2]
+    count = len(stream.masks)
+    time.sleep(0.5)
+    assert len(stream.masks) == count
+    for _ in range(2):
+        assert enable(True) == 'enabled'
+    stream.wait_for_masks(10)
+    wait_until(lambda: newest()[CAMERA][0] == b'\x00'
+               and int(newest()[CAMERA][2]['processed']) > int(before['processed']), 10, 'masks')
+    # One, though the interval asks for none; counts go on.
+    assert int(newest()[CAMERA][2]['key frames']) == int(before['key frames']) + 1
+
+
+@pytest.mark.parametrize(('sign', 'fault'), [(signal.SIGINT, 'slow=60'),
+                                             (signal.SIGTERM, 'fail load')])
+def test_signals_end_it_though_the_engine_hangs_or_is_away(random_checkpoint, peer, tmp_path,
+                                                           sign, fault):
+    node = start(random_checkpoint, tmp_path / 'faults')
+    stream = Stream(peer)
+    (tmp_path / 'faults').write_text(fault)
+    count = stream.sent
+    if fault == 'fail load':
+        node.wait_for_log('cannot be made anew')
+    wait_until(lambda: stream.sent > count + 5, 10, 'images')
+    code, seconds = node.stop(sign)
+    stream.stop()
+    assert code == 0, node.log
+    # Two seconds are the aim; the rest is for a busy machine.
+    assert seconds < 10
+    assert 'KeyboardInterrupt' not in node.log, node.log
+
+
+def test_waits_double_up_to_a_limit_and_begin_anew_after_a_good_time(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(recovery.time, 'monotonic', lambda: now[0])
+    back_off = BackOff()
+
+    def next_wait(ran=0.0):
+        now[0] += ran
+        wait = back_off.next()
+        now[0] += wait
+        return wait
+
+    assert [next_wait(ran=1.0) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert [next_wait(ran=31.0), next_wait()] == [0.5, 1]
+
+
+class Logger:
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, text):
+        self.lines.append(text)
+
+    info = warning
+
+
+class Segmenter:
+    """As much of a segmenter as its supervisor sees; fails while `broken`."""
+
+    labels = ()
+    engine = type('Engine', (), {'network_name': 'n', 'device': 'd', 'precision': 'p',
+                                 'name': 'e', 'fallback': ''})
+    alive = 0
+
+    def __init__(self):
+        Segmenter.alive += 1
+
+    def segment(self, *arguments):
+        if arguments[0]:
+            raise MemoryError('full')
+        return 'mask'
+
+    def close(self):
+        Segmenter.alive -= 1
+
+
+def test_only_failures_in_a_row_make_the_engine_anew_and_never_two_at_once(monkeypatch):
+    monkeypatch.setattr(recovery, 'FIRST_WAIT_S', 0.0)
+    supervised = SupervisedSegmenter(Segmenter, Logger())
+    for broken in (True, True, False, True, True):
+        if broken:
+            with pytest.raises(EngineError, match='MemoryError: full'):
+                supervised.segment(broken, '', None, False)
+        else:
+            supervised.segment(broken, '', None, False)
+            assert supervised.problem == ''
+    assert not supervised.failing
+    with pytest.raises(EngineError):
+        supervised.segment(True, '', None, False)
+    assert supervised.failing
+    supervised.recover(threading.Event())
+    assert (supervised.failing, supervised.running, supervised.problem) == (False, True, '')
+    assert Segmenter.alive == 1
+    ending = threading.Event()
+    ending.set()
+    supervised.recover(ending)
+    assert (supervised.running, Segmenter.alive) == (False, 0)

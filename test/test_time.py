@@ -1,0 +1,140 @@
+"""Clocks that begin at zero, stop, jump or disagree, and stamps that say nothing."""
+import time
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from harness import NodeProcess, Peer, image_message, wait_until
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+CAMERAS = ('front', 'rear', 'unstamped')
+
+
+class World:
+    """The node on simulated time, its clock and cameras, and what it makes of them."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.node = '/sim/segmentation'
+        self._diagnostics = peer.collect(DiagnosticArray, '/diagnostics')
+        self._clock = peer.publisher(Clock, '/clock')
+        self._pixels = np.zeros((48, 64, 3), np.uint8)
+        self._masks, self._images = {}, {}
+        for name in CAMERAS:
+            self._masks[name] = peer.collect(Image, f'{self.node}/{name}/mask')
+            self._images[name] = peer.publisher(Image, f'/sim/{name}/image')
+            peer.wait_matched(f'{self.node}/{name}/mask')
+        # The graph knows a publisher a little before data flow from it.
+        time.sleep(0.5)
+
+    def show(self, camera, *stamps):
+        """Send images one by one, each when the last is answered; return how many were keys."""
+        before = self.told(camera)
+        for stamp in stamps:
+            count = len(self._masks[camera])
+            self._images[camera].publish(image_message(self._pixels, stamp=stamp))
+            wait_until(lambda: len(self._masks[camera]) > count, 20,  # noqa: B023
+                       f'a mask of {camera} at {stamp}')
+        return int(self.told(camera)['key frames']) - int(before['key frames'])
+
+    def told(self, camera):
+        """Return the camera's values in /diagnostics, as soon as they count every mask."""
+        found = []
+
+        def known():
+            for array in reversed(list(self._diagnostics)):
+                for status in array.status:
+                    if status.name == f'sim/segmentation: {camera}':
+                        values = {item.key: item.value for item in status.values}
+                        found[:] = [values]
+                        return int(values['processed']) == len(self._masks[camera])
+            return False
+        wait_until(known, 20, f'the masks of {camera} to be counted')
+        return found[0]
+
+    def set_clock(self, seconds):
+        """Publish the time until the node, whose diagnostics are stamped with it, has it."""
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = int(seconds), round(seconds % 1 * 1e9)
+        count = len(self._diagnostics)
+        wait_until(lambda: self._clock.publish(clock) or time.sleep(0.05) or any(
+            array.header.stamp == clock.clock for array in self._diagnostics[count:]), 20,
+            'the node to know the time')
+
+    def set_max_key_age(self, seconds):
+        assert self.peer.set_parameters(self.node, max_key_age=seconds).successful
+
+
+@pytest.fixture(scope='module')
+def world(random_checkpoint):
+    """All tests share it, in the order in which they stand here; the interval makes no keys."""
+    process = NodeProcess(
+        namespace='sim', use_sim_time=True, weights=random_checkpoint, engine='torch',
+        cameras=f'[{", ".join(CAMERAS)}]', device='cpu', precision='fp32',
+        input_size='[64, 64]', key_interval=1000, max_key_age=0.3)
+    process.wait_for_log('segmenting')
+    peer = Peer()
+    yield World(peer)
+    peer.close()
+    code, _ = process.stop()
+    assert code == 0, process.log
+    assert 'Traceback' not in process.log, process.log
+
+
+def test_before_the_clock_begins_images_are_answered_and_their_age_is_unknown(world):
+    assert world.show('front', 5.0, 5.05, 5.1) == 1
+    assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+
+
+def test_a_clock_that_begins_at_zero(world):
+    world.set_clock(0.0)
+    world.show('front', 0.0, 0.05, 0.1)
+    assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+    world.set_clock(0.2)
+    world.show('front', 0.15)
+    assert float(world.told('front')['mask age p50 (ms)']) == pytest.approx(50, abs=1)
+
+
+def test_a_paused_clock_stalls_nothing(world):
+    assert world.show('front', 0.15, 0.15, 0.15) == 0
+
+
+def test_a_gap_makes_a_key_frame(world):
+    assert world.show('front', 0.2, 0.25) == 0
+    assert world.show('front', 3.0) == 1
+
+
+def test_stamps_that_jump_back_without_the_clock_make_one_key_frame(world):
+    assert world.show('front', 1.0, 1.05, 1.1) == 1
+
+
+def test_a_clock_that_jumps_back_makes_every_camera_begin_anew(world):
+    world.set_max_key_age(0.0)
+    world.set_clock(9.0)
+    world.show('front', 8.8, 8.85)
+    world.show('unstamped', 0.0)
+    assert world.show('front', 8.9) == world.show('unstamped', 0.0, 0.0) == 0
+    world.set_clock(1.0)
+    # Not even later stamps, or none, hide it.
+    assert world.show('front', 8.95, 9.0) == 1
+    assert world.show('unstamped', 0.0, 0.0) == 1
+
+
+def test_without_stamps_gaps_are_told_by_the_time_of_arrival(world):
+    world.set_max_key_age(0.2)
+    time.sleep(0.3)
+    assert world.show('unstamped', 0.0) == 1
+    world.set_max_key_age(0.0)
+    time.sleep(0.3)
+    assert world.show('unstamped', 0.0) == 0
+    assert world.told('unstamped')['mask age p50 (ms)'] == 'unknown'
+
+
+def test_cameras_with_clocks_of_their_own_leave_each_other_alone(world):
+    world.set_max_key_age(0.3)
+    world.show('front', 0.5)
+    world.show('rear', 1.7e9)
+    for step in (0.05, 0.1, 0.15):
+        assert world.show('front', 0.5 + step) == world.show('rear', 1.7e9 + step) == 0
+    assert world.told('rear')['mask age p50 (ms)'] == 'unknown'
