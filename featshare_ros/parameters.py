@@ -63,7 +63,8 @@ PARAMETERS = (
     Spec('engine', 'auto', 'What runs the network: auto is the fastest that is installed.',
          choices=ENGINES),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
-         'take from the key frame; 0 as the checkpoint says.', limits=(0, 3)),
+         'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
+         limits=(0, 5)),
     Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
          'whole network on every frame.', live=True, limits=(1, 1000)),
     # Time, more than frames, is what ages features: with the shipped weights, those of 0.27 s ago

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from featshare_core.inference.device import PRECISIONS, choose_precision
 from featshare_core.inference.engine import Engine, Frame, Prediction
 from featshare_core.inference.fold import fold_batch_norms
-from featshare_core.inference.host_engine import checked_input_size
+from featshare_core.inference.host_engine import checked_input_size, named
 from featshare_core.inference.parts import Pixels
 from featshare_core.inference.pixels import Size, network_size
 from featshare_core.inference.tiles import winning_class
@@ -55,7 +55,7 @@ class CudaEngine(Engine):
         if device.type == 'cuda':
             self.device += f' ({torch.cuda.get_device_name(device)})'
         self.labels = config.labels
-        self.network_name = f'{config.network}, {network.shared_levels} shared levels'
+        self.network_name = named(config, network.shared_levels)
         self.trained_size = config.input_size[1], config.input_size[0]
         self._multiple = network.input_multiple
         self._input_size = checked_input_size(input_size, network.input_multiple)

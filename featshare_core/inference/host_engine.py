@@ -64,7 +64,7 @@ class HostEngine(Engine):
     def __init__(self, config: Config, multiple: int, shared_levels: int,
                  input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
         self.labels = config.labels
-        self.network_name = f'{config.network}, {shared_levels} shared levels'
+        self.network_name = named(config, shared_levels)
         self.trained_size = config.input_size[1], config.input_size[0]
         self._multiple = multiple
         self._input_size = checked_input_size(input_size, multiple)
@@ -150,6 +150,12 @@ class HostEngine(Engine):
         confidence = self._masks.confidence(logits, wanted) if wants_confidence else None
         self._timer.mark('postprocess')
         return Prediction(mask, confidence, lag, self._timer.stages())
+
+
+def named(config: Config, shared_levels: int) -> str:
+    """Return which network it is and where it is cut, for people."""
+    words = (value for value in config.options.values() if isinstance(value, str))
+    return f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
 
 
 def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:

@@ -121,8 +121,11 @@ class VideoSegmenter:
             # The cache may be missing or half written: the stream starts anew.
             self.schedule.reset(stream)
             raise
+        # Only the engine knows when deferred features came; the schedule's count, otherwise the
+        # same, also outlives an engine (a recording that is gone on with).
+        lag = prediction.lag if self.key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
-                      turn.reason, prediction.lag, prediction.timings)
+                      turn.reason, lag, prediction.timings)
 
     def warm_up(self) -> None:
         """
