@@ -26,7 +26,7 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import paint
 from featshare_ros.diagnostics import CameraStatistics
-from featshare_ros.images import decode_compressed, decode_image, encode_image
+from featshare_ros.images import decode_compressed, decode_image, encode_image, stamp_seconds
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -92,6 +92,7 @@ class Camera:
         self._prefix = f'{name}/' if name else ''
         self._image_topic = f'{self._prefix}image' + ('/compressed' if compressed else '')
         self._slot: Arrival | None = None
+        self._stamped = False
         self._info: CameraInfo | None = None
         self._subscriptions: list[Any] = []
         self._publishers: list[Publisher] = []
@@ -172,6 +173,18 @@ class Camera:
         arrival, self._slot = self._slot, None
         assert arrival is not None
         return arrival
+
+    def time_of(self, arrival: Arrival) -> float | None:
+        """
+        Return the seconds by which key frames are scheduled: the stamp's, None where it is zero.
+
+        Of a camera that has never set a stamp, gaps show in the times of arrival; mixed with
+        stamps they would seem to leap.
+        """
+        header = arrival.message.header
+        stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
+        self._stamped |= stamp is not None
+        return stamp if self._stamped else arrival.time
 
     def decode(self, message: Image | CompressedImage) -> Frame:
         """

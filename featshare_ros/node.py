@@ -221,11 +221,8 @@ class SegmentationNode(LifecycleNode):
             assert self._segmenter is not None
             header: Header = arrival.message.header
             frame = camera.decode(arrival.message)
-            stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
-            # Without stamps, gaps show in the times of arrival.
-            result = self._segmenter.segment(
-                frame, camera.name, arrival.time if stamp is None else stamp,
-                self._values['publish_confidence'])
+            result = self._segmenter.segment(frame, camera.name, camera.time_of(arrival),
+                                             self._values['publish_confidence'])
             camera.publish_mask(frame, result, header)
             latency, age = 1e3 * (time.monotonic() - arrival.time), self._age(header)
             camera.publish_overlay(frame, result, header, self._values['overlay_opacity'])

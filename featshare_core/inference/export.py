@@ -132,6 +132,7 @@ def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],
         # exporter, which the other warning is for, takes a minute.
         warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
+        warnings.filterwarnings('ignore', 'Constant folding')
         torch.onnx.export(part, inputs, buffer, input_names=names, output_names=outputs,
                           opset_version=OPSET, dynamo=False)
     return bytes(buffer.getvalue())
