@@ -47,17 +47,20 @@ def test_what_half_precision_cannot_hold_is_kept_in_full(tmp_path):
         'fpn-densenet121', LabelSet(('a', 'b', 'c'), ((0, 0, 0),) * 3), (480, 352)))
     loaded, _ = load_checkpoint(tmp_path / 'x.safetensors')
     assert loaded.fusion_norm.running_var.eq(1e6).all()
+    assert (tmp_path / 'x.safetensors').stat().st_mode & 0o444 == 0o444
 
 
-def test_the_shipped_checkpoint_is_found_by_name_and_works():
-    network, config = load_checkpoint('default')
+@pytest.mark.parametrize(('name', 'score', 'least'), [
+    ('default', 'val/2-levels/key', 70), ('densenet121', 'camvid_val_miou', 60)])
+def test_shipped_checkpoints_are_found_by_name_and_work(name, score, least):
+    network, config = load_checkpoint(name)
     assert config.labels == CAMVID
     assert network.shared_levels == 2
     # fp16, and small enough for a repository.
-    assert find_checkpoint('default').stat().st_size < 20e6
-    with safe_open(find_checkpoint('default'), 'pt') as file:
+    assert find_checkpoint(name).stat().st_size < 20e6
+    with safe_open(find_checkpoint(name), 'pt') as file:
         assert file.get_tensor('classifier.weight').dtype == torch.float16
-    assert config.scores['camvid_val_miou'] >= 50
+    assert config.scores[score] >= least
     assert config.training
 
 

@@ -18,9 +18,10 @@ def prefix(tmp_path_factory):
                  'resource', 'setup.py', 'setup.cfg', 'package.xml', 'README.md', 'LICENSE'):
         path = REPOSITORY / name
         (shutil.copytree if path.is_dir() else shutil.copy)(path, source / name)
+    # --ignore-installed, or pip would uninstall the package from the tests' own environment.
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
-                    '--no-build-isolation', '--disable-pip-version-check', '--prefix', prefix,
-                    source], check=True)
+                    '--ignore-installed', '--no-build-isolation', '--disable-pip-version-check',
+                    '--prefix', prefix, source], check=True)
     return prefix
 
 

@@ -111,8 +111,8 @@ def losses(output):
 
 
 @pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('*.yaml')
-                                        # Those of smp: test_smp.py.
-                                        if not file.stem.startswith(('data-', 'smp-'))))
+                                        # Those of smp: test_smp.py. data-*, cpu*: no whole ones.
+                                        if not file.stem.startswith(('data-', 'cpu', 'smp-'))))
 def test_every_configuration_trains(name, runs, monkeypatch):
     # A hundred megabytes each, which the tests of resuming look at.
     monkeypatch.setattr('lightning.Trainer.save_checkpoint', lambda *_, **__: None)
@@ -152,6 +152,14 @@ def test_thesis_configurations_also_take_camvid(real_data):
     assert [entry.kind for entry in config.train] == ['camvid']
     assert config.crop == (480, 352)
     assert config.lr == 1e-4
+
+
+def test_a_machine_without_a_gpu_has_recipes_of_its_own():
+    lite = CONFIGS / 'baseline-efficientnet-lite.yaml'
+    assert load_config([lite, CONFIGS / 'cpu.yaml'], {}).batch < load_config([lite], {}).batch
+    sharing = load_config([CONFIGS / 'default-efficientnet-lite.yaml',
+                           CONFIGS / 'cpu-sharing.yaml'], {})
+    assert sharing.shared_levels == (1, 2, 3)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(runs, tmp_path):

@@ -90,6 +90,7 @@ def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
     # Whole or not at all, also when it is interrupted.
     unfinished = Path(path).with_suffix('.unfinished')
     save_file(tensors, unfinished, {HEADER_KEY: json.dumps(asdict(config))})
+    unfinished.chmod(0o644)  # safetensors lets the owner alone read it; a robot has more users
     os.replace(unfinished, path)
 
 
