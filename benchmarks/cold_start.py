@@ -8,11 +8,11 @@ Each engine is a new process, so that nothing is warm but the disk's cache.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+from figures import engine_parser, report
 
 ONE = """
 import sys, time
@@ -52,22 +52,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {'size': arguments.size, 'runs': arguments.runs, 'seconds': figures}
 
 
-def main() -> None:
-    """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', default='1280x720')
+if __name__ == '__main__':
+    parser = engine_parser(__doc__, '1280x720')
     parser.add_argument('--engines', nargs='+', default=['auto', 'torch'])
     parser.add_argument('--runs', type=int, default=3)
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--weights', default='default')
-    parser.add_argument('--json', type=Path)
-    arguments = parser.parse_args()
-    text = json.dumps(measure(arguments), indent=1)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text)
-
-
-if __name__ == '__main__':
-    main()
+    report(parser, measure)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import engine_parser, report
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import KEY_MODES, VideoSegmenter
@@ -60,24 +59,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', default='512x512')
+if __name__ == '__main__':
+    parser = engine_parser(__doc__, '512x512')
     parser.add_argument('--rate', type=float, default=10, help='frames a second')
     parser.add_argument('--interval', type=int, default=5)
     parser.add_argument('--frames', type=int, default=150, help='of each mode')
-    parser.add_argument('--device', default='auto')
     parser.add_argument('--engine', default='auto')
-    parser.add_argument('--weights', default='default')
-    parser.add_argument('--json', type=Path)
-    arguments = parser.parse_args()
-    text = json.dumps(measure(arguments), indent=1)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text)
-
-
-if __name__ == '__main__':
-    main()
+    report(parser, measure)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from figures import engine_parser, report
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -60,22 +60,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             'torch': torch.__version__, 'frames': arguments.frames, 'cameras': figures}
 
 
-def main() -> None:
-    """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', default='1280x720')
+if __name__ == '__main__':
+    parser = engine_parser(__doc__, '1280x720')
     parser.add_argument('--cameras', type=int, nargs='+', default=[1, 2, 4, 8])
     parser.add_argument('--frames', type=int, default=160)
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--weights', default='default')
-    parser.add_argument('--json', type=Path)
-    arguments = parser.parse_args()
-    text = json.dumps(measure(arguments), indent=1)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text)
-
-
-if __name__ == '__main__':
-    main()
+    report(parser, measure)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featshare_core.evaluation.videos import KINDS, DataChoice
+from featshare_core.inference.command import size_argument
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
@@ -78,14 +79,6 @@ def advise_command(arguments: argparse.Namespace) -> None:
 def data_choice(arguments: argparse.Namespace) -> DataChoice:
     """Return the data set that the command line names."""
     return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations)
-
-
-def size_argument(text: str) -> tuple[int, int]:
-    """Return (width, height) of ``WxH``."""
-    width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
-    return int(width), int(height)
 
 
 def add_evaluation_commands(subparsers: Any) -> None:

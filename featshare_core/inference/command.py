@@ -33,14 +33,14 @@ def add_export_command(subparsers: Any) -> None:
     command.add_argument('--weights', default='default',
                          help="a shipped checkpoint's name or a .safetensors file")
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    command.add_argument('--size', type=_size, metavar='WxH',
+    command.add_argument('--size', type=size_argument, metavar='WxH',
                          help="of the network's input, in multiples of 32 (default: the images "
                               "that it was trained on)")
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.split('x'))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not WxH, such as 512x512') from None
-    return width, height
+def size_argument(text: str) -> tuple[int, int]:
+    """Return (width, height) of ``WxH``."""
+    width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
+    return int(width), int(height)
