@@ -458,8 +458,9 @@ def test_nodes_in_namespaces_of_their_own_do_not_collide(random_checkpoint, peer
             wait_until(lambda: newest().get(f'{name}/segmentation: camera')  # noqa: B023
                        and _counts(newest, f'{name}/segmentation: camera')['received'] == 1,  # noqa: B023
                        10, 'the counts')
-        assert [newest()[f'{name}/segmentation: engine'][2]['key_interval']
-                for name in ('left', 'right')] == ['9', '5']
+        # The newest may be older than the new interval.
+        wait_until(lambda: [newest()[f'{name}/segmentation: engine'][2]['key_interval']
+                            for name in ('left', 'right')] == ['9', '5'], 10, 'the new interval')
     finally:
         codes = [process.stop()[0] for process in processes]
     assert codes == [0, 0]
