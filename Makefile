@@ -26,7 +26,7 @@ demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], th
 		$(if $(RECORDING),--recording '$(RECORDING)') $(if $(TOPIC),--topic '$(TOPIC)')
 
 test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
-	$(VENV)/bin/pytest test --durations=10 $(PYTEST_ARGS)
+	$(VENV)/bin/pytest test -n 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 nightly: $(STAMP)  ## fuzz messages and parameters, 10,000 examples each
 	FUZZ_EXAMPLES=10000 $(VENV)/bin/pytest test/test_fuzz.py --timeout=3600 $(PYTEST_ARGS)

@@ -11,7 +11,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # and images of any size between processes.
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOCALHOST_ONLY'] = '1'
-os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 100)))
+os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 90)))
+_worker = os.environ.get('PYTEST_XDIST_WORKER')
+if _worker and 'ROS_DOMAIN_ID_OF_TESTS' not in os.environ:
+    # A domain for each of pytest's processes, which have all inherited the first one's.
+    os.environ['ROS_DOMAIN_ID_OF_TESTS'] = os.environ['ROS_DOMAIN_ID']
+    os.environ['ROS_DOMAIN_ID'] = str(int(os.environ['ROS_DOMAIN_ID']) + 1 + int(_worker[2:]))
 for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
     os.environ[_variable] = str(REPOSITORY / 'config' / 'fastdds_large_images.xml')
 

@@ -115,6 +115,15 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
         assert not torch.equal(mixed, expected)
         if cut:
             assert (mixed - alone).abs().max() > 1e-3 * alone.abs().max()
+        network.aligned = True
+        low = network.low(frame)
+        shared = network.high(low)
+        torch.testing.assert_close(network.decode_key(low, shared), expected, rtol=1e-9, atol=1e-9)
+        follows = network.decode(network.low(other), shared)
+        assert follows.shape == mixed.shape
+        assert follows.isfinite().all()
+        assert torch.equal(follows, mixed) == (not cut)
+        network.aligned = False
 
 
 def test_the_three_encoders_of_each_architecture_are_covered():

@@ -19,7 +19,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.results import evaluate
     from featshare_core.evaluation.tables import score_text
     result = evaluate(arguments.weights, data_choice(arguments), arguments.interval,
-                      arguments.shared_levels, arguments.device, arguments.precision)
+                      arguments.shared_levels, arguments.device, arguments.precision,
+                      arguments.aligned)
     print(score_text(result))
     if arguments.json:
         write_json(arguments.json, result)
@@ -106,6 +107,9 @@ def add_evaluation_commands(subparsers: Any) -> None:
     add_data(command, required=True)
     command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
+    command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
+                         help='whether cached features follow the scene (default: as the '
+                              'checkpoint says)')
     add_device(command)
     command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
     command.add_argument('--json', type=Path, metavar='FILE', help='write the scores there too')

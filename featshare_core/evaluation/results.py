@@ -32,14 +32,14 @@ def bar(items: Iterable[Any], label: str, unit: str) -> Iterable[Any]:
 
 def evaluate(weights: str | Path, data: DataChoice, interval: int,
              shared_levels: int | None = None, device: str = 'auto',
-             precision: str = 'auto') -> dict[str, Any]:
+             precision: str = 'auto', aligned: bool | None = None) -> dict[str, Any]:
     """
     Return a checkpoint's scores on labelled video; see ``featshare evaluate``.
 
     :raises ValueError, FileNotFoundError: where data, interval or checkpoint do not fit.
     """
     source = data.open()  # before the network, which takes longer
-    engine = make_engine(weights, 'auto', device, precision, shared_levels)
+    engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
     video = Video(source, engine.labels)
     key_frames = video.passes(interval)
     counted = score({'': engine}, video, interval,
@@ -47,7 +47,8 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
     levels = cut(weights, shared_levels)
     command = (f'featshare evaluate --weights {shown(weights)} {data.arguments()} '
                f'--interval {interval}'
-               + (f' --shared-levels {shared_levels}' if shared_levels is not None else ''))
+               + (f' --shared-levels {shared_levels}' if shared_levels is not None else '')
+               + ('' if aligned is None else ' --aligned' if aligned else ' --no-aligned'))
     return {**provenance(command, engine.device), 'weights': shown(weights),
             'sha256': fingerprint(weights), 'network': engine.network_name,
             'shared_levels': levels, 'data': described(data, video), 'interval': interval,
@@ -89,6 +90,9 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         'mask moved by DIS optical flow': FlowWarp(ours),
         f'per frame at half resolution ({half[0]}x{half[1]})':
         PerFrame(make_engine(weights, 'auto', device, input_size=half))}
+    if load_checkpoint(weights)[0].aligned:
+        engines['feature sharing without alignment'] = make_engine(
+            weights, 'auto', device, shared_levels=shared_levels, aligned=False)
     if truncated is not None:
         engines['truncated (-2 levels), per frame'] = PerFrame(
             make_engine(truncated, 'auto', device))

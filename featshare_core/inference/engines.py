@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: str = 'auto',
                 precision: str = 'auto', shared_levels: int | None = None,
-                input_size: tuple[int, int] | None = None, full_size: bool = True) -> Engine:
+                input_size: tuple[int, int] | None = None, full_size: bool = True,
+                aligned: bool | None = None) -> Engine:
     """
     Load weights into an engine.
 
@@ -33,6 +34,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :param weights: a checkpoint's name or file, or a folder that ``featshare export`` has made.
     :param engine: one of ``ENGINES``; ``onnx-...`` names ONNX Runtime's execution provider.
     :param shared_levels: where to cut the network; None as the checkpoint says.
+    :param aligned: see ``SplitNetwork.aligned``; None as the checkpoint says.
     :param device, precision, input_size, full_size: see ``VideoSegmenter.from_checkpoint``.
     :raises CheckpointError: where the weights cannot be used.
     :raises RuntimeError: where the device is missing.
@@ -43,9 +45,9 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
         raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINES)}')
     folder = Path(weights).expanduser()
     exported = (folder / CONFIG_FILE).is_file()
-    if exported and shared_levels is not None:
-        raise ValueError(f'{folder} is exported: its shared levels are what they are; export it '
-                         f'anew')
+    if exported and (shared_levels is not None or aligned is not None):
+        raise ValueError(f'{folder} is exported: its shared levels and alignment are what they '
+                         f'are; export it anew')
     if exported and engine in ('torch', 'graphs'):
         raise ValueError(f'{folder} is exported: choose the engine openvino or onnx')
     if exported and engine == 'auto':
@@ -57,10 +59,10 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     def source() -> ModelSource:
         if exported:
             return ExportedModels(folder)
-        return NetworkModels(*load_checkpoint(weights, shared_levels))
+        return NetworkModels(*load_checkpoint(weights, shared_levels, aligned))
 
     def torch_engine() -> Engine:
-        network, config = load_checkpoint(weights, shared_levels)
+        network, config = load_checkpoint(weights, shared_levels, aligned)
         if where is not None and where.type == 'cuda':
             from featshare_core.inference.cuda_engine import CudaEngine
             return CudaEngine(network, config, where, precision, input_size, full_size,

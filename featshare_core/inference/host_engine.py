@@ -155,7 +155,8 @@ class HostEngine(Engine):
 def named(config: Config, shared_levels: int) -> str:
     """Return which network it is and where it is cut, for people."""
     words = (value for value in config.options.values() if isinstance(value, str))
-    return f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
+    return f'{" ".join((config.network, *words))}, {shared_levels} shared levels' \
+        + ', aligned' * bool(config.options.get('aligned'))
 
 
 def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:

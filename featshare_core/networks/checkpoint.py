@@ -42,7 +42,7 @@ class Config:
     :param labels: the classes, in the order of the logits.
     :param input_size: (width, height) in pixels of the images it was trained on.
     :param options: the network's further arguments, such as ``shared_levels``: whole numbers,
-        and for ``smp`` whatever JSON can hold.
+        and for ``smp`` whatever JSON can hold; and ``aligned``, 1 for ``SplitNetwork.aligned``.
     :param mean, std: of the RGB channels, for images of 0 to 1.
     :param training, scores: how it was trained and what it reached; for people.
     """
@@ -66,12 +66,17 @@ class Config:
                 or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise ValueError(f'mean {self.mean} and std {self.std} are not those of 3 channels')
         for name, value in self.options.items():
-            if not isinstance(value, int) and (self.network != 'smp' or name == 'shared_levels'):
+            if not isinstance(value, int) and (self.network != 'smp'
+                                               or name in ('aligned', 'shared_levels')):
                 raise ValueError(f'network option {name} is {value!r}, not a whole number')
 
     def build(self) -> SplitNetwork:
         """Return the network with fresh weights."""
-        return NETWORKS[self.network](len(self.labels), **self.options)
+        options = dict(self.options)
+        aligned = bool(options.pop('aligned', False))
+        network = NETWORKS[self.network](len(self.labels), **options)
+        network.aligned = aligned
+        return network
 
 
 def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
@@ -121,12 +126,13 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
 
 
 def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
-                    ) -> tuple[SplitNetwork, Config]:
+                    aligned: bool | None = None) -> tuple[SplitNetwork, Config]:
     """
     Return the network in eval mode (fp32, CPU) with its config.
 
     :param name_or_path: see ``find_checkpoint``. Only safetensors are read: nothing is unpickled.
-    :param shared_levels: where to cut the network; None leaves it as the checkpoint says.
+    :param shared_levels, aligned: where to cut the network, and whether its cached features
+        follow the scene; None leaves it as the checkpoint says.
     :raises CheckpointError: where the file is missing, damaged, or of another network.
     """
     path = find_checkpoint(name_or_path)
@@ -141,6 +147,8 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     config = parse_config(path, header)
     if shared_levels is not None:
         config = replace(config, options={**config.options, 'shared_levels': shared_levels})
+    if aligned is not None:
+        config = replace(config, options={**config.options, 'aligned': int(aligned)})
     try:
         network = config.build()
     except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
-from featshare_core.networks.split import SplitNetwork, Tensors
+from featshare_core.networks.split import LANDMARK_CHANNELS, SplitNetwork, Tensors
 
 PYRAMID_CHANNELS = 128
 HEAD_CHANNELS = 64
@@ -32,10 +32,10 @@ class FPN(SplitNetwork):
     conv; the last x2 is left to the caller, which upsamples to its own size anyway.
 
     The thesis does not print the first and the last decoder convolution's kernel size. We take
-    1x1, because a 1x1 convolution commutes with bilinear upsampling. So the first one runs on
-    each level at that level's own stride, the deep levels' part of its sum is computed once, on
-    the key frame, and the last one runs before its upsampling: each exactly, for a fraction of
-    the work.
+    1x1, because a 1x1 convolution commutes with bilinear upsampling, so that all is linear up to
+    the decoder's first batch norm. Hence what the deep levels add there is one tensor, computed
+    once, on the key frame; and on every frame lateral, head and fusion of a low level are one
+    3x3 convolution. The last convolution runs before its upsampling. Each is exact.
 
     :param classes: number of logits a pixel.
     :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1.
@@ -78,54 +78,87 @@ class FPN(SplitNetwork):
             low.append(self.backbone.stage(index, low[-1] if low else image))
         return tuple(low)
 
-    def high(self, low: Tensors) -> Tensors:
-        """
-        Return ``(pyramid, fused)`` at the stride of the deepest low level, or ``()``.
-
-        ``pyramid`` (Nx128) is the deep levels' top-down sum, ``fused`` (Nx64) their part of the
-        decoder's first convolution; both are upsampled here, once, not on every frame.
-        """
+    def _high(self, low: Tensors) -> Tensors:
+        """Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion."""
         if not self.shared_levels:
             return ()
         deep: list[Tensor] = []
         for index in range(len(low), self.levels):
             deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
-        return tuple(upsample(t, low[-1]) for t in self._top_down(tuple(deep), len(low), ()))
+        return (self._fused(tuple(deep), low),)
 
-    def decode(self, low: Tensors, shared: Tensors) -> Tensor:
-        """Return NxCx(H/2)x(W/2) logits from the low levels and ``high``'s tensors."""
-        return self._decode(low, shared, self.fusion_norm, self.tail_norm)
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
+        return self._logits(low, shared, self.fusion_norm, self.tail_norm)
 
-    def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
-        """Return the logits of the key frame that ``shared`` comes from; see ``key_norms``."""
+    def _decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
         if not self.key_norms:
-            return self.decode(low, shared)
-        return self._decode(low, shared, self.key_fusion_norm, self.key_tail_norm)
+            return self._decode(low, shared)
+        return self._logits(low, shared, self.key_fusion_norm, self.key_tail_norm)
 
-    def _decode(self, low: Tensors, shared: Tensors, fusion_norm: nn.Module,
+    def _logits(self, low: Tensors, shared: Tensors, fusion_norm: nn.Module,
                 tail_norm: nn.Module) -> Tensor:
-        _, fused = self._top_down(low, 0, shared)
+        fused = self._low_fused(low) + shared[0] if shared else self._fused(low, ())
         features = F.relu(fusion_norm(fused))
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
         return self.classifier(F.relu(tail_norm(self.tail(features))))
 
-    def _top_down(self, features: Tensors, first: int, above: Tensors) -> Tensors:
-        """
-        Merge the levels ``first``, ``first + 1``, ... and what comes from above, deepest first.
+    def _landmarks(self, low: Tensors) -> Tensor:
+        features = low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)
+        return features[:, :LANDMARK_CHANNELS]
 
-        Returns ``(pyramid, fused)`` at the stride of the finest of ``features``; ``above`` is
-        the same pair of the next deeper level, or ``()`` at the top.
+    def _fused(self, deep: Tensors, low: Tensors) -> Tensor:
         """
-        for index in reversed(range(first, first + len(features))):
-            pyramid = self.laterals[index](features[index - first])
-            if above:
-                pyramid = pyramid + upsample(above[0], pyramid)
-            fused = F.conv2d(self.heads[index](pyramid), self._fusion_weight(index))
-            if above:
-                fused = fused + upsample(above[1], fused)
-            above = pyramid, fused
-        return above
+        Return the fusion's output at stride 4, as if the features of ``low`` were zero.
 
-    def _fusion_weight(self, index: int) -> Tensor:
-        """Return the first decoder convolution's columns for one level's head."""
-        return torch.narrow(self.fusion.weight, 1, index * HEAD_CHANNELS, HEAD_CHANNELS)
+        :param deep: the features of the deepest levels, finest first.
+        :param low: those of the levels above, whose shapes alone matter.
+        """
+        pyramid, fused = None, None
+        for index in reversed(range(self.levels)):
+            if index >= len(low):
+                lateral = self.laterals[index](deep[index - len(low)])
+                pyramid = lateral if pyramid is None else lateral + upsample(pyramid, lateral)
+            else:
+                bias = self.laterals[index].bias
+                assert pyramid is not None and isinstance(bias, Tensor)
+                pyramid = upsample(pyramid, low[index]) + bias.view(1, -1, 1, 1)
+            head = F.conv2d(self.heads[index](pyramid), self._columns(index)[:, :, None, None])
+            fused = head if fused is None else head + upsample(fused, head)
+        assert fused is not None
+        return fused
+
+    def _low_fused(self, low: Tensors) -> Tensor:
+        """Return what the features of ``low`` add to the fusion; the biases are in the rest."""
+        # Laterals commute with the upsampling that follows them, and so become a part of the
+        # heads; unless there are more channels before them than after.
+        narrow = sum(self.backbone.channels[:len(low)]) < PYRAMID_CHANNELS
+        above, lateral, fused = None, None, None
+        for index, features in reversed(tuple(enumerate(low))):
+            weight = self.laterals[index].weight
+            assert isinstance(weight, Tensor)
+            if narrow:
+                weight = weight[:, :, 0, 0]
+                lateral = weight if lateral is None else torch.cat((weight, lateral), 1)
+                above = features if above is None else torch.cat(
+                    (features, upsample(above, features)), 1)
+            else:
+                features = F.conv2d(features, weight)
+                above = features if above is None else features + upsample(above, features)
+            head = F.conv2d(above, self._kernel(index, lateral), padding=1)
+            fused = head if fused is None else head + upsample(fused, head)
+        assert fused is not None
+        return fused
+
+    def _kernel(self, index: int, lateral: Tensor | None) -> Tensor:
+        """Return the 3x3 kernel of a level's head and its part of the fusion in one."""
+        head = self.heads[index].weight
+        assert isinstance(head, Tensor)
+        if lateral is not None:
+            head = torch.einsum('hpyx,pc->hcyx', head, lateral)
+        return torch.einsum('fh,hcyx->fcyx', self._columns(index), head)
+
+    def _columns(self, index: int) -> Tensor:
+        """Return the first decoder convolution's columns for one level's head, 64x64."""
+        weight = torch.narrow(self.fusion.weight, 1, index * HEAD_CHANNELS, HEAD_CHANNELS)
+        return weight[:, :, 0, 0]

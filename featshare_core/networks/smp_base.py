@@ -83,6 +83,6 @@ class SmpNetwork(StagedNetwork):
         """Return those of the stages with features that the decoder reads."""
         return filled
 
-    def decode(self, low: Tensors, shared: Tensors) -> Tensor:
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits, of the image's size."""
-        return self.segmentation_head(super().decode(low, shared))
+        return self.segmentation_head(super()._decode(low, shared))

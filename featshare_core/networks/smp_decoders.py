@@ -216,11 +216,14 @@ class Undivided(SmpNetwork):
         """Return the image, which the decoder may read, before the shallow features."""
         return image, *super().low(image)
 
-    def high(self, low: Tensors) -> Tensors:
+    def _high(self, low: Tensors) -> Tensors:
         """Return the deep features."""
-        return super().high(low[1:])
+        return super()._high(low[1:])
 
-    def decode(self, low: Tensors, shared: Tensors) -> Tensor:
+    def _landmarks(self, low: Tensors) -> Tensor:
+        return super()._landmarks(low[1:])
+
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits, of the image's size."""
         image, *features = low
         given = {0: image, **dict(zip(self.used, (*features, *shared)))}
@@ -233,7 +236,7 @@ class Undivided(SmpNetwork):
         return tuple(features[stage] for stage in self.used if stage > self.shallow)
 
     def merge(self, low: Features, shared: Tensors) -> Tensor:
-        """Not used: see ``decode``."""
+        """Not used: see ``_decode``."""
         raise NotImplementedError
 
 

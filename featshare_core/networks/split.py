@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from featshare_core.networks.alignment import displacement, warp
+
+LANDMARK_CHANNELS = 32
 Tensors = tuple[Tensor, ...]
 """What passes between the parts: plain tensors, so that each part can be exported or captured."""
 
@@ -15,7 +18,7 @@ class SplitNetwork(nn.Module, ABC):
     The thesis's split (ch. 3): ``N^lfe`` is ``low``, ``N^gfe`` is ``high``, ``N^d`` is ``decode``.
 
     A key frame runs all three and caches what ``high`` returns; a current frame runs ``low`` and
-    ``decode`` with the cached tensors. The cache is used as it is (``S^prop`` is the identity).
+    ``decode`` with the cached tensors, which ``propagate``, ``S^prop``, carries over.
     """
 
     input_multiple: int
@@ -33,6 +36,9 @@ class SplitNetwork(nn.Module, ABC):
     key_norms: bool = False
     """Whether ``decode_key`` has norms of its own."""
 
+    aligned: bool = False
+    """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
+
     @property
     def cuts(self) -> tuple[int, ...]:
         """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
@@ -42,22 +48,57 @@ class SplitNetwork(nn.Module, ABC):
     def low(self, image: Tensor) -> Tensors:
         """Return the shallow features of a normalised Nx3xHxW image; run on every frame."""
 
-    @abstractmethod
     def high(self, low: Tensors) -> Tensors:
         """Return all that depends on the key frame's deep features alone; run on key frames."""
+        shared = self._high(low)
+        return (*shared, self._landmarks(low)) if self.aligned and shared else shared
 
-    @abstractmethod
+    def propagate(self, low: Tensors, shared: Tensors) -> Tensors:
+        """
+        Return a key frame's ``shared`` as the current frame of ``low`` takes it (``S^prop``).
+
+        It has no parameters: the identity or, where the network is ``aligned``, each tensor
+        warped by how far the shallow features have moved since the key frame.
+        """
+        if not self.aligned or not shared:
+            return shared
+        *deep, theirs = shared
+        ours = self._landmarks(low)
+        moved = displacement(ours, theirs)
+        # What is one for the whole image does not move.
+        return (*(warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep), ours)
+
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """
-        Return NxCxhxw logits, run on every frame.
+        Return NxCxhxw logits of a current frame from its ``low`` and a key frame's ``shared``.
 
         They may be smaller than the image: bilinear upsampling (corners not aligned) to whatever
         size is wanted is the caller's, which can then take the argmax without storing them.
         """
+        return self.decode_propagated(low, self.propagate(low, shared))
+
+    def decode_propagated(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return the logits of a current frame from what ``propagate`` has returned."""
+        return self._decode(low, shared[:-1] if self.aligned else shared)
 
     def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
-        """Return the logits of the key frame that ``shared`` comes from; usually ``decode``'s."""
-        return self.decode(low, shared)
+        """Return the logits of the frame that ``low`` and ``shared`` both come from."""
+        return self._decode_key(low, shared[:-1] if self.aligned else shared)
+
+    @abstractmethod
+    def _high(self, low: Tensors) -> Tensors:
+        """Return what ``_decode`` needs of the deep levels, ``()`` where nothing is shared."""
+
+    @abstractmethod
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return the logits of a frame, with tensors of ``_high`` that fit it."""
+
+    def _decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
+        return self._decode(low, shared)
+
+    @abstractmethod
+    def _landmarks(self, low: Tensors) -> Tensor:
+        """Return the features at stride 8 by which frames are matched; few channels will do."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of a frame on its own, which is what a key frame gets."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
-from featshare_core.networks.split import SplitNetwork, Tensors
+from featshare_core.networks.split import LANDMARK_CHANNELS, SplitNetwork, Tensors
 
 Features = Mapping[int, Tensor]
 """Feature maps by the number of the stage that they come from; stage 1 takes the image."""
@@ -72,16 +73,23 @@ class StagedNetwork(SplitNetwork):
         """Return the features of the shallow stages that the decoder reads, finest first."""
         return tuple(self._run(1, self.shallow, image).values())
 
-    def high(self, low: Tensors) -> Tensors:
+    def _high(self, low: Tensors) -> Tensors:
         """Return ``deep``'s tensors, ``()`` where nothing is shared."""
         if not self.shared_levels:
             return ()
         return self.deep({**self._by_stage(low),
                           **self._run(self.shallow + 1, self.levels, low[-1])})
 
-    def decode(self, low: Tensors, shared: Tensors) -> Tensor:
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits."""
         return self.merge(self._by_stage(low), shared)
+
+    def _landmarks(self, low: Tensors) -> Tensor:
+        features = self._by_stage(low)
+        # Stage n has stride 2^n: the third, or the one nearest to it.
+        stage = min(features, key=lambda number: abs(number - 3))
+        landmarks = features[stage][:, :LANDMARK_CHANNELS]
+        return F.avg_pool2d(landmarks, 2 ** (3 - stage)) if stage < 3 else landmarks
 
     def _by_stage(self, low: Tensors) -> Features:
         return dict(zip(self.used, low))

@@ -120,13 +120,14 @@ class Learner(lightning.LightningModule):
         low = network.low(torch.cat((images, keys)))
         high = network.high(low)
         current_low = tuple(part[:count] for part in low)
-        key_high = tuple(part[count:] for part in high)
+        carried = network.propagate(current_low, tuple(part[count:] for part in high))
         if network.key_norms:
             on_key = network.decode_key(low, high)
-            on_current = network.decode(current_low, key_high)
+            on_current = network.decode_propagated(current_low, carried)
         else:
-            both = network.decode(*(tuple(torch.cat(pair) for pair in zip(parts, more))
-                                    for parts, more in ((low, current_low), (high, key_high))))
+            both = network.decode_propagated(*(
+                tuple(torch.cat(pair) for pair in zip(parts, more))
+                for parts, more in ((low, current_low), (high, carried))))
             on_key, on_current = both[:2 * count], both[2 * count:]
         on_key, on_current = self._full(on_key), self._full(on_current)
         current = loss.nll(on_current, masks, weights)
@@ -136,8 +137,9 @@ class Learner(lightning.LightningModule):
         if config.match_where_classes_agree:
             winners = on_key.detach().argmax(1)
             agreement = winners[:count] == winners[count:]
-        match = loss.feature_match([part[:count] for part in high], key_high, config.match,
-                                   agreement)
+        deep = len(high) - network.aligned
+        match = loss.feature_match([part[:count] for part in high[:deep]], carried[:deep],
+                                   config.match, agreement)
         distilled = torch.zeros_like(current)
         teacher = self._baseline[0]
         if config.distillation_weight and teacher is not None:
@@ -216,7 +218,7 @@ class Learner(lightning.LightningModule):
             # At lag 0 the frame is its own key frame.
             first = (lags == 0).view(-1, 1, 1, 1)
             logits = self.network.decode(low, shared)
-            if self.network.key_norms:
+            if self.network.key_norms or self.network.aligned:
                 logits = torch.where(first, self.network.decode_key(low, shared), logits)
             predicted = F.interpolate(logits.float(), truth.shape[-2:], mode='bilinear').argmax(1)
             classes = matrices.shape[-1]

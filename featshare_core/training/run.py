@@ -17,7 +17,6 @@ from featshare_core.data.pairs import LaggedFrames, Triplets
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
-    NETWORKS,
     Config,
     find_checkpoint,
     load_checkpoint,
@@ -117,7 +116,11 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         options['levels'] = config.levels
     if config.key_norms:
         options['key_norms'] = 1
-    network = NETWORKS[config.network_name](len(labels), **options)
+    if config.aligned:
+        options['aligned'] = 1
+    width, height = (side // 32 * 32 for side in config.size)
+    checkpoint = Config(config.network_name, labels, (width, height), options)
+    network = checkpoint.build()
     for cut in config.shared_levels:
         if cut not in network.cuts:
             raise ValueError(f'shared_levels is one of {", ".join(map(str, network.cuts))} in '
@@ -134,15 +137,14 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         mean, std = encoder_normalisation(options['encoder'], weights)
     elif weights:
         raise ValueError(f'{config.network_name} takes no backbone_weights')
-    width, height = (side // 32 * 32 for side in config.size)
-    return network, Config(config.network_name, labels, (width, height), options, mean, std)
+    return network, replace(checkpoint, mean=mean, std=std)
 
 
 def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainConfig,
                 baseline_config: Config, labels: LabelSet) -> None:
     """Give the network the baseline's weights, the key frames' norms included."""
     theirs = {name: value for name, value in baseline_config.options.items()
-              if name not in ('shared_levels', 'levels', 'key_norms')}
+              if name not in ('shared_levels', 'levels', 'key_norms', 'aligned')}
     ours = config.network_options
     if (baseline_config.network, theirs, baseline_config.labels.names) \
             != (config.network_name, ours, labels.names):

@@ -1,0 +1,79 @@
+"""
+Moves a key frame's features to where the current frame has them; there is nothing to learn.
+
+How far a cell has moved is read off features that both frames have anyway, coarse to fine as
+PWC-Net does (arXiv 1709.02371), with the softmax over matching costs of GC-Net (arXiv 1703.04309)
+in place of its layers.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PYRAMID = ((4, 2), (2, 1), (1, 1))
+"""Steps from coarse to fine: cells pooled to one, and how many of these are searched each way."""
+SHARPNESS = 24.0
+"""Of the softmax over costs, which are relative to their mean."""
+OUTSIDE = 3.0
+"""The cost of a place outside the key frame, beside that of what lies at its border."""
+
+
+def displacement(current: Tensor, key: Tensor) -> Tensor:
+    """
+    Return Nx2xhxw: how far away, in cells (x, y), the key frame shows what a cell shows now.
+
+    At most 11 cells each way are found.
+
+    :param current, key: NxCxhxw, the same features of both frames.
+    """
+    moved = current.new_zeros(())
+    for pooled, radius in PYRAMID:
+        ours, theirs = (F.avg_pool2d(t, pooled, ceil_mode=True) if pooled > 1 else t
+                        for t in (current, key))
+        if moved.dim():
+            finer = 2 * F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
+            moved = finer[:, :, :ours.shape[2], :ours.shape[3]]
+            theirs = warp(theirs, moved)
+        moved = moved + _search(ours, theirs, radius)
+    return moved
+
+
+def warp(features: Tensor, moved: Tensor) -> Tensor:
+    """
+    Return NxCxHxW features, each cell taken from where ``moved`` says that it was.
+
+    :param moved: Nx2xhxw in cells of its own, h and w as much smaller than H and W.
+    """
+    height, width = features.shape[-2:]
+    if moved.shape[-2:] != features.shape[-2:]:
+        moved = moved * (width / moved.shape[-1])
+        moved = F.interpolate(moved, (height, width), mode='bilinear', align_corners=False)
+    moved = moved.float()
+    # grid_sample has -1 and 1 for the image's borders.
+    x = (2 * torch.arange(width, device=moved.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=moved.device) + 1) / height - 1
+    grid = torch.stack((x + moved[:, 0] * (2 / width),
+                        y[:, None] + moved[:, 1] * (2 / height)), -1)
+    return F.grid_sample(features.float(), grid, mode='bilinear', padding_mode='border',
+                         align_corners=False).to(features.dtype)
+
+
+def _search(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
+    """Return Nx2xhxw: the mean of the shifts of up to ``radius`` cells, by how well they match."""
+    height, width = ours.shape[-2:]
+    padded = F.pad(theirs, (radius,) * 4, mode='replicate')
+    outside = F.pad(ours.new_zeros(1, 1, height, width), (radius,) * 4, value=OUTSIDE)
+    steps = range(2 * radius + 1)
+    places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
+              for y in steps for x in steps]
+    costs = torch.cat([(ours - padded[place]).abs().mean(1, keepdim=True) for place in places], 1)
+    costs = costs.float()
+    scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    costs = costs / scale + torch.cat([outside[place] for place in places], 1)
+    # A cell is matched with its neighbours, lest what looks alike be mistaken.
+    costs = F.avg_pool2d(F.pad(costs, (1,) * 4, mode='replicate'), 3, 1)
+    weights = (-SHARPNESS * costs).softmax(1).unflatten(1, (len(steps), len(steps)))
+    shifts = torch.arange(-radius, radius + 1, device=ours.device, dtype=weights.dtype)
+    shifts = shifts.view(1, -1, 1, 1)
+    return torch.stack(((weights.sum(1) * shifts).sum(1), (weights.sum(2) * shifts).sum(1)), 1)

@@ -1,0 +1,109 @@
+"""Alignment: how far features have moved is found, and the cache follows."""
+import pytest
+import torch
+from torch.nn import functional as F
+
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.inference.parts import Pixels
+from featshare_core.labels import CAMVID
+from featshare_core.networks.alignment import displacement, warp
+from featshare_core.networks.checkpoint import (
+    CheckpointError,
+    Config,
+    load_checkpoint,
+    save_checkpoint,
+)
+from featshare_core.networks.fpn import FPN
+
+
+def scene(height, width, channels=8, seed=0):
+    """Return features with detail at every scale, as images have."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(1, channels, height, width)
+    for coarse in (1, 2, 4, 8):
+        noise = torch.randn(1, channels, -(-height // coarse), -(-width // coarse),
+                            generator=generator)
+        total += F.interpolate(noise, (height, width), mode='bilinear')
+    return total
+
+
+@pytest.mark.parametrize('shift', [(0, 0), (1, 0), (-3, 2), (8, -6), (0, 9)])
+@pytest.mark.parametrize('size', [(48, 64), (45, 61)])
+def test_a_shift_is_found(shift, size):
+    x, y = shift
+    wide = scene(size[0] + 24, size[1] + 24)
+    current = wide[:, :, 12:12 + size[0], 12:12 + size[1]]
+    # A cell of the current frame was x to the right of here on the key frame.
+    key = wide[:, :, 12 - y:12 - y + size[0], 12 - x:12 - x + size[1]]
+    moved = displacement(current, key)
+    assert moved.shape == (1, 2, *size)
+    inner = moved[:, :, 12:-12, 12:-12]
+    assert (inner - torch.tensor([x, y]).view(1, 2, 1, 1)).abs().median() < 0.3
+    # Up to where it left the picture, the key frame now looks as the current one does.
+    difference = (warp(key, moved) - current)[:, :, 12:-12, 12:-12].abs().mean()
+    assert difference < (key - current)[:, :, 12:-12, 12:-12].abs().mean() / 3 + 0.1
+
+
+def test_without_anything_to_see_nothing_moves():
+    flat = torch.ones(2, 4, 64, 64)
+    # Near the border, where only the inner cells are there to choose from, it does.
+    for key in (flat, 2 * flat):
+        assert displacement(flat, key)[:, :, 24:-24, 24:-24].abs().max() < 1e-4
+
+
+def test_warp_takes_each_cell_from_where_it_was():
+    features = torch.arange(48.0).view(1, 1, 6, 8)
+    moved = torch.zeros(1, 2, 6, 8)
+    torch.testing.assert_close(warp(features, moved), features)
+    moved[:, 0], moved[:, 1] = 2, -1
+    torch.testing.assert_close(warp(features, moved)[:, :, 1:, :-2], features[:, :, :-1, 2:])
+    # What was outside is the border's.
+    torch.testing.assert_close(warp(features, moved)[:, :, 0, :-2], features[:, :, 0, 2:])
+    # Found on coarser features, it is as far in the image, and so more cells.
+    torch.testing.assert_close(warp(features, moved[:, :, ::2, ::2] / 2)[:, :, 1:, :-2],
+                               features[:, :, :-1, 2:])
+    half = warp(features.bfloat16(), moved)
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('shared', [1, 2, 3])
+@torch.inference_mode()
+def test_a_current_frame_finds_the_features_of_a_moved_scene(shared):
+    network, config = load_checkpoint('default', shared)
+    picture, _ = RenderedStreet(480, 360, seed=5).frame(0)
+    wide = Pixels(config)(torch.from_numpy(picture)[None])
+    key, current = wide[:, :, 40:296, 40:424], wide[:, :, 24:280, 56:440]
+    expected = network(current)
+    errors = []
+    for aligned in (False, True):
+        network.aligned = aligned
+        torch.testing.assert_close(network(current), expected)
+        logits = network.decode(network.low(current), network.high(network.low(key)))
+        assert logits.shape == expected.shape
+        wrong = logits.argmax(1) != expected.argmax(1)
+        errors.append(wrong[..., 16:-16, 16:-16].float().mean())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@torch.inference_mode()
+def test_without_a_cut_there_is_nothing_to_align():
+    network = FPN(11, 0, backbone='efficientnet-lite0').eval()
+    network.aligned = True
+    low = network.low(torch.randn(1, 3, 64, 64))
+    assert network.high(low) == ()
+    torch.testing.assert_close(network.decode(low, ()), network.decode_key(low, ()))
+
+
+def test_a_checkpoint_says_whether_it_is_aligned(tmp_path):
+    for options in ({'shared_levels': 2}, {'shared_levels': 2, 'aligned': 1}):
+        config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64), options)
+        save_checkpoint(tmp_path / 'some.safetensors', config.build(), config)
+        network, loaded = load_checkpoint(tmp_path / 'some.safetensors')
+        assert network.aligned == ('aligned' in options)
+        assert loaded.options == options
+    wrong = Config('fpn-efficientnet-lite0', CAMVID, (64, 64), {'alined': 1})
+    with pytest.raises(TypeError, match='alined'):
+        wrong.build()
+    save_checkpoint(tmp_path / 'wrong.safetensors', config.build(), wrong)
+    with pytest.raises(CheckpointError, match='alined'):
+        load_checkpoint(tmp_path / 'wrong.safetensors')
