@@ -1,5 +1,6 @@
 """Latency: what is averaged, counted and written."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_engines_take_turns():
             self.name = name
 
         def key(self, frame, stream='', confidence=False):
-            notes.append(f'{self.name} {"baseline" if stream else "key"} {frame}')
+            notes.append(f'{self.name} key {frame}')
             return Prediction(None, None, 0, {})
 
         def current(self, frame, stream='', confidence=False):
@@ -41,11 +42,12 @@ def test_engines_take_turns():
             pass
 
     notes = []
-    times = time_engines({name: Noting(name) for name in 'ab'}, iter(range(99)), 10)
-    warm_up = 2 * 3 * 2
-    turn = [*['key', *['current'] * 4, 'baseline', 'baseline']]
+    times = time_engines({name: Noting(name) for name in 'ab'}, iter(range(99)), 10,
+                         baselines={name: Noting(f'{name}, whole,') for name in 'ab'})
+    warm_up = 2 * 3 * 3
+    turn = [' key', *[' current'] * 4, *[', whole, key'] * 2]
     assert [note.rpartition(' ')[0] for note in notes[warm_up:]] \
-        == 2 * [f'{name} {kind}' for name in 'ab' for kind in turn]
+        == 2 * [f'{name}{kind}' for name in 'ab' for kind in turn]
     assert [int(note.split()[-1]) for note in notes] == list(range(len(notes)))
     for taken in times.values():
         assert (len(taken.key), len(taken.current), len(taken.per_frame)) == (2, 8, 4)
@@ -66,16 +68,23 @@ def convolutions(network, image):
 
 
 def test_work_is_that_of_the_convolutions():
-    config = Config('fpn-efficientnet-lite0', CAMVID, (128, 96), {'shared_levels': 2})
-    work = count_work(config, (120, 100))  # rounded to 128 x 96
+    config = Config('fpn-efficientnet-lite0', CAMVID, (128, 96), {'shared_levels': 0})
+    whole = count_work(config, (120, 100))  # rounded to 128 x 96
     with torch.device('meta'):
         network = config.build().eval()
         expected = convolutions(network, torch.empty(1, 3, 96, 128))
     # The decoder's first convolution is done by parts, not as a module: 64 from 64, each level.
     expected += sum(64 * 64 * (96 // stride) * (128 // stride) for stride in (4, 8, 16, 32))
-    assert work['key']['gmacs'] == pytest.approx(expected / 1e9)
+    assert whole['key']['gmacs'] == pytest.approx(expected / 1e9)
+    # Cut, a key frame runs the 3x3 convolutions of both low levels too, from the backbone's
+    # 24 + 40 and 40 channels to 64; the laterals are part of them.
+    work = count_work(replace(config, options={'shared_levels': 2}), (120, 100))
+    more = sum(64 * 9 * (96 // stride) * (128 // stride) * channels - 128 * own
+               * (96 // stride) * (128 // stride)
+               for stride, channels, own in ((4, 64, 24), (8, 40, 40)))
+    assert work['key']['gmacs'] == pytest.approx((expected + more) / 1e9)
     weights = sum(p.numel() * 4 for p in network.state_dict().values()) / 1e6
-    assert work['key']['weight_mb'] == pytest.approx(weights, rel=0.02)
+    assert whole['key']['weight_mb'] == pytest.approx(weights, rel=0.02)
     assert work['current']['weight_mb'] < work['key']['weight_mb'] / 2
     ratios = []
     for levels in (0, 1, 3):

@@ -52,7 +52,7 @@ class Times:
     """
     Milliseconds of an engine's frames, from the image in host memory to the mask in it.
 
-    ``per_frame`` is the baseline: frames that are all key frames, in the same run.
+    ``per_frame`` is the baseline, which keeps nothing for other frames, in the same run.
     """
 
     key: list[float] = field(default_factory=list)
@@ -71,7 +71,8 @@ class Times:
 
 
 def time_engines(engines: Mapping[str, Engine], video: Iterator[Frame], frames: int,
-                 progress: Progress = iter) -> dict[str, Times]:
+                 progress: Progress = iter,
+                 baselines: Mapping[str, Engine] | None = None) -> dict[str, Times]:
     """
     Time engines in turns of one interval each, so that a busy machine slows all alike.
 
@@ -79,20 +80,26 @@ def time_engines(engines: Mapping[str, Engine], video: Iterator[Frame], frames: 
 
     :param frames: those with sharing, for each engine: whole intervals of them, at least one.
     :param progress: wraps the turns, for a progress bar.
+    :param baselines: those of them to compare with, over the network without a cut.
     """
+    baselines = baselines or {}
     times = {name: Times() for name in engines}
     for engine in engines.values():
         for _ in range(WARM_UP):
             engine.key(next(video))
             engine.current(next(video))
+    for engine in baselines.values():
+        for _ in range(WARM_UP):
+            engine.key(next(video))
     for _ in progress(range(turns(frames))):
         for name, engine in engines.items():
             taken = times[name]
             taken.key.append(_milliseconds(engine.key, next(video)))
             taken.current += [_milliseconds(engine.current, next(video))
                               for _ in range(INTERVAL - 1)]
-            taken.per_frame += [_milliseconds(engine.key, next(video), 'per frame')
-                                for _ in range(PER_FRAME)]
+            if name in baselines:
+                taken.per_frame += [_milliseconds(baselines[name].key, next(video))
+                                    for _ in range(PER_FRAME)]
     return times
 
 
@@ -101,12 +108,12 @@ def turns(frames: int) -> int:
     return max(1, frames // INTERVAL)
 
 
-def _milliseconds(run: Callable[..., Any], frame: Frame, *stream: str) -> float:
+def _milliseconds(run: Callable[[Frame], Any], frame: Frame) -> float:
     # The mask comes back to host memory, so the end waits for the device; the start must too.
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run(frame, *stream)
+    run(frame)
     return 1e3 * (time.perf_counter() - start)
 
 
@@ -130,7 +137,8 @@ def benchmark(weights: str | Path, shared_levels: int | None, device: str,
     network, config = load_checkpoint(weights, shared_levels)
     input_size = rounded_size(size, network.input_multiple)
     engines = engines_for(weights, shared_levels, chosen, input_size)
-    times = time_engines(engines, street_video(size), frames, progress)
+    times = time_engines(engines, street_video(size), frames, progress,
+                         engines_for(weights, 0, chosen, input_size))
     ms = {name: {'key': float(np.median(taken.key)), 'current': float(np.median(taken.current))}
           for name, taken in times.items()}
     best = min(times, key=lambda name: times[name].average(INTERVAL))

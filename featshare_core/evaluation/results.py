@@ -84,12 +84,14 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
     multiple = load_checkpoint(weights)[0].input_multiple
     height, width = network_size(sample.shape[:2], ours.trained_size, multiple)
     half = rounded_size((width // 2, height // 2), multiple)
+    whole = make_engine(weights, 'auto', device, shared_levels=0)
     engines: dict[str, Engine] = {
-        'per frame': PerFrame(ours), f'feature sharing, {cut(weights, shared_levels)} levels':
-        ours, 'repeat the mask': RepeatMask(ours), 'Clockwork, untrained': Clockwork(ours),
+        'per frame': PerFrame(whole),
+        f'feature sharing, {cut(weights, shared_levels)} levels': ours,
+        'repeat the mask': RepeatMask(ours), 'Clockwork, untrained': Clockwork(ours),
         'mask moved by DIS optical flow': FlowWarp(ours),
         f'per frame at half resolution ({half[0]}x{half[1]})':
-        PerFrame(make_engine(weights, 'auto', device, input_size=half))}
+        PerFrame(make_engine(weights, 'auto', device, shared_levels=0, input_size=half))}
     if load_checkpoint(weights)[0].aligned:
         engines['feature sharing without alignment'] = make_engine(
             weights, 'auto', device, shared_levels=shared_levels, aligned=False)

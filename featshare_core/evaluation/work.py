@@ -73,7 +73,8 @@ def count_work(config: Config, size: tuple[int, int]) -> dict[str, dict[str, flo
                 run()
             with Traffic(weights) as traffic:
                 run()
-            found[name] = {'gmacs': flops.get_total_flops() / 2e9,
+            counted = flops.get_flop_counts()['Global']
+            found[name] = {'gmacs': counted[torch.ops.aten.convolution] / 2e9,
                            'weight_mb': traffic.weights / 1e6,
                            'activation_mb': traffic.activations / 1e6}
     one, other = found['current'], found['key']
