@@ -14,7 +14,7 @@ KIND := $(if $(ROS_INSTALLED),installed,wheels)-$(ROS_DISTRO)
 VENV := .venv$(if $(filter-out wheels-kilted installed-%,$(KIND)),-$(ROS_DISTRO))
 STAMP := $(VENV)/made-for-$(KIND)
 
-.PHONY: help env demo test nightly lint clean
+.PHONY: help env demo test bench nightly lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], th
 test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
 	$(VENV)/bin/pytest test -n 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
 
+bench: $(STAMP)  ## measure all that this device can run, in ten minutes; see bench/
+	$(VENV)/bin/python benchmarks/bench.py
+
 nightly: $(STAMP)  ## fuzz messages and parameters, 10,000 examples each
 	FUZZ_EXAMPLES=10000 $(VENV)/bin/pytest test/test_fuzz.py --timeout=3600 $(PYTEST_ARGS)
 
@@ -37,7 +40,7 @@ lint: $(STAMP)  ## ruff, mypy, and checks of package.xml, launch and config file
 	$(VENV)/bin/pytest test/test_package.py -q
 
 clean:  ## remove what the other targets made, but for the environments (rm -r .venv*)
-	rm -rf build install log demo *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build install log demo bench *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find featshare_core featshare_ros launch test -name __pycache__ -prune -exec rm -r {} +
 
 $(STAMP): $(wildcard requirements/*) setup.py setup.cfg

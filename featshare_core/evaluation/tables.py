@@ -104,8 +104,9 @@ def _truncated_ms(truncated: Result | None) -> str:
 
 def _ceiling(result: Result, interval: int) -> str:
     """Return what the multiply-adds alone would make of the ratio."""
-    ratio = result['work']['current_over_key']['gmacs']
-    return f'{(1 + (interval - 1) * ratio) / interval:.2f}'
+    work = {kind: found['gmacs'] for kind, found in result['work'].items()}
+    average = (work['key'] + (interval - 1) * work['current']) / interval
+    return f'{average / work["whole"]:.2f}'
 
 
 def engine_table(results: Sequence[Result]) -> str:

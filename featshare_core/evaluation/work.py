@@ -1,6 +1,7 @@
 """How much work a key frame and a current frame are, counted: multiply-adds and bytes moved."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,15 +45,16 @@ class Traffic(TorchDispatchMode):
 
 def count_work(config: Config, size: tuple[int, int]) -> dict[str, dict[str, float]]:
     """
-    Return the work of a key and of a current frame, without doing it.
+    Return the work of a key and of a current frame, and of one without a cut, doing none of it.
 
     :param size: (width, height) of the network's input; any, for it is rounded to multiples.
-    :returns: for ``key`` and ``current``: ``gmacs`` (10^9 multiply-adds of convolutions),
-        ``weight_mb`` and ``activation_mb`` (10^6 bytes read and written, in fp32); and, as
-        ``current_over_key``, the ratios of the first and of the bytes' sum.
+    :returns: for ``key``, ``current`` and ``whole``: ``gmacs`` (10^9 multiply-adds of
+        convolutions), ``weight_mb`` and ``activation_mb`` (10^6 bytes read and written, in
+        fp32); and, as ``current_over_key``, the ratios of the first and of the bytes' sum.
     """
     with torch.device('meta'):
         network = config.build().eval()
+        whole = replace(config, options={**config.options, 'shared_levels': 0}).build().eval()
         width, height = rounded_size(size, network.input_multiple)
         image = torch.empty(1, 3, height, width)
     weights = {tensor.untyped_storage()._cdata for tensor in network.state_dict().values()}
@@ -68,7 +70,7 @@ def count_work(config: Config, size: tuple[int, int]) -> dict[str, dict[str, flo
             network.decode(network.low(image), shared)
 
         found: dict[str, dict[str, float]] = {}
-        for name, run in (('key', key), ('current', current)):
+        for name, run in (('key', key), ('current', current), ('whole', lambda: whole(image))):
             with FlopCounterMode(display=False) as flops:
                 run()
             with Traffic(weights) as traffic:
