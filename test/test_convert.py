@@ -62,7 +62,8 @@ def test_a_folder_of_save_pretrained(tmp_path, capsys):
     assert network.shared_levels == 2
     assert config.labels == CAMVID
     assert config.options == {'architecture': 'Unet', 'encoder': 'tu-resnet18', 'encoder_depth': 4,
-                              'decoder_channels': [64, 32, 16, 8], 'shared_levels': 2}
+                              'decoder_channels': [64, 32, 16, 8], 'shared_levels': 2,
+                              'aligned': 1}
     # timm knows what its weights were trained with, without a download.
     assert config.mean == (0.485, 0.456, 0.406)
 

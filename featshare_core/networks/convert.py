@@ -64,6 +64,9 @@ def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
         options = {'architecture': architecture, 'encoder': encoder, **arguments}
     mean, std = (tuple(values) for values in normalisation)
     options['shared_levels'] = network.shared_levels
+    if network.shared_levels:
+        # Without it, features of a network that was trained per frame age within a few frames.
+        network.aligned, options['aligned'] = True, 1
     return network, Config(name, labels, input_size, options, mean, std,
                            {'converted_from': source.name})
 
