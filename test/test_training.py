@@ -197,6 +197,20 @@ def test_two_processes_learn_what_one_does(runs, tmp_path):
         torch.testing.assert_close(tensor, two[name], atol=2e-3, rtol=1e-2, msg=name)
 
 
+def test_alignment_of_the_deployed_network_leaves_its_training_alone(runs, tmp_path):
+    found = {}
+    for aligned in ('never', 'deployed', 'always'):
+        path = write(tmp_path / f'{aligned}.yaml', {
+            **SHARING, 'aligned': aligned,
+            'baseline': str(runs / 'fpn-efficientnet-lite0.safetensors')})
+        train_file(path, tmp_path / aligned)
+        network, _ = load_checkpoint(tmp_path / aligned / 'final.safetensors')
+        assert network.aligned == (aligned != 'never')
+        found[aligned] = torch.cat([p.flatten() for p in network.parameters()])
+    assert torch.equal(found['never'], found['deployed'])
+    assert not torch.equal(found['never'], found['always'])
+
+
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(ValueError, match='a batch of 3 cannot be shared evenly by 2'):
         data.train_loader(None, 1, 3, 0, 2, 0)

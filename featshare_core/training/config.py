@@ -70,8 +70,9 @@ class TrainConfig:
     :param levels: an FPN's pyramid levels; 2 is the truncated network.
     :param shared_levels: where it is cut; several are drawn at random, step by step; 0 alone
         trains the per-frame baseline.
-    :param aligned: current frames take the cached features from where the scene was on the key
-        frame, see ``alignment``; the thesis takes them from the same place.
+    :param aligned: whether current frames take the cached features from where the scene was on
+        the key frame, see ``alignment``, or from the same place, as the thesis does: ``deployed``
+        learns from the same place, which is harder, and is scored and saved aligned.
     :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: whose batch-norm statistics stay as they are.
     :param backbone_weights: ``imagenet``, an FPN's file, or None.
@@ -94,7 +95,7 @@ class TrainConfig:
     network: str | dict = 'fpn-densenet121'
     levels: int = 4
     shared_levels: tuple[int, ...] = (2,)
-    aligned: bool = False
+    aligned: Literal['never', 'deployed', 'always'] = 'never'
     key_norms: bool = False
     frozen_norms: Literal['none', 'backbone', 'all'] = 'none'
     backbone_weights: str | None = None

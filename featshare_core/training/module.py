@@ -77,6 +77,7 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Train, but with the statistics that the configuration wants frozen as they are."""
         self.network.train()
+        self.network.aligned = self.config.aligned == 'always'
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
         part = frozen[self.config.frozen_norms]
         for module in part.modules() if part is not None else ():
@@ -200,6 +201,7 @@ class Learner(lightning.LightningModule):
         """
         classes = len(self.checkpoint.labels)
         config = self.config
+        self.network.aligned = config.aligned != 'never'
         cuts = config.shared_levels if config.is_sharing else self.network.cuts
         self._matrices = {
             cut: torch.zeros(config.interval, classes, classes, dtype=torch.int64,

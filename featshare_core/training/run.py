@@ -116,7 +116,7 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         options['levels'] = config.levels
     if config.key_norms:
         options['key_norms'] = 1
-    if config.aligned:
+    if config.aligned != 'never':
         options['aligned'] = 1
     width, height = (side // 32 * 32 for side in config.size)
     checkpoint = Config(config.network_name, labels, (width, height), options)
