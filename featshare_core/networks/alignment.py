@@ -67,7 +67,8 @@ def _search(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
     steps = range(2 * radius + 1)
     places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
               for y in steps for x in steps]
-    costs = torch.cat([(ours - padded[place]).abs().mean(1, keepdim=True) for place in places], 1)
+    # All places in one tensor: few large operations cost less than many small ones.
+    costs = (torch.stack([padded[place] for place in places], 1) - ours[:, None]).abs().mean(2)
     costs = costs.float()
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     costs = costs / scale + torch.cat([outside[place] for place in places], 1)
