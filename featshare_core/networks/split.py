@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from featshare_core.networks.alignment import displacement, warp
 
-LANDMARK_CHANNELS = 32
+LANDMARK_CHANNELS = 16
 Tensors = tuple[Tensor, ...]
 """What passes between the parts: plain tensors, so that each part can be exported or captured."""
 
