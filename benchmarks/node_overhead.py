@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     subprocess.run([sys.executable, __file__, '--publish', f'--size={arguments.size}',
                     f'--rate={arguments.rate}', f'--frames={arguments.frames + 10}'], check=True)
     time.sleep(1.0)
-    device = 'none' if node._segmenter is None else node._segmenter.engine.device
+    device = 'none' if node._segmenter is None else node._segmenter.engine['device']
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
