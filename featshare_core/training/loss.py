@@ -46,7 +46,8 @@ def feature_match(current: Sequence[Tensor], key: Sequence[Tensor], norm: str,
     Return sum_k mean |w_k(I_c) - w_k(I_k)|^n over the K shared maps w_k, n = 1 (L1) or 2 (L2).
 
     The thesis prints a sum over a map's elements, which would drown the other terms; we read a
-    mean. The maps are those that ``SplitNetwork.high`` returns, which S^prop carries.
+    mean. The maps are those that ``SplitNetwork.high`` returns, which S^prop carries; of our FPN
+    one, the deep levels' part of the fusion.
 
     :param current, key: K maps NxC_kxh_kxw_k each, of the current and of the key frame.
     :param norm: ``l1`` or ``l2``.
