@@ -22,10 +22,9 @@ import torch
 
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.evaluation.tables import table
-from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.device import PRECISIONS, choose_device, choose_precision
 
 HERE = Path(__file__).resolve().parent
-TYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 # (width, height), shared levels, frames on a CPU: the larger, the fewer.
 FRAMES = (((512, 512), 1, 60), ((512, 512), 2, 100), ((512, 512), 3, 60), ((1024, 512), 2, 30),
           ((1024, 512), 3, 30), ((2048, 1024), 2, 10))
@@ -48,7 +47,7 @@ def rates(device: torch.device) -> dict[str, float]:
     side = 8192 if device.type == 'cuda' else 2048
     found = {}
     for precision in dict.fromkeys(('fp32', choose_precision('auto', device))):
-        one = torch.ones(side, side, device=device, dtype=TYPES[precision])
+        one = torch.ones(side, side, device=device, dtype=PRECISIONS[precision])
         found[precision] = side**3 / 1e9 / seconds(lambda: one @ one)  # noqa: B023
     data = torch.ones(2**27 if device.type == 'cuda' else 2**25, device=device)
     other = torch.empty_like(data)
@@ -56,11 +55,11 @@ def rates(device: torch.device) -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def run(name: str, *command: str) -> dict[str, Any]:
-    """Run a script that writes JSON; return that, or why there is none."""
+def run(folder: Path, name: str, *command: str) -> dict[str, Any]:
+    """Run a script that writes JSON, into a folder; return that, or why there is none."""
     print(f'== {name}', file=sys.stderr, flush=True)
     start = time.monotonic()
-    path = Path(f'/tmp/featshare-bench-{name}.json')
+    path = folder / f'{name}.json.part'
     path.unlink(missing_ok=True)
     done = subprocess.run([sys.executable, *command, '--json', str(path)], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True)
@@ -75,11 +74,12 @@ def latencies(result: dict[str, Any]) -> list[list[str]]:
     """Return table rows: each size, cut and engine, with its floor."""
     rows = []
     reached = result['rates']
+    best = next(name for name in reversed(reached) if name in PRECISIONS)
     for found in result['frames']:
         if 'failed' in found:
             continue
         for engine, ms in found['ms'].items():
-            precision = 'fp32' if engine in ('eager-fp32', 'onnx') else list(reached)[-2]
+            precision = 'fp32' if engine in ('eager-fp32', 'onnx') else best
             floor = {kind: 1e3 * max(
                 found['work'][kind]['gmacs'] / reached[precision],
                 sum(found['work'][kind][f'{what}_mb'] for what in ('weight', 'activation'))
@@ -124,7 +124,7 @@ def main() -> None:
 
     for size, levels, frames in FRAMES:
         result['frames'].append(run(
-            'frames', '-m', 'featshare_core.cli', 'benchmark', '--device', kind,
+            arguments.output, 'frames', '-m', 'featshare_core.cli', 'benchmark', '--device', kind,
             '--size', f'{size[0]}x{size[1]}', '--shared-levels', str(levels),
             '--frames', str(500 if cuda else frames)))
         keep()
@@ -133,7 +133,8 @@ def main() -> None:
         'deferred': ('--rate', '60' if cuda else '10', '--frames', '600' if cuda else '150'),
         'node_overhead': ('--rate', '30' if cuda else '5', '--frames', '100')}
     for name, more in scripts.items():
-        result['questions'][name] = run(name, str(HERE / f'{name}.py'), '--device', kind, *more)
+        result['questions'][name] = run(arguments.output, name, str(HERE / f'{name}.py'),
+                                        '--device', kind, *more)
         keep()
     if cuda:
         tests = subprocess.run(

@@ -22,7 +22,7 @@ from figures import engine_parser, report
 from torch import nn
 
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.device import PRECISIONS, choose_device, choose_precision
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.parts import Pixels
@@ -30,7 +30,6 @@ from featshare_core.networks.checkpoint import Config, load_checkpoint
 
 INTERVAL = 5
 LIGHT = (('FPN', 'densenet121'), ('Segformer', 'mit_b0'), ('PAN', 'mobilenet_v2'))
-TYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 Run = Callable[[Frame], Any]
 
@@ -38,14 +37,14 @@ Run = Callable[[Frame], Any]
 def per_frame(network: nn.Module, config: Config, device: torch.device, precision: str,
               compiled: bool = False) -> Run:
     """Return the plain way: normalise, run, upsample, argmax."""
-    network = network.eval().to(device, TYPES[precision], memory_format=torch.channels_last)
+    network = network.eval().to(device, PRECISIONS[precision], memory_format=torch.channels_last)
     pixels = Pixels(config).to(device)
     if compiled:
         network = torch.compile(network)  # type: ignore[assignment]
 
     @torch.inference_mode()
     def run(frame: Frame) -> Any:
-        image = pixels(torch.from_numpy(frame).to(device)[None]).to(TYPES[precision])
+        image = pixels(torch.from_numpy(frame).to(device)[None]).to(PRECISIONS[precision])
         logits = nn.functional.interpolate(network(image).float(), frame.shape[:2],
                                            mode='bilinear')
         return logits.argmax(1)[0].byte().cpu().numpy()

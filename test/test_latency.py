@@ -76,6 +76,7 @@ def test_work_is_that_of_the_convolutions():
     # The decoder's first convolution is done by parts, not as a module: 64 from 64, each level.
     expected += sum(64 * 64 * (96 // stride) * (128 // stride) for stride in (4, 8, 16, 32))
     assert whole['key']['gmacs'] == pytest.approx(expected / 1e9)
+    assert whole['whole'] == pytest.approx(whole['key'])
     # Cut, a key frame runs the 3x3 convolutions of both low levels too, from the backbone's
     # 24 + 40 and 40 channels to 64; the laterals are part of them.
     work = count_work(replace(config, options={'shared_levels': 2}), (120, 100))

@@ -81,7 +81,8 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
     ours = make_engine(weights, 'auto', device, shared_levels=shared_levels)
     video = Video(data.open(), ours.labels)
     sample = video.source.read_image(video.source.samples[0].frames[0])
-    multiple = load_checkpoint(weights)[0].input_multiple
+    network = load_checkpoint(weights)[0]
+    multiple = network.input_multiple
     height, width = network_size(sample.shape[:2], ours.trained_size, multiple)
     half = rounded_size((width // 2, height // 2), multiple)
     whole = make_engine(weights, 'auto', device, shared_levels=0)
@@ -92,7 +93,7 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         'mask moved by DIS optical flow': FlowWarp(ours),
         f'per frame at half resolution ({half[0]}x{half[1]})':
         PerFrame(make_engine(weights, 'auto', device, shared_levels=0, input_size=half))}
-    if load_checkpoint(weights)[0].aligned:
+    if network.aligned:
         engines['feature sharing without alignment'] = make_engine(
             weights, 'auto', device, shared_levels=shared_levels, aligned=False)
     if truncated is not None:

@@ -57,7 +57,8 @@ def count_work(config: Config, size: tuple[int, int]) -> dict[str, dict[str, flo
         whole = replace(config, options={**config.options, 'shared_levels': 0}).build().eval()
         width, height = rounded_size(size, network.input_multiple)
         image = torch.empty(1, 3, height, width)
-    weights = {tensor.untyped_storage()._cdata for tensor in network.state_dict().values()}
+    weights = {tensor.untyped_storage()._cdata for one in (network, whole)
+               for tensor in one.state_dict().values()}
     with torch.no_grad():
         low = network.low(image)
         shared = network.high(low)
