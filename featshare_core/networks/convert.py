@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet, load_label_set
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.smp import divide, encoder_normalisation, smp_arguments, smp_model
 from featshare_core.networks.split import SplitNetwork
+from featshare_core.networks.state_file import State, read_state
 
 LABELS = {'camvid': CAMVID, 'cityscapes': CITYSCAPES}
 FCN = 'fcn_resnet50'
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TOLERANCE = 1e-4
-
-State = dict[str, Tensor]
-
 
 def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
             architecture: str | None = None, encoder: str | None = None,
@@ -50,7 +46,7 @@ def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
     if source.is_dir():
         architecture, encoder, arguments, state = read_pretrained(source)
     else:
-        state = read_state(source)
+        state = read_weights(source)
     options: dict[str, Any] = {}
     if architecture == FCN:
         network, name = _fcn(state, len(labels), source), 'fcn-resnet50'
@@ -92,22 +88,13 @@ def read_pretrained(folder: Path) -> tuple[str, str, dict[str, Any], State]:
     return architecture, encoder, arguments, state
 
 
-def read_state(path: Path) -> State:
+def read_weights(path: Path) -> State:
     """
     Return the tensors of a file; whatever stands before ``encoder.`` in names is taken off.
 
-    :raises ValueError: where it holds anything but tensors: nothing else is unpickled.
+    :raises ValueError, OSError: where it holds anything but tensors, or cannot be read.
     """
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f'{path} is no file of tensors alone, which is all that is read: write '
-                         f'it with torch.save(model.state_dict(), ...) ({error})') from error
-    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
-        content = content['state_dict']
-    if not isinstance(content, dict) or not content \
-            or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f'{path} holds no state dict')
+    content = read_state(path)
     prefix = next((name.partition('encoder.')[0] for name in content if 'encoder.' in name), '')
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()
             if name.startswith(prefix)}

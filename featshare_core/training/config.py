@@ -75,7 +75,7 @@ class TrainConfig:
         learns from the same place, which is harder, and is scored and saved aligned.
     :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: whose batch-norm statistics stay as they are.
-    :param backbone_weights: ``imagenet``, an FPN's file, or None.
+    :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
     :param baseline: the per-frame checkpoint that a sharing network starts from, and that makes
         the pseudo labels.
     :param distances: smallest and largest distance of a pair, in frames.
