@@ -1,10 +1,14 @@
 """VideoSegmenter and the torch engine, on the CPU."""
+import ctypes
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.device import choose_device, choose_precision, return_free_memory
 from featshare_core.inference.pixels import MaskMaker, network_size
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.timing import Rolling
@@ -277,3 +281,25 @@ def test_the_overlay_mixes_image_and_colours(segmenter):
     half = paint(image, mask, labels, 0.5)
     assert tuple(half[1, 0]) == tuple((np.array(labels.colors[3]) + 100) // 2)
     assert paint(image, mask[:3, :4], labels, 0.5).shape == (3, 4, 3)
+
+
+def test_freed_memory_goes_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, 'malloc_trim'):
+        pytest.skip('the C library is not glibc')
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+    def resident() -> float:
+        return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGESIZE')
+
+    # Too small for a mapping each; the last one keeps the heap from shrinking by itself.
+    size, count = 64 << 10, 2000
+    blocks = [libc.malloc(size) for _ in range(count)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:
+        libc.free(block)
+    before = resident()
+    return_free_memory()
+    assert before - resident() > 0.9 * size * count
+    libc.free(blocks[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featshare_core.inference.device import choose_precision
+from featshare_core.inference.device import choose_precision, return_free_memory
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export import ExportedModels, Models, ModelSource
 from featshare_core.inference.host_engine import HostEngine, Mark
@@ -72,4 +72,5 @@ class CompiledEngine(HostEngine):
             runner = self._runners[size] = self._load(self._source.models(size))
             if len(self._runners) > KEPT_SIZES:
                 self._runners.popitem(last=False)
+            return_free_memory()
         return runner
