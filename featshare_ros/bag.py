@@ -141,6 +141,22 @@ def describe_topics(reader: Any) -> str:
     return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
 
 
+def only_image_topic(reader: Any, path: Path) -> str:
+    """
+    Return the one topic with images in it of rosbags' reader.
+
+    :raises RecordingError: where there is none, or several.
+    """
+    topics = sorted({connection.topic for connection in reader.connections
+                     if connection.msgtype in (IMAGE, COMPRESSED_IMAGE) and connection.msgcount})
+    if not topics:
+        raise RecordingError(f'{path}: no images in it; {describe_topics(reader)}')
+    if len(topics) > 1:
+        raise RecordingError(f'{path}: several image topics, choose with --topic: '
+                             f'{", ".join(topics)}')
+    return topics[0]
+
+
 class _BagRecording(Recording):
     """A rosbag2 recording."""
 
@@ -162,15 +178,7 @@ class _BagRecording(Recording):
         """Find the connections of the wanted topic, or of the only image topic."""
         images = [connection for connection in self._reader.connections
                   if connection.msgtype in (IMAGE, COMPRESSED_IMAGE)]
-        topics = sorted({connection.topic for connection in images if connection.msgcount})
-        if not topic:
-            if not topics:
-                raise RecordingError(f'{self._path}: no images in it; '
-                                     f'{describe_topics(self._reader)}')
-            if len(topics) > 1:
-                raise RecordingError(f'{self._path}: several image topics, name one of '
-                                     f'{", ".join(topics)}')
-            topic = topics[0]
+        topic = topic or only_image_topic(self._reader, self._path)
         chosen = [connection for connection in images if connection.topic == topic]
         if not chosen:
             raise RecordingError(f'{self._path}: no image topic {topic!r}; '

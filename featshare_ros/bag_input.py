@@ -18,6 +18,7 @@ from featshare_ros.bag import (
     RecordingError,
     describe_topics,
     message_types,
+    only_image_topic,
     open_bag,
 )
 from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
@@ -103,16 +104,7 @@ class BagInput:
         """Find the connections of the wanted topics, or the only image topic."""
         types = {connection.topic: connection.msgtype for connection in self._reader.connections
                  if connection.msgtype in (IMAGE, COMPRESSED_IMAGE)}
-        if not wanted:
-            full = sorted({connection.topic for connection in self._reader.connections
-                           if connection.topic in types and connection.msgcount})
-            if not full:
-                raise RecordingError(f'{self.path}: no images in it; '
-                                     f'{describe_topics(self._reader)}')
-            if len(full) > 1:
-                raise RecordingError(f'{self.path}: several image topics, choose with '
-                                     f'--topic: {", ".join(full)}')
-            wanted = full
+        wanted = wanted or [only_image_topic(self._reader, self.path)]
         pairs = [(name, topic) for name, _, topic in (text.rpartition('=') for text in wanted)]
         for _, topic in pairs:
             if topic not in types:

@@ -97,7 +97,7 @@ def test_topic_is_chosen_or_named(tmp_path: Path) -> None:
     two = write('two', '/front', '/rear')
     with open_recording(two, '/rear') as recording:
         assert {image.topic for image in recording} == {'/rear'}
-    with pytest.raises(RecordingError, match='several image topics, name one of /front, /rear'):
+    with pytest.raises(RecordingError, match='choose with --topic: /front, /rear'):
         open_recording(two)
     with pytest.raises(RecordingError, match=r"no image topic '/left'.*/front .*/rear \(sensor_m"):
         open_recording(two, '/left')
