@@ -51,7 +51,9 @@ def measure(architecture: str, encoder: str, arguments: dict[str, Any], size: tu
     def build(where: torch.device) -> tuple[Any, Any, torch.Tensor]:
         whole, parts = (smp_model(CLASSES, architecture, encoder, **arguments).eval().to(where)
                         for _ in range(2))
-        return whole, divide(parts, encoder, 0), torch.zeros(1, 3, *size[::-1], device=where)
+        network = divide(parts, encoder, 0)
+        network.aligned = True  # as converted ones are
+        return whole, network, torch.zeros(1, 3, *size[::-1], device=where)
 
     def current(network: Any, image: torch.Tensor, cut: int) -> Callable[[], Any]:
         network.shared_levels = cut

@@ -107,3 +107,27 @@ def test_a_checkpoint_says_whether_it_is_aligned(tmp_path):
     save_checkpoint(tmp_path / 'wrong.safetensors', config.build(), wrong)
     with pytest.raises(CheckpointError, match='alined'):
         load_checkpoint(tmp_path / 'wrong.safetensors')
+
+
+def test_frames_of_a_batch_are_aligned_each_by_itself():
+    current, key = scene(48, 64, seed=1), scene(48, 64, seed=2)
+    pair = [torch.cat((current, key)), torch.cat((key, current.roll(2, 3)))]
+    moved = displacement(*pair)
+    fine = torch.randn(2, 3, 96, 128)
+    for index in range(2):
+        alone = displacement(*(frames[index:index + 1] for frames in pair))
+        torch.testing.assert_close(moved[index:index + 1], alone, rtol=0, atol=1e-3)
+        assert torch.equal(warp(fine, moved)[index:index + 1],
+                           warp(fine[index:index + 1], moved[index:index + 1]))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_finer_features_come_whole_from_the_nearest_cell(dtype):
+    # More cells than bf16 can count.
+    features = torch.randn(1, 4, 40, 480).to(dtype)
+    moved = torch.full((1, 2, 20, 240), 0.9, dtype=dtype)
+    moved[:, 0] = -3.1
+    taken = warp(features, moved)
+    assert taken.dtype == dtype
+    assert torch.equal(taken[:, :, :-2, 6:], features[:, :, 2:, :-6])
+    assert torch.equal(taken[:, :, -2:, :6], features[:, :, -1:, :1].expand(-1, -1, 2, 6))
