@@ -26,7 +26,7 @@ from featshare_ros import parameters
 from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.images import ImageError, stamp_seconds
-from featshare_ros.recovery import SupervisedSegmenter
+from featshare_ros.recovery import LOADING, SupervisedSegmenter
 from featshare_ros.worker import Worker
 
 MAX_AGE_S = 60.0
@@ -206,8 +206,8 @@ class SegmentationNode(LifecycleNode):
 
     @property
     def working(self) -> bool:
-        """Whether the worker's thread is alive: after the end, because its engine is stuck."""
-        return self._worker is not None
+        """Whether a thread is busy with an engine: after the end, because that takes its time."""
+        return self._worker is not None or LOADING.locked()
 
     def _reset(self) -> None:
         """Make the next frame of every camera a key frame."""

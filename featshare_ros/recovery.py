@@ -4,6 +4,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from featshare_core.inference.engine import Frame
@@ -12,6 +13,13 @@ from featshare_core.inference.segmenter import Result, VideoSegmenter
 FAILURES = 3
 """Images in a row that an engine must fail on: one alone may be that image's fault."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+LOADER = ThreadPoolExecutor(1, 'engine loader')
+"""
+Engines are made on one thread, whoever asks: each thread that makes one keeps some of the memory,
+and the node's other threads come and go.
+"""
+LOADING = threading.Lock()
+"""Held while it makes one."""
 
 
 class EngineError(RuntimeError):
@@ -62,13 +70,17 @@ class SupervisedSegmenter:
 
     def load(self) -> None:
         """Load the segmenter, and note what it is for those who must not touch it meanwhile."""
-        segmenter = self._load()
+        segmenter = LOADER.submit(self._load_locked).result()
         self.labels = segmenter.labels
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,
                        'device': engine.device, 'precision': engine.precision}
         self._failures, self.problem = 0, ''
         self._segmenter = segmenter
+
+    def _load_locked(self) -> VideoSegmenter:
+        with LOADING:
+            return self._load()
 
     @property
     def running(self) -> bool:
