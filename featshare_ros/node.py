@@ -81,7 +81,8 @@ class SegmentationNode(LifecycleNode):
         try:
             if self._problems:
                 raise ValueError('; '.join(self._problems.values()))
-            self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger())
+            self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger(),
+                                                  self.context.ok)
             self._apply()
             compressed = self._values['image_transport'] == 'compressed'
             for name in self._values['cameras']:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from featshare_core.inference.engine import Frame
@@ -18,6 +18,7 @@ LOADER = ThreadPoolExecutor(1, 'engine loader')
 Engines are made on one thread, whoever asks: each thread that makes one keeps some of the memory,
 and the node's other threads come and go.
 """
+LOOK_S = 0.2
 LOADING = threading.Lock()
 """Held while it makes one."""
 
@@ -56,10 +57,13 @@ class SupervisedSegmenter:
 
     :param load: makes a segmenter that is warmed up, or raises whatever is wrong.
     :param logger: the node's.
+    :param wanted: whether there is still somebody to load for; asked while it takes long.
     """
 
-    def __init__(self, load: Callable[[], VideoSegmenter], logger: Any) -> None:
+    def __init__(self, load: Callable[[], VideoSegmenter], logger: Any,
+                 wanted: Callable[[], bool]) -> None:
         self._load = load
+        self._wanted = wanted
         self._logger = logger
         self._back_off = BackOff()
         self._failures = 0
@@ -70,7 +74,11 @@ class SupervisedSegmenter:
 
     def load(self) -> None:
         """Load the segmenter, and note what it is for those who must not touch it meanwhile."""
-        segmenter = LOADER.submit(self._load_locked).result()
+        loading = LOADER.submit(self._load_locked)
+        while not wait([loading], LOOK_S).done:
+            if not self._wanted():
+                raise RuntimeError('the node was told to end while the engine was being made')
+        segmenter = loading.result()
         self.labels = segmenter.labels
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,

@@ -5,6 +5,7 @@ FILE is read at every frame and at every loading of the engine. Its words:
 
     fail        every frame raises what CUDA raises when its memory is full
     load        loading the engine fails too
+    loading=S   loading it takes S seconds more
     slow=S      every frame takes S seconds more
     once        the next frame fails, one alone; the word is taken out
 """
@@ -53,6 +54,9 @@ class FaultyEngine:
 def load(*arguments, **options):
     if 'load' in words():
         raise RuntimeError('CUDA error: device-side assert triggered')
+    for word in words():
+        if word.startswith('loading='):
+            time.sleep(float(word[8:]))
     segmenter = from_checkpoint(*arguments, **options)
     segmenter.engine = FaultyEngine(segmenter.engine)
     return segmenter

@@ -155,6 +155,43 @@ def test_signals_end_it_though_the_engine_hangs_or_is_away(random_checkpoint, pe
     assert 'KeyboardInterrupt' not in node.log, node.log
 
 
+@pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_while_the_engine_is_being_made(random_checkpoint, peer, tmp_path, sign):
+    faults = tmp_path / 'faults'
+    faults.write_text('loading=60')
+    node = NodeProcess(faults=faults, weights=random_checkpoint, namespace='slow', **FAST)
+    wait_until(lambda: ('segmentation', '/slow') in peer.node.get_node_names_and_namespaces(), 30,
+               'the node')
+    time.sleep(1.0)
+    code, seconds = node.stop(sign)
+    assert code == 0, node.log
+    assert seconds < 10
+    assert 'Traceback' not in node.log, node.log
+
+
+def test_engines_are_made_on_one_thread():
+    threads = set()
+
+    def load():
+        threads.add(threading.get_ident())
+        return Segmenter()
+
+    made = [threading.Thread(target=SupervisedSegmenter, args=(load, Logger(), lambda: True))
+            for _ in range(3)]
+    for thread in made:
+        thread.start()
+    for thread in made:
+        thread.join()
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    Segmenter.alive = 0
+
+    def fails():
+        raise ValueError('no such file')
+    with pytest.raises(ValueError, match='no such file'):
+        SupervisedSegmenter(fails, Logger(), lambda: True)
+
+
 def test_waits_double_up_to_a_limit_and_begin_anew_after_a_good_time(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(recovery.time, 'monotonic', lambda: now[0])
@@ -202,7 +239,7 @@ class Segmenter:
 
 def test_only_failures_in_a_row_make_the_engine_anew_and_never_two_at_once(monkeypatch):
     monkeypatch.setattr(recovery, 'FIRST_WAIT_S', 0.0)
-    supervised = SupervisedSegmenter(Segmenter, Logger())
+    supervised = SupervisedSegmenter(Segmenter, Logger(), lambda: True)
     for broken in (True, True, False, True, True):
         if broken:
             with pytest.raises(EngineError, match='MemoryError: full'):
