@@ -14,10 +14,7 @@ FAILURES = 3
 """Images in a row that an engine must fail on: one alone may be that image's fault."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 LOADER = ThreadPoolExecutor(1, 'engine loader')
-"""
-Engines are made on one thread, whoever asks: each thread that makes one keeps some of the memory,
-and the node's other threads come and go.
-"""
+"""Makes the engines, so that whoever waits for one can be told to end meanwhile."""
 LOOK_S = 0.2
 LOADING = threading.Lock()
 """Held while it makes one."""
