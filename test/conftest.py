@@ -34,6 +34,16 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """On small images PyTorch's threads only wait for one another."""
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='session')
 def random_checkpoint(tmp_path_factory):
     """A checkpoint of the thesis's network with random weights: masks of no sense, in full."""

@@ -223,3 +223,42 @@ def image_message(pixels, encoding='rgb8', stamp=1.0, frame_id='camera'):
     message.header.stamp.nanosec = round((stamp - int(stamp)) * 1e9)
     message.data = array('B', pixels.tobytes())
     return message
+
+
+_stamp = [100.0]
+
+
+def picture(height=48, width=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def stamped(message):
+    """Give a message a stamp later than all before."""
+    _stamp[0] += 0.05
+    message.header.stamp.sec = int(_stamp[0])
+    message.header.stamp.nanosec = int(_stamp[0] % 1 * 1e9)
+    message.header.frame_id = f'camera_{_stamp[0]:.2f}'
+    return message
+
+
+def good_image(**options):
+    return stamped(image_message(picture(**options)))
+
+
+def answered(masks, publisher, message, timeout=20):
+    """Publish a message and return its mask, the one with its header."""
+    end = time.monotonic() + timeout
+    publisher.publish(message)
+    while True:
+        for mask in masks:
+            if mask.header == message.header:
+                return mask
+        assert time.monotonic() < end, f'no mask for {message.header}'
+        time.sleep(0.01)
+
+
+def counts_of(newest, name='segmentation: camera'):
+    """Return what became of a camera's images, by its newest diagnostics."""
+    values = newest()[name][2]
+    return {key: int(values[key])
+            for key in ('received', 'processed', 'dropped', 'failed', 'key frames')}

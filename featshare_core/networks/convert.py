@@ -23,6 +23,7 @@ FCN = 'fcn_resnet50'
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TOLERANCE = 1e-4
 
+
 def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
             architecture: str | None = None, encoder: str | None = None,
             arguments: Mapping[str, Any] | None = None, shared_levels: int | None = None,

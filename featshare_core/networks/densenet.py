@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featshare_core.networks.state_file import read_state
+from featshare_core.networks.state_file import load_state, read_state
 
 GROWTH = 32
 BOTTLENECK = 4 * GROWTH
@@ -129,14 +129,4 @@ class DenseNet121(nn.Module):
         """
         state = {re.sub(r'(denselayer\d+\.(?:norm|conv))\.([12])\.', r'\1\2.', name): tensor
                  for name, tensor in read_state(path).items()}
-        wanted = self.state_dict()
-        missing = [name for name in wanted
-                   if name not in state and not name.endswith('num_batches_tracked')]
-        if missing:
-            raise ValueError(f'{path} is no DenseNet-121 checkpoint: it lacks {missing[0]} '
-                             f'({len(missing)} tensors missing in all)')
-        for name in wanted:
-            if name in state and state[name].shape != wanted[name].shape:
-                raise ValueError(f'{path}: {name} has shape {tuple(state[name].shape)}, '
-                                 f'DenseNet-121 has {tuple(wanted[name].shape)}')
-        self.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+        load_state(self, state, f'{path} is no DenseNet-121 checkpoint')

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featshare_core.networks.state_file import read_state
+from featshare_core.networks.state_file import load_state, read_state
 
 STEM_CHANNELS = 32
 # Of each stage: the blocks' (kernel, stride, expansion, channels), the paper's table 1.
@@ -126,17 +126,8 @@ class EfficientNetLite0(nn.Module):
 
         :raises ValueError: where the file holds other tensors than EfficientNet-Lite0's.
         """
-        state = {_our_name(name): tensor for name, tensor
-                 in read_state(path).items()}
-        wanted = self.state_dict()
-        for name, tensor in wanted.items():
-            if name.endswith('num_batches_tracked'):
-                continue
-            if name not in state or state[name].shape != tensor.shape:
-                held = tuple(state[name].shape) if name in state else 'missing'
-                raise ValueError(f'{path} is no EfficientNet-Lite0 checkpoint: {name} is {held}, '
-                                 f'not {tuple(tensor.shape)}')
-        self.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+        state = {_our_name(name): tensor for name, tensor in read_state(path).items()}
+        load_state(self, state, f'{path} is no EfficientNet-Lite0 checkpoint')
 
 
 def _our_name(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from featshare_core.networks.smp_base import SmpNetwork
 from featshare_core.networks.smp_decoders import DECODERS, Undivided
 from featshare_core.networks.stages import Step, drop_unused, trace
-from featshare_core.networks.state_file import read_state
+from featshare_core.networks.state_file import load_state, read_state
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -135,13 +135,7 @@ def load_encoder_weights(network: SmpNetwork, encoder: str, weights: str) -> Non
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(f'the weights {weights!r} of {encoder} cannot be had: '
                              f'{error}') from error
-    wanted = network.encoder.state_dict()
-    for name, tensor in wanted.items():
-        if name not in state or state[name].shape != tensor.shape:
-            held = tuple(state[name].shape) if name in state else 'missing'
-            raise ValueError(f'{weights} are no weights of {encoder}: {name} is {held}, not '
-                             f'{tuple(tensor.shape)}')
-    network.encoder.load_state_dict({name: state[name] for name in wanted})
+    load_state(network.encoder, state, f'{weights} are no weights of {encoder}')
 
 
 def encoder_normalisation(encoder: str, weights: str = 'imagenet') -> Normalisation:
