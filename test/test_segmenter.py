@@ -1,6 +1,8 @@
 """VideoSegmenter and the torch engine, on the CPU."""
 import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from featshare_core.inference.device import choose_device, choose_precision, return_free_memory
+from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import MaskMaker, network_size
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.timing import Rolling
@@ -303,3 +306,27 @@ def test_freed_memory_goes_back_to_the_system():
     return_free_memory()
     assert before - resident() > 0.9 * size * count
     libc.free(blocks[-1])
+
+
+@pytest.mark.parametrize('apart', [False, True])
+def test_large_blocks_are_mapped_though_larger_ones_were_freed(apart):
+    if not hasattr(ctypes.CDLL(None), 'mallinfo2'):
+        pytest.skip('the C library is not glibc 2.33 or newer')
+    # In a process of its own, whose setting it is.
+    script = f"""
+import ctypes
+from featshare_core.inference.memory import map_large_blocks
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost').split()]
+libc.mallinfo2.restype = Info
+if {apart}:
+    map_large_blocks()
+libc.free(libc.malloc(8 << 20))
+before = libc.mallinfo2().hblks
+libc.malloc(2 << 20)
+print(libc.mallinfo2().hblks - before)"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.stdout == f'{int(apart)}\n', done.stderr

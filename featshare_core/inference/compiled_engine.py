@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featshare_core.inference.device import choose_precision, return_free_memory
+from featshare_core.inference.device import choose_precision
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export import ExportedModels, Models, ModelSource
 from featshare_core.inference.host_engine import HostEngine, Mark
+from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import Size
 
 KEPT_SIZES = 4  # of the cameras of a robot, few have a size of their own

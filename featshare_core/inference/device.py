@@ -1,8 +1,6 @@
 """Which device, and which precision on it."""
 from __future__ import annotations
 
-import ctypes
-
 import torch
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -61,15 +59,3 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     return bool(capabilities.get('avx512_bf16') or capabilities.get('amx_bf16'))
-
-
-def return_free_memory() -> None:
-    """
-    Give memory that was freed back to the system, where the C library can (glibc's).
-
-    Exporting and compiling a network leaves 30 MiB of holes, which an engine that is made anew
-    again and again would not quite fill again.
-    """
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim is not None:
-        trim(0)
