@@ -107,7 +107,7 @@ def losses(output):
 
 
 @pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('*.yaml')
-                                        # Those of smp: test_smp.py. data-*, cpu*: no whole ones.
+                                        # smp's: test_smp_training.py. data-*, cpu*: no whole ones.
                                         if not file.stem.startswith(('data-', 'cpu', 'smp-'))))
 def test_every_configuration_trains(name, runs, monkeypatch):
     # A hundred megabytes each, which the tests of resuming look at.
@@ -207,6 +207,32 @@ def test_alignment_of_the_deployed_network_leaves_its_training_alone(runs, tmp_p
     assert not torch.equal(found['never'], found['always'])
 
 
+def test_mending_is_learned_and_nothing_else(runs, tmp_path):
+    base = runs / 'fpn-efficientnet-lite0.safetensors'
+    path = write(tmp_path / 'mending.yaml', {
+        **SHARING, 'mending': True, 'aligned': 'deployed', 'steps_per_epoch': 4,
+        'shared_levels': [1, 2, 3], 'frozen_norms': 'all', 'baseline': str(base)})
+    train_file(path, tmp_path / 'one')
+    network, config = load_checkpoint(tmp_path / 'one' / 'final.safetensors')
+    assert config.options == {'shared_levels': 3, 'aligned': 1, 'mending': 1}
+    before = load_checkpoint(base)[0].state_dict()
+    after = network.state_dict()
+    assert {name for name in after if not name.startswith('mendings.')} == set(before)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    # Four steps of two samples, three cuts drawn: at least one has learned.
+    assert any(mending.last.bias.abs().max() > 0 for mending in network.mendings)
+    # Going on from a network that mends; several processes, of which a step uses one mending.
+    again = write(tmp_path / 'again.yaml', {
+        **SHARING, 'mending': True, 'aligned': 'deployed', 'batch': 4, 'frozen_norms': 'all',
+        'baseline': str(tmp_path / 'one' / 'final.safetensors')})
+    result = run_script(tmp_path, again, tmp_path / 'two', devices=2)
+    assert result.returncode == 0, result.stderr
+    train_file(again, tmp_path / 'alone')
+    for two, one in zip(losses(tmp_path / 'two'), losses(tmp_path / 'alone'), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(ValueError, match='a batch of 3 cannot be shared evenly by 2'):
         data.train_loader(None, 1, 3, 0, 2, 0)
@@ -257,6 +283,8 @@ def test_a_baseline_of_another_network_is_refused(runs, tmp_path):
     ({'crop': [100, 64]}, 'crop .* is not made of multiples of 32'),
     ({'shared_levels': 4}, 'shared_levels .* are not within 0 to 3'),
     ({'shared_levels': 1}, 'a sharing network learns from a per-frame baseline'),
+    ({'shared_levels': 1, 'baseline': 'x', 'mending': True}, 'mending is for features that fol'),
+    ({'mending': True, 'aligned': 'deployed'}, 'key_norms and mending are for sharing networks'),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),

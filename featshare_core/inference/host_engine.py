@@ -155,8 +155,10 @@ class HostEngine(Engine):
 def named(config: Config, shared_levels: int) -> str:
     """Return which network it is and where it is cut, for people."""
     words = (value for value in config.options.values() if isinstance(value, str))
-    return f'{" ".join((config.network, *words))}, {shared_levels} shared levels' \
-        + ', aligned' * bool(config.options.get('aligned'))
+    name = f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
+    if config.options.get('aligned'):
+        name += ', aligned, mending' if config.options.get('mending') else ', aligned'
+    return name
 
 
 def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
+from featshare_core.networks.mending import Mending
 from featshare_core.networks.split import LANDMARK_CHANNELS, SplitNetwork, Tensors
 
 PYRAMID_CHANNELS = 128
@@ -44,12 +45,14 @@ class FPN(SplitNetwork):
     :param backbone: a key of ``BACKBONES``; the thesis's is DenseNet-121.
     :param key_norms: the decoder normalises key frames (``forward``, ``decode_key``) with batch
         norms of their own, apart from those of current frames (``decode``).
+    :param mending: a ``Mending`` for each cut.
     """
 
     input_multiple = 32
 
     def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
-                 backbone: str = 'densenet121', key_norms: bool = False) -> None:
+                 backbone: str = 'densenet121', key_norms: bool = False,
+                 mending: bool = False) -> None:
         super().__init__()
         if not 0 <= shared_levels < levels:
             raise ValueError(f'shared_levels must be 0 to {levels - 1} in a network of {levels} '
@@ -70,6 +73,12 @@ class FPN(SplitNetwork):
             self.key_fusion_norm = nn.BatchNorm2d(HEAD_CHANNELS)
             self.key_tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
         self.key_norms = bool(key_norms)
+        if mending:
+            # Of the level at stride 8, or of the one at stride 4 where that alone is not shared.
+            self.mendings = nn.ModuleList(
+                Mending(self.backbone.channels[min(1, levels - cut - 1)], HEAD_CHANNELS)
+                for cut in range(1, levels))
+        self.mends = bool(mending)
 
     def low(self, image: Tensor) -> Tensors:
         """Return the backbone's features of the levels that are not shared, finest first."""
@@ -79,13 +88,18 @@ class FPN(SplitNetwork):
         return tuple(low)
 
     def _high(self, low: Tensors) -> Tensors:
-        """Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion."""
+        """
+        Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
+
+        For mending it comes at stride 16 too, so that current frames need not pool it.
+        """
         if not self.shared_levels:
             return ()
         deep: list[Tensor] = []
         for index in range(len(low), self.levels):
             deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
-        return (self._fused(tuple(deep), low),)
+        fused = self._fused(tuple(deep), low)
+        return (fused, F.avg_pool2d(fused, 4)) if self.mends and self.aligned else (fused,)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
@@ -103,9 +117,12 @@ class FPN(SplitNetwork):
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
         return self.classifier(F.relu(tail_norm(self.tail(features))))
 
+    def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
+        mend = self.mendings[self.shared_levels - 1]
+        return (mend(_at_stride_8(low), *carried, wrong),)
+
     def _landmarks(self, low: Tensors) -> Tensor:
-        features = low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)
-        return features[:, :LANDMARK_CHANNELS]
+        return _at_stride_8(low)[:, :LANDMARK_CHANNELS]
 
     def _fused(self, deep: Tensors, low: Tensors) -> Tensor:
         """
@@ -162,3 +179,8 @@ class FPN(SplitNetwork):
         """Return the first decoder convolution's columns for one level's head, 64x64."""
         weight = torch.narrow(self.fusion.weight, 1, index * HEAD_CHANNELS, HEAD_CHANNELS)
         return weight[:, :, 0, 0]
+
+
+def _at_stride_8(low: Tensors) -> Tensor:
+    """Return the finest shallow features that are not finer."""
+    return low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)

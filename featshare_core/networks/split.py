@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from featshare_core.networks.alignment import displacement, warp
+from featshare_core.networks.mending import mismatch
 
 LANDMARK_CHANNELS = 16
 """So many tell places apart as well as twice as many, see docs/ablation.md."""
@@ -40,6 +41,9 @@ class SplitNetwork(nn.Module, ABC):
     aligned: bool = False
     """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
 
+    mends: bool = False
+    """Whether an aligned ``propagate`` corrects what it moved, by ``Mending``."""
+
     @property
     def cuts(self) -> tuple[int, ...]:
         """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
@@ -54,20 +58,28 @@ class SplitNetwork(nn.Module, ABC):
         shared = self._high(low)
         return (*shared, self._landmarks(low)) if self.aligned and shared else shared
 
-    def propagate(self, low: Tensors, shared: Tensors) -> Tensors:
+    def propagate(self, low: Tensors, shared: Tensors, in_place: bool = False) -> Tensors:
         """
         Return a key frame's ``shared`` as the current frame of ``low`` takes it (``S^prop``).
 
-        It has no parameters: the identity or, where the network is ``aligned``, each tensor
-        warped by how far the shallow features have moved since the key frame.
+        The thesis's has no parameters: it is the identity. Where the network is ``aligned``, each
+        tensor is warped by how far the shallow features have moved since the key frame, and then
+        mended where the network ``mends``.
+
+        :param in_place: as if nothing had moved, which leaves more to mend: for training.
         """
         if not self.aligned or not shared:
             return shared
         *deep, theirs = shared
         ours = self._landmarks(low)
-        moved = displacement(ours, theirs)
-        # What is one for the whole image does not move.
-        return (*(warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep), ours)
+        if not in_place:
+            moved = displacement(ours, theirs)
+            # What is one for the whole image does not move.
+            deep = [warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep]
+            theirs = warp(theirs, moved) if self.mends else theirs
+        if self.mends:
+            deep = [*self._mended(low, tuple(deep), mismatch(ours, theirs))]
+        return (*deep, ours)
 
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """
@@ -96,6 +108,10 @@ class SplitNetwork(nn.Module, ABC):
 
     def _decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
         return self._decode(low, shared)
+
+    def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
+        """Return what ``_decode`` needs of the carried tensors; ``wrong`` is of ``mismatch``."""
+        raise NotImplementedError(f'{type(self).__name__} does not mend')
 
     @abstractmethod
     def _landmarks(self, low: Tensors) -> Tensor:

@@ -73,6 +73,9 @@ class TrainConfig:
     :param aligned: whether current frames take the cached features from where the scene was on
         the key frame, see ``alignment``, or from the same place, as the thesis does: ``deployed``
         learns from the same place, which is harder, and is scored and saved aligned.
+    :param mending: learn nothing but to mend what does not fit, see ``networks.mending``, on top
+        of an FPN's ``baseline``: per frame, or one that shares; pairs are aligned in every other
+        step only, as a harder lesson.
     :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: whose batch-norm statistics stay as they are.
     :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
@@ -96,6 +99,7 @@ class TrainConfig:
     levels: int = 4
     shared_levels: tuple[int, ...] = (2,)
     aligned: Literal['never', 'deployed', 'always'] = 'never'
+    mending: bool = False
     key_norms: bool = False
     frozen_norms: Literal['none', 'backbone', 'all'] = 'none'
     backbone_weights: str | None = None
@@ -130,15 +134,20 @@ class TrainConfig:
                 is_fpn and not all(0 <= s < self.levels for s in self.shared_levels)):
             raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
                              f'{self.levels - 1}')
-        if not is_fpn and (self.levels != 4 or self.key_norms):
-            raise ValueError(f'levels and key_norms are for FPNs, not for {self.network_name}')
+        if not is_fpn and (self.levels != 4 or self.key_norms or self.mending):
+            raise ValueError(f'levels, key_norms and mending are for FPNs, not for '
+                             f'{self.network_name}')
         if 0 in self.shared_levels and len(self.shared_levels) > 1:
             raise ValueError('shared_levels: 0 trains the baseline, and stands alone')
         if self.is_sharing and not self.baseline:
             raise ValueError('a sharing network learns from a per-frame baseline: train that '
                              'first, and name its checkpoint as baseline')
-        if self.key_norms and not self.is_sharing:
-            raise ValueError('key_norms are for sharing networks: a baseline has key frames only')
+        if (self.key_norms or self.mending) and not self.is_sharing:
+            raise ValueError('key_norms and mending are for sharing networks: a baseline has key '
+                             'frames only')
+        if self.mending and self.aligned == 'never':
+            raise ValueError('mending is for features that follow the scene: aligned must not be '
+                             'never')
         for name in ('epochs', 'batch', 'interval', 'lr'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)}')

@@ -16,6 +16,7 @@ from featshare_core.data.augment import augment
 from featshare_core.evaluation.accuracy import mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.fpn import FPN
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.training import loss
 from featshare_core.training.config import TrainConfig
@@ -48,6 +49,10 @@ class Learner(lightning.LightningModule):
         super().__init__()
         self.config, self.network, self.checkpoint = config, network, checkpoint
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.mending:
+            assert isinstance(network, FPN)
+            network.requires_grad_(False)
+            network.mendings.requires_grad_(True)
         self.steps_per_epoch = steps_per_epoch
         self.register_buffer('class_weights', class_weights, persistent=False)
         # In a list, so that it is no part of the module: neither saved nor trained.
@@ -61,7 +66,8 @@ class Learner(lightning.LightningModule):
         """Return the optimiser and its learning rate, step by step."""
         config = self.config
         kind = torch.optim.Adam if config.optimizer == 'adam' else torch.optim.AdamW
-        optimizer = kind(self.network.parameters(), config.lr, weight_decay=config.weight_decay)
+        learned = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = kind(learned, config.lr, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: factor(config.schedule, step, config.epochs
                                            * self.steps_per_epoch, self.steps_per_epoch))
@@ -77,7 +83,7 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Train, but with the statistics that the configuration wants frozen as they are."""
         self.network.train()
-        self.network.aligned = self.config.aligned == 'always'
+        self.network.aligned = self.config.aligned == 'always' or self.config.mending
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
         part = frozen[self.config.frozen_norms]
         for module in part.modules() if part is not None else ():
@@ -100,8 +106,11 @@ class Learner(lightning.LightningModule):
             keys, pseudo = augment(batch['key'], batch['pseudo'], batch['key_view'],
                                    batch['key_colours'], [seed + 1 for seed in seeds],
                                    self.config.crop)
-            terms = self._sharing_terms(images, masks, normalise(keys, self.checkpoint), pseudo,
-                                        batch['distance'])
+            keys = normalise(keys, self.checkpoint)
+            rng = np.random.default_rng((self.config.seed, self.global_step))
+            self.network.shared_levels = int(rng.choice(self.config.shared_levels))
+            terms = self._mending_terms(images, masks, keys) if self.config.mending else \
+                self._sharing_terms(images, masks, keys, pseudo, batch['distance'])
         else:
             value = loss.nll(self._full(self.network(images)), masks, self.class_weights).mean()
             terms = [value, value]
@@ -113,9 +122,6 @@ class Learner(lightning.LightningModule):
         """Return the loss and the means of its terms, in the order of ``TERMS``."""
         config, weights = self.config.loss, self.class_weights
         network, count = self.network, len(images)
-        cuts = self.config.shared_levels
-        rng = np.random.default_rng((self.config.seed, self.global_step))
-        network.shared_levels = int(rng.choice(cuts))
         # Both frames in one batch, and all three uses of the decoder: batch norms then see, in
         # training, the mixture that their running statistics are of.
         low = network.low(torch.cat((images, keys)))
@@ -153,6 +159,30 @@ class Learner(lightning.LightningModule):
                                 config.match_weight, config.distillation_weight)
         return [total, *(term.mean() for term in
                          (current, key, key_on_current, match, distilled))]
+
+    def _mending_terms(self, images: Tensor, masks: Tensor, keys: Tensor) -> list[Tensor]:
+        """Return the same where the mending alone learns: key frames then have nothing to."""
+        config, network, count = self.config.loss, self.network, len(images)
+        with torch.no_grad():
+            low = network.low(torch.cat((images, keys)))
+            high = network.high(low)
+            low = tuple(part[:count] for part in low)
+            fresh = tuple(part[:count] for part in high)
+            # What the frame gives on its own is the teacher: the same network.
+            target = self._full(network.decode_key(low, fresh))
+        # In fp32: oneDNN's gradient of dilated depthwise kernels is garbage in bf16.
+        with torch.autocast(self.device.type, enabled=False):
+            carried = network.propagate(
+                tuple(part.float() for part in low), tuple(part[count:].float() for part in high),
+                in_place=self.global_step % 2 == 0)
+        logits = self._full(network.decode_propagated(low, carried))
+        current = loss.nll(logits, masks, self.class_weights)
+        match = loss.feature_match(fresh[:1], carried[:1], config.match)
+        distilled = loss.distillation(logits, target)
+        zero = torch.zeros_like(current)
+        total = loss.total_loss(current, zero, zero, match, distilled, torch.ones_like(current),
+                                config.match_weight, config.distillation_weight)
+        return [total, *(term.mean() for term in (current, zero, zero, match, distilled))]
 
     def _full(self, logits: Tensor) -> Tensor:
         """Return logits at the crop's size, in full precision."""

@@ -78,10 +78,12 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
         _start_from(network, baseline, config, baseline_config, labels)
         checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
-        pseudo = PseudoLabels(find_checkpoint(config.baseline), output.parent / 'pseudo_labels')
-        rank = f'{kind}:{os.environ.get("LOCAL_RANK", "0")}' if kind == 'cuda' else kind
-        for store in stores:
-            pseudo.make(baseline, baseline_config, store, lags, torch.device(rank))
+        if not config.mending:
+            pseudo = PseudoLabels(find_checkpoint(config.baseline),
+                                  output.parent / 'pseudo_labels')
+            rank = f'{kind}:{os.environ.get("LOCAL_RANK", "0")}' if kind == 'cuda' else kind
+            for store in stores:
+                pseudo.make(baseline, baseline_config, store, lags, torch.device(rank))
     triplets = Triplets(stores, shares, config.crop, config.augmentation, config.seed,
                         config.distances if config.is_sharing else None, pseudo)
     labelled = sum(len(store.source.samples) for store in stores)
@@ -118,6 +120,8 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         options['key_norms'] = 1
     if config.aligned != 'never':
         options['aligned'] = 1
+    if config.mending:
+        options['mending'] = 1
     width, height = (side // 32 * 32 for side in config.size)
     checkpoint = Config(config.network_name, labels, (width, height), options)
     network = checkpoint.build()
@@ -144,7 +148,7 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
                 baseline_config: Config, labels: LabelSet) -> None:
     """Give the network the baseline's weights, the key frames' norms included."""
     theirs = {name: value for name, value in baseline_config.options.items()
-              if name not in ('shared_levels', 'levels', 'key_norms', 'aligned')}
+              if name not in ('shared_levels', 'levels', 'key_norms', 'aligned', 'mending')}
     ours = config.network_options
     if (baseline_config.network, theirs, baseline_config.labels.names) \
             != (config.network_name, ours, labels.names):
@@ -156,6 +160,9 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
     if config.key_norms:
         state.update({f'key_{name}': tensor for name, tensor in baseline.state_dict().items()
                       if name.startswith(('fusion_norm', 'tail_norm'))})
+    if config.mending:
+        state = {**{name: tensor for name, tensor in network.state_dict().items()
+                    if name.startswith('mendings')}, **state}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -169,11 +176,13 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
     output.mkdir(parents=True, exist_ok=True)
     started = len(list(output.glob('metrics-*')))
     several = devices * nodes > 1
+    # Each cut has a mending of its own, of which a step uses one.
+    ddp = 'ddp_find_unused_parameters_true' if config.mending else 'ddp'
     mixed: dict[str, Any] = {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}
     if kind == 'cuda' and precision != 'fp32':
         torch.set_float32_matmul_precision('high')
     return lightning.Trainer(
-        accelerator=kind, devices=devices, num_nodes=nodes, strategy='ddp' if several else 'auto',
+        accelerator=kind, devices=devices, num_nodes=nodes, strategy=ddp if several else 'auto',
         precision=mixed[precision], max_epochs=config.epochs, use_distributed_sampler=False,
         sync_batchnorm=several and kind == 'cuda' and config.frozen_norms != 'all',
         gradient_clip_val=config.gradient_clip or None, benchmark=kind == 'cuda',

@@ -1,0 +1,101 @@
+"""Mending: carried features are corrected where they do not fit, and nowhere else."""
+import pytest
+import torch
+
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
+from featshare_core.networks.fpn import FPN
+from featshare_core.networks.mending import mismatch
+from featshare_core.networks.smp import import_smp, smp_network
+
+
+def mending_network(cut=2, fresh=False, **options):
+    torch.manual_seed(0)
+    network = FPN(11, cut, backbone='efficientnet-lite0', mending=True, **options).eval()
+    network.aligned = True
+    if not fresh:
+        for mending in network.mendings:
+            torch.nn.init.normal_(mending.last.weight)
+            torch.nn.init.normal_(mending.last.bias)
+    return network
+
+
+def as_current(network, frame, key):
+    """Return the frame's logits with the key frame's features."""
+    return network.decode(network.low(frame), network.high(network.low(key)))
+
+
+def test_a_mismatch_is_where_frames_differ():
+    features = torch.rand(2, 16, 24, 32) + 1
+    assert mismatch(features, features).abs().max() == 0
+    other = features.clone()
+    other[0, :, 8:12, 8:12] += 10
+    wrong = mismatch(features, other)
+    assert wrong.shape == (2, 1, 24, 32)
+    assert wrong[0, 0, 9:11, 9:11].min() > 5
+    # Neighbours count; whatever is further off, and the other image, does not.
+    assert wrong[0, 0, 7, 8:12].min() > 1
+    wrong[0, 0, 7:13, 7:13] = 0
+    assert wrong.abs().max() == 0
+    torch.testing.assert_close(mismatch(7 * features, 7 * other), mismatch(features, other))
+    assert mismatch(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize('cut', [1, 2, 3])
+@torch.inference_mode()
+def test_only_what_does_not_fit_is_mended(cut):
+    network = mending_network(cut)
+    frame, key = torch.randn(2, 1, 3, 64, 96)
+    # On its own, or as its own key frame, a frame has nothing to mend.
+    torch.testing.assert_close(as_current(network, frame, frame), network(frame))
+    mended = as_current(network, frame, key)
+    network.mends = False
+    assert (as_current(network, frame, key) - mended).abs().max() > 1e-3
+    assert mended.shape == network(frame).shape
+
+
+@torch.inference_mode()
+def test_with_fresh_weights_it_changes_nothing():
+    network = mending_network(fresh=True)
+    frame, key = torch.randn(2, 1, 3, 64, 96)
+    mended = as_current(network, frame, key)
+    network.mends = False
+    torch.testing.assert_close(as_current(network, frame, key), mended)
+
+
+@torch.inference_mode()
+def test_in_place_mends_what_was_not_moved():
+    network = mending_network()
+    frame, key = torch.randn(2, 1, 3, 64, 96)
+    low, high = network.low(frame), network.high(network.low(key))
+    network.mends = False
+    fused, *_ = network.propagate(low, high, in_place=True)
+    assert torch.equal(fused, high[0])
+    network.mends = True
+    mended, landmarks = network.propagate(low, high, in_place=True)
+    assert not torch.equal(mended, fused)
+    assert torch.equal(landmarks, network._landmarks(low))
+
+
+def test_a_checkpoint_says_whether_it_mends(tmp_path):
+    options = {'shared_levels': 2, 'aligned': 1, 'mending': 1}
+    network = mending_network()
+    save_checkpoint(tmp_path / 'some.safetensors', network,
+                    Config('fpn-efficientnet-lite0', CAMVID, (64, 64), options), torch.float32)
+    loaded, config = load_checkpoint(tmp_path / 'some.safetensors')
+    assert (loaded.mends, config.options) == (True, options)
+    frame, key = torch.randn(2, 1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(as_current(loaded, frame, key),
+                                   as_current(network, frame, key))
+        # Where the features do not follow the scene, nothing is mended: it was not learned.
+        plain, _ = load_checkpoint(tmp_path / 'some.safetensors', aligned=False)
+        assert len(plain.high(plain.low(key))) == 1
+        assert as_current(plain, frame, key).shape == (1, 11, 32, 48)
+
+
+def test_other_networks_do_not_mend():
+    pytest.importorskip('segmentation_models_pytorch')
+    import_smp()
+    with pytest.raises((TypeError, ValueError), match='mending'):
+        smp_network(11, 'FPN', 'resnet18', 2, mending=True)
