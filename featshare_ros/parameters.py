@@ -68,7 +68,7 @@ PARAMETERS = (
     Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
          'whole network on every frame.', live=True, limits=(1, 1000)),
     # Time, more than frames, is what ages features: with the shipped weights, those of 0.27 s ago
-    # (lag 4 at 15 Hz) cost 1 point of mIoU, those of 0.6 s ago 6. At camera rate the interval
+    # (lag 4 at 15 Hz) cost half a point of mIoU, those of 0.6 s ago 3. At camera rate the interval
     # comes first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
