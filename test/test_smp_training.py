@@ -166,5 +166,6 @@ def test_configurations_say_what_they_lack(tmp_path):
     recipe.write_text(recipe.read_text().replace(
         'network: 7', 'network: {type: smp, architecture: Unet, encoder: resnet18}'))
     assert load_config([recipe], {}).network_name == 'smp'
-    with pytest.raises(ValueError, match='key_norms are for FPNs, not for smp'):
-        load_config([recipe], {'key_norms': True})
+    for option in ('key_norms', 'mending'):
+        with pytest.raises(ValueError, match='key_norms and mending are for FPNs, not for smp'):
+            load_config([recipe], {option: True})
