@@ -91,7 +91,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     learner = Learner(
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
-        baseline if config.loss.distillation_weight else None)
+        baseline if config.loss.distillation_weight and not config.mending else None)
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        choose_precision(precision, torch.device(kind)))
     world, rank_number = trainer.world_size, trainer.global_rank
