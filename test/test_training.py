@@ -16,7 +16,7 @@ import yaml
 pytest.importorskip('lightning', reason='training needs the package lightning')
 
 from featshare_core.data import store
-from featshare_core.labels import CAMVID
+from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
 from featshare_core.training import data
 from featshare_core.training.command import add_train_command
@@ -275,7 +275,53 @@ def test_a_baseline_of_another_network_is_refused(runs, tmp_path):
         train_file(path, tmp_path / 'run')
 
 
+def per_frame(runs, **changes):
+    """Return a run of one step that starts from the smaller network's random baseline."""
+    return {**SMALL, 'network': 'fpn-efficientnet-lite0', 'shared_levels': 0, 'steps_per_epoch': 1,
+            'baseline': str(runs / 'fpn-efficientnet-lite0.safetensors'), 'frozen_norms': 'all',
+            **changes}
+
+
+def test_a_network_goes_on_to_other_classes(runs, tmp_path):
+    """Whoever has video of their own starts from the package's weights."""
+    torch.manual_seed(0)
+    network = NETWORKS['fpn-efficientnet-lite0'](5, mending=True)
+    trained = tmp_path / 'trained.safetensors'
+    save_checkpoint(trained, network, Config(
+        'fpn-efficientnet-lite0', LabelSet(('a', 'b', 'c', 'd', 'e'), CAMVID.colors[:5]), (64, 64),
+        {'shared_levels': 2, 'aligned': 1, 'mending': 1}, (.1, .2, .3), (.4, .5, .6)),
+        torch.float32)
+    path = write(tmp_path / 'a.yaml', per_frame(runs, baseline=str(trained), lr=1e-9))
+    train_file(path, tmp_path / 'run')
+    ours, config = load_checkpoint(tmp_path / 'run' / 'final.safetensors')
+    assert (len(config.labels), config.mean, ours.mends) == (11, (.1, .2, .3), False)
+    theirs = network.state_dict()
+    for name, tensor in ours.state_dict().items():
+        if not name.startswith('classifier'):
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)
+    # A sharing network has its baseline's classes.
+    path = write(tmp_path / 'b.yaml', {**SHARING, 'baseline': str(trained)})
+    with pytest.raises(ValueError, match='of 5 classes, not a fpn-efficientnet-lite0 of these 11'):
+        train_file(path, tmp_path / 'other')
+
+
+def test_a_per_frame_network_learns_from_a_teacher(runs, tmp_path):
+    def loss(name, **changes):
+        train_file(write(tmp_path / f'{name}.yaml', per_frame(runs, **changes)), tmp_path / name)
+        return losses(tmp_path / name)[0]['train/loss']
+
+    alone = loss('alone')
+    own = loss('own', loss={'distillation_weight': 100},
+               teacher=str(runs / 'fpn-efficientnet-lite0.safetensors'))
+    assert own == pytest.approx(alone, rel=.02)  # the file's weights are rounded to fp16
+    other = loss('other', loss={'distillation_weight': 100},
+                 teacher=str(runs / 'fpn-densenet121.safetensors'))
+    assert other > 1.2 * alone
+
+
 @pytest.mark.parametrize(('change', 'message'), [
+    ({'teacher': 'x'}, 'teacher: nothing is learned from it; loss.distillation_weight must be'),
+    ({'loss': {'distillation_weight': 1}}, 'loss.distillation_weight: a per-frame network needs'),
     ({'lr': 'fast'}, "lr: 'fast' is no float"),
     ({'rate': 1}, 'rate is unknown; known are size'),
     ({'loss': {'match': 'l3'}}, "loss.match: 'l3' is none of 'l1', 'l2'"),

@@ -69,7 +69,9 @@ class MaskMaker:
             cv2.resize(logits[index], (width, height), dst=self._plane)
             cv2.compare(self._plane, self._best, cv2.CMP_GT, dst=self._wins)
             cv2.max(self._plane, self._best, dst=self._best)
-            np.copyto(mask, np.uint8(index), where=self._wins.view(np.bool_))
+            # Later classes have larger ids: the largest is the last that won.
+            cv2.bitwise_and(self._wins, index, dst=self._wins)
+            cv2.max(mask, self._wins, dst=mask)
         return mask
 
     def confidence(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:

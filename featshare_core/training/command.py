@@ -51,7 +51,7 @@ def add_train_command(subparsers: Any) -> None:
                               "(default: data)")
     command.add_argument('--output', type=Path,
                          help='default: runs/NAME, after the first configuration file')
-    command.add_argument('--baseline', help='the per-frame checkpoint to start from')
+    command.add_argument('--baseline', help='the checkpoint to start from')
     command.add_argument('--backbone-weights',
                          help="ImageNet weights of the backbone: a file of its state dict, or "
                               "'imagenet' for torch.hub's cache (DenseNet-121), the installed "

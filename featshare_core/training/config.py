@@ -79,8 +79,10 @@ class TrainConfig:
     :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: whose batch-norm statistics stay as they are.
     :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
-    :param baseline: the per-frame checkpoint that a sharing network starts from, and that makes
-        the pseudo labels.
+    :param baseline: the checkpoint that training starts from. A sharing network's makes its
+        pseudo labels too; a per-frame one's may have been trained on other classes.
+    :param teacher: a checkpoint, of any network, whose logits are distilled; the baseline where
+        None. It teaches frame by frame.
     :param distances: smallest and largest distance of a pair, in frames.
     :param batch: samples a step, of all processes together.
     :param steps_per_epoch: None for as many as show each labelled frame once.
@@ -104,6 +106,7 @@ class TrainConfig:
     frozen_norms: Literal['none', 'backbone', 'all'] = 'none'
     backbone_weights: str | None = None
     baseline: str | None = None
+    teacher: str | None = None
     distances: tuple[int, int] = (1, 15)
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Loss = field(default_factory=Loss)
@@ -148,6 +151,11 @@ class TrainConfig:
         if self.mending and self.aligned == 'never':
             raise ValueError('mending is for features that follow the scene: aligned must not be '
                              'never')
+        if self.teacher and (self.mending or not self.loss.distillation_weight):
+            raise ValueError('teacher: nothing is learned from it; loss.distillation_weight must '
+                             'be positive, and mending has its own network for a teacher')
+        if self.loss.distillation_weight and not (self.teacher or self.is_sharing):
+            raise ValueError('loss.distillation_weight: a per-frame network needs a teacher')
         for name in ('epochs', 'batch', 'interval', 'lr'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)}')

@@ -72,8 +72,8 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     """
     Return KL(T || P) = mean_p sum_c T_p(c) (log T_p(c) - log P_p(c)) over the pixels p.
 
-    :param logits: NxCxHxW of the current frame, with the key frame's features; P their softmax.
-    :param teacher: NxCxHxW of the frozen baseline on the same frame; T their softmax.
+    :param logits: NxCxHxW; P their softmax. With shared features, those of the current frame.
+    :param teacher: NxCxHxW of the frozen teacher on the same frame; T their softmax.
     :returns: N values.
     """
     log_p, log_t = logits.log_softmax(1), teacher.log_softmax(1)

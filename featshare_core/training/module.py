@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,7 +37,8 @@ class Learner(lightning.LightningModule):
 
     :param checkpoint: the config of the checkpoint that the network will be saved in.
     :param class_weights: see ``loss.nll``.
-    :param baseline: the frozen network whose logits are distilled; not saved with the run.
+    :param teacher: the frozen network whose logits are distilled, and its config; not saved with
+        the run.
     :param steps_per_epoch: optimisation steps.
     """
 
@@ -45,7 +46,7 @@ class Learner(lightning.LightningModule):
 
     def __init__(self, config: TrainConfig, network: SplitNetwork, checkpoint: Config,
                  steps_per_epoch: int, class_weights: Tensor | None = None,
-                 baseline: nn.Module | None = None) -> None:
+                 teacher: tuple[SplitNetwork, Config] | None = None) -> None:
         super().__init__()
         self.config, self.network, self.checkpoint = config, network, checkpoint
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -56,7 +57,7 @@ class Learner(lightning.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.register_buffer('class_weights', class_weights, persistent=False)
         # In a list, so that it is no part of the module: neither saved nor trained.
-        self._baseline = [baseline]
+        self._teacher = [teacher]
         self._terms = torch.zeros(len(TERMS))
         self._counted = 0
         self._matrices: dict[int, Tensor] = {}
@@ -77,8 +78,8 @@ class Learner(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Bring what is no part of the module to its device."""
         self._terms = self._terms.to(self.device)
-        if self._baseline[0] is not None:
-            self._baseline[0].to(self.device).eval()
+        if self._teacher[0] is not None:
+            self._teacher[0][0].to(self.device).eval()
 
     def on_train_epoch_start(self) -> None:
         """Train, but with the statistics that the configuration wants frozen as they are."""
@@ -101,6 +102,7 @@ class Learner(lightning.LightningModule):
         seeds = batch['noise']
         images, masks = augment(batch['image'], batch['mask'], batch['view'], batch['colours'],
                                 seeds, self.config.crop)
+        taught = self._taught(images)
         images = normalise(images, self.checkpoint)
         if self.config.is_sharing:
             keys, pseudo = augment(batch['key'], batch['pseudo'], batch['key_view'],
@@ -110,15 +112,28 @@ class Learner(lightning.LightningModule):
             rng = np.random.default_rng((self.config.seed, self.global_step))
             self.network.shared_levels = int(rng.choice(self.config.shared_levels))
             terms = self._mending_terms(images, masks, keys) if self.config.mending else \
-                self._sharing_terms(images, masks, keys, pseudo, batch['distance'])
+                self._sharing_terms(images, masks, keys, pseudo, batch['distance'], taught)
         else:
-            value = loss.nll(self._full(self.network(images)), masks, self.class_weights).mean()
-            terms = [value, value]
+            logits = self._full(self.network(images))
+            value = loss.nll(logits, masks, self.class_weights)
+            if taught is not None:
+                value = value + self.config.loss.distillation_weight * loss.distillation(
+                    logits, taught)
+            terms = [value.mean()]
         self._watch(terms)
         return terms[0]
 
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> Tensor | None:
+        """Return the teacher's logits of images of 0 to 1."""
+        if self._teacher[0] is None:
+            return None
+        network, config = self._teacher[0]
+        return self._full(network(to_multiple(normalise(images, config),
+                                              network.input_multiple)))
+
     def _sharing_terms(self, images: Tensor, masks: Tensor, keys: Tensor, pseudo: Tensor,
-                       distance: Tensor) -> list[Tensor]:
+                       distance: Tensor, taught: Tensor | None) -> list[Tensor]:
         """Return the loss and the means of its terms, in the order of ``TERMS``."""
         config, weights = self.config.loss, self.class_weights
         network, count = self.network, len(images)
@@ -147,12 +162,8 @@ class Learner(lightning.LightningModule):
         deep = len(high) - network.aligned
         match = loss.feature_match([part[:count] for part in high[:deep]], carried[:deep],
                                    config.match, agreement)
-        distilled = torch.zeros_like(current)
-        teacher = self._baseline[0]
-        if config.distillation_weight and teacher is not None:
-            with torch.no_grad():
-                target = self._full(teacher(images))
-            distilled = loss.distillation(on_current, target)
+        distilled = torch.zeros_like(current) if taught is None \
+            else loss.distillation(on_current, taught)
         alpha = loss.inverse_alpha(distance) if config.alpha == 'inverse' \
             else torch.full_like(current, float(config.alpha))
         total = loss.total_loss(current, key, key_on_current, match, distilled, alpha,

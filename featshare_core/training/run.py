@@ -66,24 +66,31 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     torch.manual_seed(config.seed)
     kind = choose_device(device).type
     lags = config.distances[1] if config.is_sharing else 0
-    if config.is_sharing and config.baseline:
-        find_checkpoint(config.baseline)  # before minutes of reading data
+    for named in (config.baseline, config.teacher):
+        if named:
+            find_checkpoint(named)  # before minutes of reading data
     stores = [open_store(entry, data, config.size, lags, devices) for entry in config.train]
     val = open_store(config.val, data, config.size, config.interval - 1, devices)
     labels = same_labels([*stores, val])
     shares = [entry.share for entry in config.train]
     network, checkpoint = build_network(config, labels)
-    pseudo, baseline = None, None
-    if config.is_sharing and config.baseline:
+    pseudo, teacher = None, None
+    if config.baseline:
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
         _start_from(network, baseline, config, baseline_config, labels)
         checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
-        if not config.mending:
+        if config.is_sharing and not config.mending:
+            teacher = baseline, baseline_config
             pseudo = PseudoLabels(find_checkpoint(config.baseline),
                                   output.parent / 'pseudo_labels')
             rank = f'{kind}:{os.environ.get("LOCAL_RANK", "0")}' if kind == 'cuda' else kind
             for store in stores:
                 pseudo.make(baseline, baseline_config, store, lags, torch.device(rank))
+    if config.teacher:
+        teacher = load_checkpoint(config.teacher, shared_levels=0)
+        if teacher[1].labels.names != labels.names:
+            raise ValueError(f'the teacher {config.teacher} was trained on other classes: '
+                             f'{", ".join(teacher[1].labels.names)}')
     triplets = Triplets(stores, shares, config.crop, config.augmentation, config.seed,
                         config.distances if config.is_sharing else None, pseudo)
     labelled = sum(len(store.source.samples) for store in stores)
@@ -91,7 +98,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     learner = Learner(
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
-        baseline if config.loss.distillation_weight and not config.mending else None)
+        teacher if config.loss.distillation_weight else None)
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        choose_precision(precision, torch.device(kind)))
     world, rank_number = trainer.world_size, trainer.global_rank
@@ -109,6 +116,8 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
 def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, Config]:
     """
     Return the network with its backbone's weights, and the config of its checkpoint.
+
+    Where there is a baseline to start from, the backbone's weights are that one's.
 
     :raises ValueError, OSError: where the backbone's weights are missing or another network's, or
         the network cannot be cut so.
@@ -129,7 +138,7 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         if cut not in network.cuts:
             raise ValueError(f'shared_levels is one of {", ".join(map(str, network.cuts))} in '
                              f'this network, not {cut}')
-    weights = config.backbone_weights
+    weights = None if config.baseline else config.backbone_weights
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if isinstance(network, FPN):
         mean, std = network.backbone.mean, network.backbone.std
@@ -150,8 +159,9 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
     theirs = {name: value for name, value in baseline_config.options.items()
               if name not in ('shared_levels', 'levels', 'key_norms', 'aligned', 'mending')}
     ours = config.network_options
-    if (baseline_config.network, theirs, baseline_config.labels.names) \
-            != (config.network_name, ours, labels.names):
+    same_classes = baseline_config.labels.names == labels.names
+    if (baseline_config.network, theirs) != (config.network_name, ours) \
+            or (config.is_sharing and not same_classes):
         raise ValueError(f'the baseline {config.baseline} is a {baseline_config.network}'
                          f'{f" {theirs}" if theirs else ""} of {len(baseline_config.labels)} '
                          f'classes, not a {config.network_name}{f" {ours}" if ours else ""} of '
@@ -160,9 +170,18 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
     if config.key_norms:
         state.update({f'key_{name}': tensor for name, tensor in baseline.state_dict().items()
                       if name.startswith(('fusion_norm', 'tail_norm'))})
+    fresh = network.state_dict()
     if config.mending:
-        state = {**{name: tensor for name, tensor in network.state_dict().items()
+        state = {**{name: tensor for name, tensor in fresh.items()
                     if name.startswith('mendings')}, **state}
+    else:
+        # They fit the features that they were trained on.
+        state = {name: tensor for name, tensor in state.items()
+                 if not name.startswith('mendings')}
+    if not same_classes:
+        # The classifier is new; all else is as it was.
+        state.update({name: tensor for name, tensor in fresh.items()
+                      if name in state and tensor.shape != state[name].shape})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
