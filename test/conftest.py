@@ -1,6 +1,7 @@
 """What all tests share: a ROS domain of their own, and where data may be."""
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ if _worker and 'ROS_DOMAIN_ID_OF_TESTS' not in os.environ:
     os.environ['ROS_DOMAIN_ID'] = str(int(os.environ['ROS_DOMAIN_ID']) + 1 + int(_worker[2:]))
 for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
     os.environ[_variable] = str(REPOSITORY / 'config' / 'fastdds_large_images.xml')
+
+
+# Nothing of an earlier run, nor of the user's.
+_cache = tempfile.TemporaryDirectory(prefix='featshare-test-cache-')
+os.environ['XDG_CACHE_HOME'] = _cache.name
 
 
 def shared_data() -> Path:

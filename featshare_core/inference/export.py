@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from featshare_core.inference.model_cache import cached, identity
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import CheckpointError, Config, parse_config
@@ -53,10 +54,18 @@ class NetworkModels(ModelSource):
         self.config = config
         self.multiple = network.input_multiple
         self.shared_levels = network.shared_levels
+        self._network = network
         self._key, self._current = parts(network, config)
 
     def models(self, size: Size) -> Models:
         """Return the models for images of (height, width) pixels."""
+        network, config = self._network, self.config
+        return Models(**cached(
+            identity(network, network.shared_levels, network.aligned, network.mends,
+                     config.network, config.options, config.mean, config.std, OPSET, size),
+            lambda: self._export(size)._asdict()))
+
+    def _export(self, size: Size) -> Models:
         image = torch.zeros(1, *size, 3, dtype=torch.uint8)
         with torch.inference_mode():
             shared = self._key(image)[1:]

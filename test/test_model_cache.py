@@ -1,0 +1,122 @@
+"""What is exported once is not exported again, unless something else would come out."""
+import logging
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from featshare_core.inference import model_cache
+from featshare_core.inference.engines import make_engine
+from featshare_core.inference.export import Models, NetworkModels
+from featshare_core.inference.model_cache import cached, identity
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.fpn import FPN
+
+FILES = {'key': bytes(range(256)) * 4, 'current': b'current'}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    return tmp_path / 'featshare'
+
+
+def unasked():
+    raise AssertionError('this is kept, and need not be made')
+
+
+def test_what_was_made_is_found(folder):
+    assert cached('some', lambda: FILES) == FILES
+    assert cached('some', unasked) == FILES
+    assert cached('other', lambda: {'key': b''}) == {'key': b''}
+    assert sorted(file.name for file in folder.iterdir()) == ['other.models', 'some.models']
+
+
+@pytest.mark.parametrize('damage', [
+    lambda content: b'', lambda content: content[:20], lambda content: content[:-1],
+    lambda content: bytes(len(content)), lambda content: content[:500] + b'?' + content[501:]])
+def test_what_is_damaged_is_made_anew(folder, damage, caplog):
+    cached('some', lambda: FILES)
+    file = folder / 'some.models'
+    file.write_bytes(damage(file.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert cached('some', lambda: FILES) == FILES
+    assert 'some.models is damaged' in caplog.text
+    assert cached('some', unasked) == FILES
+
+
+@pytest.mark.parametrize('home', ['file', '/dev/null', '~'])
+def test_without_a_place_to_keep_them_they_are_made(tmp_path, monkeypatch, caplog, home):
+    (tmp_path / 'file').touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', home)
+    with caplog.at_level(logging.WARNING):
+        assert cached('some', lambda: FILES) == FILES
+    assert 'every start makes them anew: ' in caplog.text
+    assert [file.name for file in tmp_path.iterdir()] == ['file']
+
+
+def test_an_exporter_that_fails_is_asked_once(folder):
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise RuntimeError('no such operator')
+
+    with pytest.raises(RuntimeError, match='no such operator'):
+        cached('some', fail)
+    assert len(calls) == 1
+    assert not folder.exists()
+
+
+def test_those_used_last_stay(folder, monkeypatch):
+    monkeypatch.setattr(model_cache, 'KEPT', 2)
+    for name in ('first', 'second', 'first', 'third'):
+        time.sleep(.02)  # the clock of files ticks slowly
+        cached(name, lambda: FILES)
+    assert sorted(file.stem for file in folder.iterdir()) == ['first', 'third']
+
+
+def test_whatever_changes_a_model_changes_its_name(folder, monkeypatch):
+    torch.manual_seed(0)
+    network = FPN(11, backbone='efficientnet-lite0').eval()
+    config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64))
+    exported = []
+    monkeypatch.setattr(NetworkModels, '_export',
+                        lambda self, size: exported.append(size) or Models(b'key', b'current'))
+
+    def models(size=(64, 64), **changes):
+        NetworkModels(network, Config(**{**vars(config), **changes})).models(size)
+        return len(exported)
+
+    assert models() == models() == 1
+    assert models((64, 96)) == 2
+    assert models(mean=(0.1, 0.2, 0.3)) == 3
+    for number, (name, value) in enumerate((('shared_levels', 1), ('aligned', True)), 4):
+        setattr(network, name, value)
+        assert models() == number
+    with torch.no_grad():
+        network.classifier.bias[3] += 1e-3
+    assert models() == models() == 6
+    # Other code, or another version of a library, may make something else of the same network.
+    name, code = identity(network), model_cache._code()
+    assert len(code[0]) == 64
+    assert torch.__version__.startswith(code[1].partition('+')[0])
+    monkeypatch.setattr(model_cache, '_code', lambda: (*code, 'another'))
+    assert identity(network) != name
+
+
+def test_an_engine_answers_the_same_from_kept_models(folder, monkeypatch):
+    pytest.importorskip('openvino')
+    frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+
+    def masks():
+        engine = make_engine('default', 'openvino', 'cpu', input_size=(96, 64))
+        return engine.key(frame).mask, engine.current(frame[:, ::-1]).mask
+
+    before = masks()
+    monkeypatch.setattr(NetworkModels, '_export', lambda self, size: unasked())
+    for mask, kept in zip(before, masks()):
+        assert np.array_equal(mask, kept)
