@@ -223,9 +223,12 @@ def test_devices_and_precisions():
         choose_precision('half', cpu)
 
 
-@pytest.mark.parametrize('size', [(17, 23), (64, 64), (333, 501)])
-def test_the_mask_maker_upsamples_before_it_decides(size):
-    logits = torch.randn(1, 5, 16, 24, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize(('size', 'threads'), [
+    ((17, 23), 1), ((64, 64), 4), ((333, 501), 4), ((720, 1280), 1), ((720, 1280), 2),
+    ((720, 1280), 4)])
+def test_the_mask_maker_upsamples_before_it_decides(size, threads, monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    logits = torch.randn(1, 13, 16, 24, generator=torch.Generator().manual_seed(3))
     expected = F.interpolate(logits, size, mode='bilinear').softmax(1).max(1)
     maker = MaskMaker()
     for _ in range(2):

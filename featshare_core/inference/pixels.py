@@ -1,6 +1,9 @@
 """From an image to the network's input and from logits to a mask, without a GPU."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +13,8 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+CLASSES_A_THREAD, PIXELS_A_THREAD = 4, 2**18
+"""With fewer, a thread more saves little, and waits where the machine has much else to do."""
 
 
 def network_size(image: Size, trained: Size, multiple: int) -> Size:
@@ -45,42 +50,72 @@ class MaskMaker:
     """
     Upsamples logits to an image's size and takes the winning class, a class at a time.
 
-    The same result as upsampling all logits, then argmax, but it never holds more than two
-    full-size planes, which stay in cache. Buffers are kept between frames of one size.
+    The same result as upsampling all logits, then argmax, but few full-size planes are held,
+    which stay in cache. Several threads have some of the classes each, and then the winners of
+    these meet. Buffers are kept between frames of one size.
     """
 
     def __init__(self) -> None:
-        self._size: Size = (0, 0)
-
-    def _buffers(self, size: Size) -> None:
-        if self._size != size:
-            self._plane = np.empty(size, np.float32)
-            self._best = np.empty(size, np.float32)
-            self._wins = np.empty(size, np.uint8)
-            self._size = size
+        self._made_for: tuple[Size, int] | None = None
+        self._heats: list[_Heat] = []
+        self._helpers = ThreadPoolExecutor(thread_name_prefix='masks')
 
     def mask(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:
         """Return the HxW uint8 class ids of CxHxW float32 logits, upsampled to ``size``."""
-        self._buffers(size)
-        height, width = size
-        mask = np.zeros(size, np.uint8)
-        cv2.resize(logits[0], (width, height), dst=self._best)
-        for index in range(1, len(logits)):
-            cv2.resize(logits[index], (width, height), dst=self._plane)
-            cv2.compare(self._plane, self._best, cv2.CMP_GT, dst=self._wins)
-            cv2.max(self._plane, self._best, dst=self._best)
-            # Later classes have larger ids: the largest is the last that won.
-            cv2.bitwise_and(self._wins, index, dst=self._wins)
-            cv2.max(mask, self._wins, dst=mask)
+        if self._made_for != (size, len(logits)):
+            threads = max(1, min(torch.get_num_threads(), len(logits) // CLASSES_A_THREAD,
+                                 size[0] * size[1] // PIXELS_A_THREAD))
+            self._heats = [_Heat(size, classes.tolist()) for classes
+                           in np.array_split(np.arange(len(logits)), threads)]
+            self._made_for = size, len(logits)
+        final, *others = self._heats
+        mask = np.empty(size, np.uint8)
+        running = [self._helpers.submit(heat.run, logits, heat.winner) for heat in others]
+        final.run(logits, mask)
+        for heat, run in zip(others, running):
+            run.result()
+            final.meet(heat, mask)
         return mask
 
     def confidence(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:
         """Return 255 times the winning class's softmax; only right after ``mask`` of the same."""
         height, width = size
         total = np.zeros(size, np.float32)
-        for plane in logits:
-            cv2.resize(plane, (width, height), dst=self._plane)
-            cv2.subtract(self._plane, self._best, dst=self._plane)
-            cv2.exp(self._plane, dst=self._plane)
-            cv2.add(total, self._plane, dst=total)
+        plane, best = self._heats[0].plane, self._heats[0].best
+        for values in logits:
+            cv2.resize(values, (width, height), dst=plane)
+            cv2.subtract(plane, best, dst=plane)
+            cv2.exp(plane, dst=plane)
+            cv2.add(total, plane, dst=total)
         return cv2.convertScaleAbs(cv2.divide(255.0, total)).astype(np.uint8, copy=False)
+
+
+class _Heat:
+    """The contest of some of the classes, ascending, at each pixel."""
+
+    def __init__(self, size: Size, classes: Sequence[int]) -> None:
+        self.classes = classes
+        self.plane = np.empty(size, np.float32)
+        self.best = np.empty(size, np.float32)
+        self.wins = np.empty(size, np.uint8)
+        self.winner = np.empty(size, np.uint8)
+
+    def run(self, logits: npt.NDArray[np.float32], winner: npt.NDArray[np.uint8]) -> None:
+        """Write into ``winner`` which of the classes has the largest logit."""
+        height, width = winner.shape
+        first, *later = self.classes
+        cv2.resize(logits[first], (width, height), dst=self.best)
+        winner.fill(first)
+        for index in later:
+            cv2.resize(logits[index], (width, height), dst=self.plane)
+            cv2.compare(self.plane, self.best, cv2.CMP_GT, dst=self.wins)
+            cv2.max(self.plane, self.best, dst=self.best)
+            # Later classes have larger ids: the largest is the last that won.
+            cv2.bitwise_and(self.wins, index, dst=self.wins)
+            cv2.max(winner, self.wins, dst=winner)
+
+    def meet(self, other: _Heat, winner: npt.NDArray[np.uint8]) -> None:
+        """Let another contest's winners, of larger ids, win over ``winner``."""
+        cv2.compare(other.best, self.best, cv2.CMP_GT, dst=self.wins)
+        cv2.max(other.best, self.best, dst=self.best)
+        cv2.copyTo(other.winner, self.wins, dst=winner)
