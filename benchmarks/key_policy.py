@@ -4,8 +4,9 @@ Whether key frames chosen by change are worth more than as many at a fixed inter
     python benchmarks/key_policy.py CAMVID_FOLDER [--weights default] [--device auto]
 
 CamVid's validation video, 15 Hz, every frame labelled. Two measures of change since the key frame
-are compared: of a small grey thumbnail (what ``key_policy: change`` uses), and of the network's
-low-level features. Each gets the threshold at which it makes as many key frames as the interval.
+are compared: of a small grey thumbnail (what ``key_policy: change`` uses), and the mean mismatch
+of the network's shallow features once they are moved (what is mended by). Each gets the threshold
+at which it makes as many key frames as the interval.
 """
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from featshare_core.evaluation.accuracy import confusion_matrix, mean_iou
 from featshare_core.inference.pixels import network_size
 from featshare_core.inference.schedule import difference, thumbnail
 from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.networks.alignment import displacement, warp
 from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.mending import mismatch
 
 LONGEST = 15
 """The most frames from one key frame to the next."""
@@ -30,8 +33,8 @@ LONGEST = 15
 Table = npt.NDArray[np.float64]
 
 
-def features(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[torch.Tensor]:
-    """Return the deepest of the low-level features of every frame."""
+def landmarks(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[torch.Tensor]:
+    """Return the shallow features by which every frame is matched."""
     network, config = load_checkpoint(weights)
     network.eval()
     mean, std = (255 * torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
@@ -42,13 +45,14 @@ def features(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[torch.Te
             planes = torch.from_numpy(frame).permute(2, 0, 1).float()
             image = torch.nn.functional.interpolate(
                 ((planes - mean) / std)[None], size=size, mode='bilinear', antialias=True)
-            found.append(network.low(image)[-1].half())
+            found.append(network._landmarks(network.low(image)))
     return found
 
 
-def feature_difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the mean absolute difference of two frames' features."""
-    return float((first.float() - second.float()).abs().mean())
+@torch.inference_mode()
+def mean_mismatch(key: torch.Tensor, current: torch.Tensor) -> float:
+    """Return how badly a key frame's landmarks fit a current frame's once they are moved."""
+    return float(mismatch(current, warp(key, displacement(current, key))).mean())
 
 
 def distances(items: list[Any], distance: Callable[[Any, Any], float]) -> Table:
@@ -104,8 +108,7 @@ def main() -> None:
             mask = (engine.current if lag else engine.key)(frames[key + lag]).mask
             matrices[key, lag] = confusion_matrix(video[key + lag][1], mask, classes)
     measures = {'thumbnail': distances([thumbnail(frame) for frame in frames], difference),
-                'low-level features': distances(features(frames, arguments.weights),
-                                                feature_difference)}
+                'mismatch': distances(landmarks(frames, arguments.weights), mean_mismatch)}
     for interval in (2, 3, 5, 8, 10):
         _, miou = run(lambda _, lag: lag >= interval, matrices)  # noqa: B023
         print(f'fixed interval {interval}: mIoU {miou:.2f}')
