@@ -52,22 +52,19 @@ class MaskMaker:
 
     The same result as upsampling all logits, then argmax, but few full-size planes are held,
     which stay in cache. Several threads have some of the classes each, and then the winners of
-    these meet. Buffers are kept between frames of one size.
+    these meet. Buffers of the largest size are kept.
     """
 
     def __init__(self) -> None:
-        self._made_for: tuple[Size, int] | None = None
+        self._ready_for: tuple[Size, int] | None = None
+        self._all_heats: list[_Heat] = []
         self._heats: list[_Heat] = []
         self._helpers = ThreadPoolExecutor(thread_name_prefix='masks')
 
     def mask(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:
         """Return the HxW uint8 class ids of CxHxW float32 logits, upsampled to ``size``."""
-        if self._made_for != (size, len(logits)):
-            threads = max(1, min(torch.get_num_threads(), len(logits) // CLASSES_A_THREAD,
-                                 size[0] * size[1] // PIXELS_A_THREAD))
-            self._heats = [_Heat(size, classes.tolist()) for classes
-                           in np.array_split(np.arange(len(logits)), threads)]
-            self._made_for = size, len(logits)
+        if self._ready_for != (size, len(logits)):
+            self._make_ready(size, len(logits))
         final, *others = self._heats
         mask = np.empty(size, np.uint8)
         running = [self._helpers.submit(heat.run, logits, heat.winner) for heat in others]
@@ -76,6 +73,16 @@ class MaskMaker:
             run.result()
             final.meet(heat, mask)
         return mask
+
+    def _make_ready(self, size: Size, classes: int) -> None:
+        threads = max(1, min(torch.get_num_threads(), classes // CLASSES_A_THREAD,
+                             size[0] * size[1] // PIXELS_A_THREAD))
+        while len(self._all_heats) < threads:
+            self._all_heats.append(_Heat())
+        self._heats = self._all_heats[:threads]
+        for heat, group in zip(self._heats, np.array_split(np.arange(classes), threads)):
+            heat.make_ready(size, group.tolist())
+        self._ready_for = size, classes
 
     def confidence(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:
         """Return 255 times the winning class's softmax; only right after ``mask`` of the same."""
@@ -93,12 +100,19 @@ class MaskMaker:
 class _Heat:
     """The contest of some of the classes, ascending, at each pixel."""
 
-    def __init__(self, size: Size, classes: Sequence[int]) -> None:
+    def __init__(self) -> None:
+        self._logits = np.empty((2, 0), np.float32)
+        self._ids = np.empty((2, 0), np.uint8)
+
+    def make_ready(self, size: Size, classes: Sequence[int]) -> None:
+        """Lay the buffers out for masks of a size, in memory that is there if it suffices."""
+        pixels = size[0] * size[1]
+        if pixels > self._ids.shape[1]:
+            self._logits = np.empty((2, pixels), np.float32)
+            self._ids = np.empty((2, pixels), np.uint8)
+        self.plane, self.best = self._logits[:, :pixels].reshape(2, *size)
+        self.wins, self.winner = self._ids[:, :pixels].reshape(2, *size)
         self.classes = classes
-        self.plane = np.empty(size, np.float32)
-        self.best = np.empty(size, np.float32)
-        self.wins = np.empty(size, np.uint8)
-        self.winner = np.empty(size, np.uint8)
 
     def run(self, logits: npt.NDArray[np.float32], winner: npt.NDArray[np.uint8]) -> None:
         """Write into ``winner`` which of the classes has the largest logit."""
