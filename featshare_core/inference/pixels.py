@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
-CLASSES_A_THREAD, PIXELS_A_THREAD = 4, 2**18
+CLASSES_A_THREAD, PIXELS_A_THREAD = 4, 2**17
 """With fewer, a thread more saves little, and waits where the machine has much else to do."""
 
 
