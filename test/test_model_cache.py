@@ -20,7 +20,7 @@ FILES = {'key': bytes(range(256)) * 4, 'current': b'current'}
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    return tmp_path / 'featshare'
+    return tmp_path / 'featshare' / 'models'
 
 
 def unasked():
@@ -31,7 +31,21 @@ def test_what_was_made_is_found(folder):
     assert cached('some', lambda: FILES) == FILES
     assert cached('some', unasked) == FILES
     assert cached('other', lambda: {'key': b''}) == {'key': b''}
-    assert sorted(file.name for file in folder.iterdir()) == ['other.models', 'some.models']
+    assert sorted(file.name for file in folder.iterdir()) == ['other', 'some']
+
+
+def test_a_read_only_place_serves_what_is_there(folder, monkeypatch, caplog):
+    cached('some', lambda: FILES)
+
+    def refuse(*_):
+        raise PermissionError(30, 'Read-only file system')
+
+    for function in ('utime', 'replace'):
+        monkeypatch.setattr(model_cache.os, function, refuse)
+    assert cached('some', unasked) == FILES
+    assert not caplog.text
+    assert cached('other', lambda: FILES) == FILES
+    assert 'every start makes them anew: [Errno 30] Read-only file system' in caplog.text
 
 
 @pytest.mark.parametrize('damage', [
@@ -39,11 +53,11 @@ def test_what_was_made_is_found(folder):
     lambda content: bytes(len(content)), lambda content: content[:500] + b'?' + content[501:]])
 def test_what_is_damaged_is_made_anew(folder, damage, caplog):
     cached('some', lambda: FILES)
-    file = folder / 'some.models'
+    file = folder / 'some'
     file.write_bytes(damage(file.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert cached('some', lambda: FILES) == FILES
-    assert 'some.models is damaged' in caplog.text
+    assert 'some is damaged' in caplog.text
     assert cached('some', unasked) == FILES
 
 
@@ -73,10 +87,12 @@ def test_an_exporter_that_fails_is_asked_once(folder):
 
 def test_those_used_last_stay(folder, monkeypatch):
     monkeypatch.setattr(model_cache, 'KEPT', 2)
+    folder.mkdir(parents=True)
+    (folder / 'some.123').touch()  # of a process that was killed
     for name in ('first', 'second', 'first', 'third'):
         time.sleep(.02)  # the clock of files ticks slowly
         cached(name, lambda: FILES)
-    assert sorted(file.stem for file in folder.iterdir()) == ['first', 'third']
+    assert sorted(file.name for file in folder.iterdir()) == ['first', 'third']
 
 
 def test_whatever_changes_a_model_changes_its_name(folder, monkeypatch):

@@ -7,6 +7,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,10 +29,10 @@ def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[st
     """
     Return the files that an earlier start made for the same ``identity``, or make and keep them.
 
-    They lie in ``featshare`` of ``$XDG_CACHE_HOME`` or ``~/.cache``. A warning says where nothing
-    can be kept there, or where what was kept is damaged.
+    They lie in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
+    once they are there. A warning says where nothing can be kept, or what was kept is damaged.
     """
-    path = _folder() / f'{identity}.models'
+    path = _folder() / identity
     files = _read(path)
     if files is None:
         files = make()
@@ -71,15 +72,16 @@ def _version(library: str) -> str:
 def _folder() -> Path:
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     # Without a home ~ stays as it is: such a place cannot be made.
-    return Path(base, 'featshare') if base[0] != '~' else Path(os.devnull, 'featshare')
+    return Path(base if base[0] != '~' else os.devnull, 'featshare', 'models')
 
 
 def _read(path: Path) -> Mapping[str, bytes] | None:
     try:
         content = path.read_bytes()
-        os.utime(path)
     except OSError:
         return None  # whether it can be made is for the writing to say
+    with suppress(OSError):
+        os.utime(path)
     if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
         log.warning('%s is damaged, and is made anew', path)
         return None
@@ -100,6 +102,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    by_use = sorted(path.parent.glob('*.models'), key=lambda file: file.stat().st_mtime)
-    for file in by_use[:-KEPT]:
-        file.unlink(missing_ok=True)
+    # Those that a killed process left unfinished age too; another process may remove them as well.
+    with suppress(FileNotFoundError):
+        for file in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            file.unlink()
