@@ -321,7 +321,6 @@ def test_a_per_frame_network_learns_from_a_teacher(runs, tmp_path):
 
 @pytest.mark.parametrize(('change', 'message'), [
     ({'teacher': 'x'}, 'teacher: nothing is learned from it; loss.distillation_weight must be'),
-    ({'loss': {'distillation_weight': 1}}, 'loss.distillation_weight: a per-frame network needs'),
     ({'lr': 'fast'}, "lr: 'fast' is no float"),
     ({'rate': 1}, 'rate is unknown; known are size'),
     ({'loss': {'match': 'l3'}}, "loss.match: 'l3' is none of 'l1', 'l2'"),

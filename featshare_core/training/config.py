@@ -154,8 +154,6 @@ class TrainConfig:
         if self.teacher and (self.mending or not self.loss.distillation_weight):
             raise ValueError('teacher: nothing is learned from it; loss.distillation_weight must '
                              'be positive, and mending has its own network for a teacher')
-        if self.loss.distillation_weight and not (self.teacher or self.is_sharing):
-            raise ValueError('loss.distillation_weight: a per-frame network needs a teacher')
         for name in ('epochs', 'batch', 'interval', 'lr'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)}')
