@@ -119,7 +119,7 @@ def test_a_bad_image_is_counted_and_the_next_good_one_segmented(node, peer, came
     assert reason in values['last failure']
     answered(masks, publisher, good_image())
     assert all(mask.header != bad.header for mask in masks)
-    wait_until(lambda: newest()['segmentation: camera'][0] == b'\x00', 10, 'recovery')
+    wait_until(lambda: newest()['segmentation: camera'][0] == b'\x00', 30, 'recovery')
     # In the log once, however many follow.
     assert node.log.count('image left out') - lines <= 1
     assert 'image left out' in node.log
