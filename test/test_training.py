@@ -303,6 +303,11 @@ def test_a_network_goes_on_to_other_classes(runs, tmp_path):
     path = write(tmp_path / 'b.yaml', {**SHARING, 'baseline': str(trained)})
     with pytest.raises(ValueError, match='of 5 classes, not a fpn-efficientnet-lite0 of these 11'):
         train_file(path, tmp_path / 'other')
+    # And a network has its teacher's.
+    path = write(tmp_path / 'c.yaml', per_frame(runs, teacher=str(trained),
+                                                loss={'distillation_weight': 1}))
+    with pytest.raises(ValueError, match=r'the teacher .* was trained on other classes: a, b, c'):
+        train_file(path, tmp_path / 'other')
 
 
 def test_a_per_frame_network_learns_from_a_teacher(runs, tmp_path):

@@ -171,13 +171,10 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
         state.update({f'key_{name}': tensor for name, tensor in baseline.state_dict().items()
                       if name.startswith(('fusion_norm', 'tail_norm'))})
     fresh = network.state_dict()
-    if config.mending:
-        state = {**{name: tensor for name, tensor in fresh.items()
-                    if name.startswith('mendings')}, **state}
-    else:
-        # They fit the features that they were trained on.
-        state = {name: tensor for name, tensor in state.items()
-                 if not name.startswith('mendings')}
+    # Mendings fit the features that they were trained on: only a network that mends takes them.
+    own = {name: tensor for name, tensor in fresh.items() if name.startswith('mendings')}
+    state = {**own, **{name: tensor for name, tensor in state.items()
+                       if name in own or not name.startswith('mendings')}}
     if not same_classes:
         # The classifier is new; all else is as it was.
         state.update({name: tensor for name, tensor in fresh.items()
