@@ -11,8 +11,10 @@ from featshare_core.inference.cuda_engine import CudaEngine
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export import ExportedModels, export
 from featshare_core.inference.fold import fold_batch_norms
+from featshare_core.inference.parts import Pixels
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.tiles import winning_class
+from featshare_core.inference.torch_engine import prepare
 from featshare_core.networks.checkpoint import NETWORKS, CheckpointError, load_checkpoint
 
 CPU_ENGINES = [('torch', 'bf16'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'fp32')]
@@ -91,6 +93,27 @@ def test_cuda_graphs_agree_with_eager_fp32(precision, video, reference):
         results.append(segmenter.segment(frame, confidence=True))
         segmenter.segment(frame[:, ::-1], 'mirrored')
     agree(results, reference)
+
+
+@pytest.mark.parametrize('shared_levels', [0, 1, 2, 3])
+@pytest.mark.parametrize('name', ['default', 'densenet121'])
+def test_a_device_is_given_all_it_works_on(name, shared_levels):
+    """
+    What a CUDA graph cannot capture: tensors of the host, and values that the host waits for.
+
+    PyTorch's ``meta`` device refuses both, and every machine has one.
+    """
+    network, config = load_checkpoint(name, shared_levels)
+    fold_batch_norms(network.eval(), network.input_multiple)
+    device, size = torch.device('meta'), (100, 150)
+    network = prepare(network, device, 'bf16')
+    image = torch.zeros(1, 64, 96, 3, dtype=torch.uint8, device=device)
+    planes = torch.zeros(2, *size, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        low = network.low(Pixels(config).to(device)(image).to(torch.bfloat16))
+        shared = network.high(low)
+        for logits in (network.decode_key(low, shared), network.decode(low, shared)):
+            winning_class(logits, size, *planes)
 
 
 def engine_of_each_kind():
