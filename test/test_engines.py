@@ -6,12 +6,13 @@ from torch.nn import functional as F
 
 from featshare_core.cli import main
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference import engines
+from featshare_core.inference import engines, host_engine
 from featshare_core.inference.cuda_engine import CudaEngine
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export import ExportedModels, export
 from featshare_core.inference.fold import fold_batch_norms
 from featshare_core.inference.parts import Pixels
+from featshare_core.inference.pixels import resize
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.tiles import winning_class
 from featshare_core.inference.torch_engine import prepare
@@ -202,6 +203,25 @@ def test_bands_are_what_whole_logits_are(shape, size, band, monkeypatch):
     assert (confidence - 255 * expected.values[0]).abs().max() < 1
     winning_class(logits, size, mask, None)
     assert (mask == expected.indices[0]).float().mean() > 0.999
+
+
+@pytest.mark.parametrize('engine', ['openvino', 'onnx'])
+def test_a_resize_leaves_the_cores_to_the_models(engine, video, monkeypatch):
+    """PyTorch's threads spin after it; a current frame took half as long again."""
+    threads = []
+
+    def resized(*arguments):
+        threads.append(torch.get_num_threads())
+        return resize(*arguments)
+
+    monkeypatch.setattr(host_engine, 'resize', resized)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make(engine, 'fp32').segment(video[0])
+        assert (threads, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_exported_network_runs_without_its_checkpoint(tmp_path, video):

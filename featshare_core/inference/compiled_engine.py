@@ -56,6 +56,16 @@ class CompiledEngine(HostEngine):
     def _load(self, models: Models) -> Runner:
         """Compile the models."""
 
+    def _image(self, frame: Frame, size: Size) -> Frame:
+        # PyTorch's threads go on spinning for milliseconds after a resize, on cores that the
+        # models' threads need then. One thread resizes as fast.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super()._image(frame, size)
+        finally:
+            torch.set_num_threads(threads)
+
     def _run_key(self, image: Frame, mark: Mark) -> tuple[Array, Any]:
         result = self._runner(image).key(image[None])
         mark('network')
