@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.masks import MaskMaker
 from featshare_core.inference.memory import return_free_memory
-from featshare_core.inference.pixels import MaskMaker, network_size
+from featshare_core.inference.pixels import network_size
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.timing import Rolling
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
@@ -237,6 +238,30 @@ def test_the_mask_maker_upsamples_before_it_decides(size, threads, monkeypatch):
         confidence = maker.confidence(logits[0].numpy(), size)
         assert (mask == expected.indices[0].numpy()).mean() > 0.999
         assert np.abs(confidence.astype(int) - (255 * expected.values[0].numpy())).max() < 1
+
+
+@pytest.mark.parametrize('size', [(720, 1280), (375, 1241), (101, 103), (1080, 1920)])
+@pytest.mark.parametrize('threads', [1, 2])
+def test_a_class_that_wins_here_and_there_is_found_everywhere(size, threads, monkeypatch):
+    """Each class is upsampled where it can win alone: at borders, between logits, nowhere."""
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 0.1, (8, 20, 34)).astype(np.float32)
+    logits[0] += 5
+    logits[2, 4:9, 30:] += 10
+    logits[3, 19, 0] += 9
+    # Second best at two neighbours, and best in the middle between them.
+    logits[4, 12, 10], logits[5, 12, 11], logits[6, 12, 10:12] = 12, 12, 11.5
+    logits[7, 0, :] += 7
+    expected = F.interpolate(torch.from_numpy(logits)[None], size, mode='bilinear')[0].argmax(0)
+    assert set(expected.unique().tolist()) == {0, 2, 3, 4, 5, 6, 7}
+    maker = MaskMaker()
+    for _ in range(2):
+        mask = maker.mask(logits, size)
+        assert (mask != expected.numpy()).mean() < 1e-4
+        assert (np.bincount(mask.ravel(), minlength=8) > 0).tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
+        maker.mask(logits[:6, :10], (200, 300))
+    assert (MaskMaker().mask(np.full_like(logits, np.nan), size) == 0).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from featshare_core.inference.engine import Engine, Frame, Prediction
-from featshare_core.inference.pixels import MaskMaker, Size, as_planes, network_size, resize
+from featshare_core.inference.masks import MaskMaker
+from featshare_core.inference.pixels import Size, as_planes, network_size, resize
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
 

@@ -1,0 +1,178 @@
+"""From logits to a mask, on a CPU."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from math import gcd, prod
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featshare_core.inference.pixels import Size
+
+Logits = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+Box = tuple[slice, slice]
+
+CELL = np.ones((2, 2), np.uint8)
+"""Four neighbouring logits: what is upsampled between them is a mean of these."""
+CLASSES_A_THREAD, PIXELS_A_THREAD = 4, 2**17
+"""With fewer, a thread more saves little, and waits where the machine has much else to do."""
+PIXELS_A_LOGIT = 16
+"""With fewer, a class is upsampled sooner than it is known where it can win."""
+
+
+class MaskMaker:
+    """
+    Upsamples logits to an image's size and takes the winning class, a class at a time.
+
+    The same result as upsampling all logits, then argmax, but each class is upsampled only where
+    it can win, and few full-size planes are held. Several threads have some of the classes each,
+    and then the winners of these meet. Buffers of the largest size are kept.
+    """
+
+    def __init__(self) -> None:
+        self._ready_for: tuple[Size, tuple[int, ...]] | None = None
+        self._all_heats: list[_Heat] = []
+        self._heats: list[_Heat] = []
+        self._helpers = ThreadPoolExecutor(thread_name_prefix='masks')
+
+    def mask(self, logits: Logits, size: Size) -> Mask:
+        """Return the HxW uint8 class ids of CxHxW float32 logits, upsampled to ``size``."""
+        if self._ready_for != (size, logits.shape):
+            self._make_ready(size, logits.shape)
+        boxes = self._whole
+        if self._sparse:
+            boxes = self._boxes(logits)
+            self._share_out(boxes)
+        final, *others = self._heats
+        mask = np.empty(size, np.uint8)
+        running = [self._helpers.submit(heat.run, logits, boxes, heat.winner) for heat in others]
+        final.run(logits, boxes, mask)
+        for heat, run in zip(others, running):
+            run.result()
+            final.meet(heat, mask)
+        return mask
+
+    def _make_ready(self, size: Size, shape: tuple[int, ...]) -> None:
+        threads = max(1, min(torch.get_num_threads(), shape[0] // CLASSES_A_THREAD,
+                             size[0] * size[1] // PIXELS_A_THREAD))
+        while len(self._all_heats) < threads:
+            self._all_heats.append(_Heat())
+        self._heats = self._all_heats[:threads]
+        for heat in self._heats:
+            heat.make_ready(size)
+        self._peaks = np.empty(shape, np.float32)
+        self._lead, self._low = np.empty((2, *shape[1:]), np.float32)
+        self._possible = np.empty(shape[1:], np.uint8)
+        # So many logits and pixels side by side cover the same width: a box of whole units is
+        # upsampled as a part of the whole would be.
+        self._units = tuple((side // gcd(side, pixels), pixels // gcd(side, pixels))
+                            for side, pixels in zip(shape[1:], size))
+        whole = (slice(0, shape[1]), slice(0, shape[2])), (slice(0, size[0]), slice(0, size[1]))
+        self._whole: list[tuple[Box, Box] | None] = [whole] * shape[0]
+        self._share_out(self._whole)
+        self._sparse = size[0] * size[1] >= PIXELS_A_LOGIT * shape[1] * shape[2]
+        self._ready_for = size, shape
+
+    def _boxes(self, logits: Logits) -> list[tuple[Box, Box] | None]:
+        """
+        Return where each class can win: its box in the logits, and the same box in the mask.
+
+        Between four logits a class loses where another's least is more than its own largest.
+        """
+        for index, values in enumerate(logits):
+            cv2.dilate(values, CELL, dst=self._peaks[index])
+            cv2.erode(values, CELL, dst=self._low if index else self._lead)
+            if index:
+                cv2.max(self._lead, self._low, dst=self._lead)
+        return [self._box(peaks) for peaks in self._peaks]
+
+    def _box(self, peaks: npt.NDArray[np.float32]) -> tuple[Box, Box] | None:
+        cv2.compare(peaks, self._lead, cv2.CMP_GE, dst=self._possible)
+        left, top, width, height = cv2.boundingRect(self._possible)
+        if not width:
+            return None
+        source, target = [], []
+        for start, length, (logits, pixels) in zip((top, left), (height, width), self._units):
+            # A cell ends at its logit and begins at the one before.
+            first, last = max(0, start - 1) // logits, -(-(start + length) // logits)
+            source.append(slice(first * logits, last * logits))
+            target.append(slice(first * pixels, last * pixels))
+        return (source[0], source[1]), (target[0], target[1])
+
+    def _share_out(self, boxes: list[tuple[Box, Box] | None]) -> None:
+        """Give each thread neighbouring classes whose boxes are as large in all as others'."""
+        areas = [prod(part.stop - part.start for part in box[1]) if box else 0 for box in boxes]
+        middles = np.cumsum(areas) - np.array(areas) / 2
+        # The first thread begins at once, and so takes a class in the middle.
+        heats = np.ceil(middles * len(self._heats) / max(1, sum(areas))) - 1
+        for index, heat in enumerate(self._heats):
+            heat.classes = np.flatnonzero(heats == index).tolist()
+
+    def confidence(self, logits: Logits, size: Size) -> Mask:
+        """Return 255 times the winning class's softmax; only right after ``mask`` of the same."""
+        height, width = size
+        total = np.zeros(size, np.float32)
+        best = self._heats[0].best
+        plane = np.empty(size, np.float32)
+        for values in logits:
+            cv2.resize(values, (width, height), dst=plane)
+            cv2.subtract(plane, best, dst=plane)
+            cv2.exp(plane, dst=plane)
+            cv2.add(total, plane, dst=total)
+        return cv2.convertScaleAbs(cv2.divide(255.0, total)).astype(np.uint8, copy=False)
+
+
+class _Heat:
+    """The contest of some of the classes, ascending, at each pixel."""
+
+    classes: list[int]
+
+    def __init__(self) -> None:
+        self._logits = np.empty((2, 0), np.float32)
+        self._ids = np.empty((2, 0), np.uint8)
+
+    def make_ready(self, size: Size) -> None:
+        """Lay the buffers out for masks of a size, in memory that is there if it suffices."""
+        pixels = size[0] * size[1]
+        if pixels > self._ids.shape[1]:
+            self._logits = np.empty((2, pixels), np.float32)
+            self._ids = np.empty((2, pixels), np.uint8)
+        self.best = self._logits[0, :pixels].reshape(size)
+        self.winner = self._ids[0, :pixels].reshape(size)
+
+    def run(self, logits: Logits, boxes: list[tuple[Box, Box] | None], winner: Mask) -> None:
+        """Write into ``winner`` which of the classes has the largest logit."""
+        first = boxes[self.classes[0]] if self.classes else None
+        later = self.classes
+        if first is not None and self.best[first[1]].shape == winner.shape:
+            later = later[1:]
+            cv2.resize(logits[self.classes[0]], winner.shape[::-1], dst=self.best)
+            winner.fill(self.classes[0])
+        else:
+            self.best.fill(-np.inf)
+            winner.fill(0)
+        for index in later:
+            box = boxes[index]
+            if box is None:
+                continue
+            source, target = box
+            best, ids = self.best[target], winner[target]
+            # Small and in one piece, they stay in cache.
+            plane = self._logits[1, :best.size].reshape(best.shape)
+            wins = self._ids[1, :best.size].reshape(best.shape)
+            cv2.resize(logits[index][source], best.shape[::-1], dst=plane)
+            cv2.compare(plane, best, cv2.CMP_GT, dst=wins)
+            cv2.max(plane, best, dst=best)
+            # Later classes have larger ids: the largest is the last that won.
+            cv2.bitwise_and(wins, index, dst=wins)
+            cv2.max(ids, wins, dst=ids)
+
+    def meet(self, other: _Heat, winner: Mask) -> None:
+        """Let another contest's winners, of larger ids, win over ``winner``."""
+        wins = self._ids[1, :winner.size].reshape(winner.shape)
+        cv2.compare(other.best, self.best, cv2.CMP_GT, dst=wins)
+        cv2.max(other.best, self.best, dst=self.best)
+        cv2.copyTo(other.winner, wins, dst=winner)
