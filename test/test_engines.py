@@ -162,7 +162,7 @@ def test_a_deep_half_that_fails_beside_is_reported_and_the_stream_goes_on(video,
     def fails(*_):
         raise RuntimeError('no memory for the deep half')
     with monkeypatch.context() as patch:
-        patch.setattr(segmenter.engine, '_run_key', fails)
+        patch.setattr(segmenter.engine, '_run_deep', fails)
         segmenter.segment(video[1])
         segmenter.engine._caches[''].newer.exception(60)
         with pytest.raises(RuntimeError, match='no memory for the deep half'):

@@ -27,6 +27,9 @@ class Runner(Protocol):
     def key(self, image: Frame) -> tuple[Array, Any]:
         """Return CxHxW logits, and the shared tensors in memory of their own."""
 
+    def deep(self, image: Frame) -> Any:
+        """Return the shared tensors, as ``key`` does; may run beside ``current``."""
+
     def current(self, image: Frame, shared: Any) -> Array:
         """Return CxHxW logits; they may be overwritten by the next call."""
 
@@ -70,6 +73,9 @@ class CompiledEngine(HostEngine):
         result = self._runner(image).key(image[None])
         mark('network')
         return result
+
+    def _run_deep(self, image: Frame) -> Any:
+        return self._runner(image).deep(image[None])
 
     def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
         logits = self._runner(image).current(image[None], shared)

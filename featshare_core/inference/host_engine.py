@@ -81,7 +81,15 @@ class HostEngine(Engine):
         """
         Return CxHxW logits of an image of the network's size, and what its stream remembers.
 
-        Never called twice at a time, but beside ``_run_current``.
+        Never called twice at a time.
+        """
+
+    @abstractmethod
+    def _run_deep(self, image: Frame) -> Any:
+        """
+        Return what a stream remembers of an image of the network's size.
+
+        Never called twice at a time, nor beside ``_run_key``, but beside ``_run_current``.
         """
 
     @abstractmethod
@@ -127,7 +135,7 @@ class HostEngine(Engine):
 
     def _shared_of(self, image: Frame) -> Any:
         with self._key_lock:
-            return self._run_key(image, lambda stage: None)[1]
+            return self._run_deep(image)
 
     def forget(self, stream: str) -> None:
         """Free what is remembered of a stream."""

@@ -25,25 +25,48 @@ class OpenVinoEngine(CompiledEngine):
 
 class _Runner:
     def __init__(self, models: Models, precision: str) -> None:
-        core = ov.Core()
-        self._key, self._current = (
-            core.compile_model(_as_computed(core.read_model(model), precision), 'CPU', {
-                'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision,
-                'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-            }).create_infer_request() for model in models)
+        self._precision, self._threads = precision, torch.get_num_threads()
+        self._key, self._current = (self._compiled(self._read(model)) for model in models)
+        # Few streams need it: compiled when one does.
+        self._deep: ov.InferRequest | None = None
+        self._deep_model: bytes | None = models.key
+
+    def _read(self, model: bytes) -> ov.Model:
+        return _as_computed(ov.Core().read_model(model), self._precision)
+
+    def _compiled(self, model: ov.Model) -> ov.InferRequest:
+        return ov.Core().compile_model(model, 'CPU', {
+            'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': self._precision,
+            'INFERENCE_NUM_THREADS': self._threads,
+        }).create_infer_request()
 
     def key(self, image: Frame) -> tuple[Array, Any]:
-        # Written straight into memory of its own: the next key frame may be another stream's.
-        ports = self._key.model_outputs[1:]
-        shared = [ov.Tensor(port.element_type, port.shape) for port in ports]
-        for port, tensor in zip(ports, shared):
-            self._key.set_tensor(port, tensor)
+        shared = _with_outputs(self._key, self._key.model_outputs[1:])
         self._key.infer([image], share_inputs=True)
         return self._key.output_tensors[0].data[0].copy(), shared
+
+    def deep(self, image: Frame) -> Any:
+        if self._deep is None:
+            assert self._deep_model is not None
+            model = self._read(self._deep_model)
+            shared_only = [output.node for output in model.outputs[1:]]
+            self._deep = self._compiled(ov.Model(shared_only, model.get_parameters()))
+            self._deep_model = None
+        shared = _with_outputs(self._deep, self._deep.model_outputs)
+        self._deep.infer([image], share_inputs=True)
+        return shared
 
     def current(self, image: Frame, shared: Any) -> Array:
         self._current.infer([image, *shared], share_inputs=True)
         return self._current.output_tensors[0].data[0]
+
+
+def _with_outputs(request: ov.InferRequest, ports: list[ov.ConstOutput]) -> list[ov.Tensor]:
+    """Return tensors for a request to write into: the next key frame may be another stream's."""
+    tensors = [ov.Tensor(port.element_type, port.shape) for port in ports]
+    for port, tensor in zip(ports, tensors):
+        request.set_tensor(port, tensor)
+    return tensors
 
 
 def _as_computed(model: ov.Model, precision: str) -> ov.Model:

@@ -54,6 +54,10 @@ class TorchEngine(HostEngine):
         return logits, shared
 
     @torch.inference_mode()
+    def _run_deep(self, image: Frame) -> Any:
+        return self._network.high(self._network.low(self._normalised(image)))
+
+    @torch.inference_mode()
     def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
         low = self._network.low(self._normalised(image))
         mark('low')
