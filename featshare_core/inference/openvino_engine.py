@@ -26,7 +26,8 @@ class OpenVinoEngine(CompiledEngine):
 class _Runner:
     def __init__(self, models: Models, precision: str) -> None:
         self._precision, self._threads = precision, torch.get_num_threads()
-        self._key, self._current = (self._compiled(self._read(model)) for model in models)
+        self._key, self._current = (self._compiled(self._read(model), self._threads)
+                                    for model in models)
         # Few streams need it: compiled when one does.
         self._deep: ov.InferRequest | None = None
         self._deep_model: bytes | None = models.key
@@ -34,10 +35,10 @@ class _Runner:
     def _read(self, model: bytes) -> ov.Model:
         return _as_computed(ov.Core().read_model(model), self._precision)
 
-    def _compiled(self, model: ov.Model) -> ov.InferRequest:
+    def _compiled(self, model: ov.Model, threads: int) -> ov.InferRequest:
         return ov.Core().compile_model(model, 'CPU', {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': self._precision,
-            'INFERENCE_NUM_THREADS': self._threads,
+            'INFERENCE_NUM_THREADS': threads,
         }).create_infer_request()
 
     def key(self, image: Frame) -> tuple[Array, Any]:
@@ -50,7 +51,9 @@ class _Runner:
             assert self._deep_model is not None
             model = self._read(self._deep_model)
             shared_only = [output.node for output in model.outputs[1:]]
-            self._deep = self._compiled(ov.Model(shared_only, model.get_parameters()))
+            # Threads for every core would wait for those of the frame that it runs beside.
+            self._deep = self._compiled(ov.Model(shared_only, model.get_parameters()),
+                                        max(1, self._threads // 2))
             self._deep_model = None
         shared = _with_outputs(self._deep, self._deep.model_outputs)
         self._deep.infer([image], share_inputs=True)
