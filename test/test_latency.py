@@ -45,7 +45,7 @@ def test_engines_take_turns():
     times = time_engines({name: Noting(name) for name in 'ab'}, iter(range(99)), 10,
                          baselines={name: Noting(f'{name}, whole,') for name in 'ab'})
     warm_up = 2 * 3 * 3
-    turn = [' key', *[' current'] * 4, *[', whole, key'] * 2]
+    turn = [' current', ' key', *[' current'] * 4, *[', whole, key'] * 2]
     assert [note.rpartition(' ')[0] for note in notes[warm_up:]] \
         == 2 * [f'{name}{kind}' for name in 'ab' for kind in turn]
     assert [int(note.split()[-1]) for note in notes] == list(range(len(notes)))

@@ -76,7 +76,8 @@ def time_engines(engines: Mapping[str, Engine], video: Iterator[Frame], frames: 
     """
     Time engines in turns of one interval each, so that a busy machine slows all alike.
 
-    A turn is a key frame, the current frames after it, and a few frames of the baseline.
+    A turn is a frame that is not timed, a key frame, the current frames after it, and a few frames
+    of the baseline.
 
     :param frames: those with sharing, for each engine: whole intervals of them, at least one.
     :param progress: wraps the turns, for a progress bar.
@@ -94,6 +95,8 @@ def time_engines(engines: Mapping[str, Engine], video: Iterator[Frame], frames: 
     for _ in progress(range(turns(frames))):
         for name, engine in engines.items():
             taken = times[name]
+            # PyTorch's threads spin on for milliseconds after the engine before.
+            engine.current(next(video))
             taken.key.append(_milliseconds(engine.key, next(video)))
             taken.current += [_milliseconds(engine.current, next(video))
                               for _ in range(INTERVAL - 1)]

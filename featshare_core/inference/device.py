@@ -1,6 +1,9 @@
 """Which device, and which precision on it."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -59,3 +62,19 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     return bool(capabilities.get('avx512_bf16') or capabilities.get('amx_bf16'))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """
+    Let PyTorch compute on one CPU thread.
+
+    Its others go on spinning for milliseconds after an operation, on cores that what comes next
+    may need.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
