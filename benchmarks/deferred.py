@@ -39,11 +39,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for _ in range(-(-arguments.frames // TURN)):
         for mode, segmenter in segmenters.items():
             due = time.perf_counter()
-            for _ in range(TURN):
+            # The first interval after a pause is not timed: a camera makes none.
+            for number in range(-arguments.interval, TURN):
                 time.sleep(max(0, due - time.perf_counter()))
                 result = segmenter.segment(next(video))
-                taken[mode].append(1e3 * (time.perf_counter() - due))
-                lags[mode][result.frames_since_key] += 1
+                if number >= 0:
+                    taken[mode].append(1e3 * (time.perf_counter() - due))
+                    lags[mode][result.frames_since_key] += 1
                 due += 1 / arguments.rate
     engine = segmenters['blocking'].engine
     figures: dict[str, Any] = {
