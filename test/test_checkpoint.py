@@ -51,7 +51,7 @@ def test_what_half_precision_cannot_hold_is_kept_in_full(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'score', 'least'), [
-    ('default', 'val/2-levels/key', 70), ('densenet121', 'val/0-levels/key', 60)])
+    ('default', 'val/2-levels/key', 70), ('densenet121', 'val/2-levels/key', 60)])
 def test_shipped_checkpoints_are_found_by_name_and_work(name, score, least):
     network, config = load_checkpoint(name)
     assert config.labels == CAMVID
