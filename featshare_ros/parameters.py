@@ -79,8 +79,8 @@ PARAMETERS = (
          'makes the next: the mean difference of brightness of small pictures of the two frames, '
          '0 to 1.', live=True, limits=(0.0, 1.0)),
     Spec('key_mode', 'blocking', 'blocking: a key frame is answered with its own deep features, '
-         'later than others; deferred: every frame takes the same time, and the deep half runs '
-         'beside the frames that follow.', live=True, choices=KEY_MODES),
+         'later than others; deferred: no frame waits for the deep half, which runs beside the '
+         'frames that follow.', live=True, choices=KEY_MODES),
     Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
          'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
          'of the image.'),

@@ -17,8 +17,8 @@ from featshare_core.inference.schedule import KeyFrameSchedule
 KEY_MODES = ('blocking', 'deferred')
 """
 A blocking key frame is answered with its own deep features, and takes longer than the others.
-Deferred, every frame takes a current frame's time: the deep half runs beside the frames that
-follow, which use the features before them until it has ended.
+Deferred, no frame waits for the deep half: it runs beside the frames that follow, which use the
+features before them until it has ended. A device without room for both slows these down.
 """
 
 
