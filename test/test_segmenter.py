@@ -260,7 +260,8 @@ def test_a_class_that_wins_here_and_there_is_found_everywhere(size, threads, mon
         mask = maker.mask(logits, size)
         assert (mask != expected.numpy()).mean() < 1e-4
         assert (np.bincount(mask.ravel(), minlength=8) > 0).tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
-        maker.mask(logits[:6, :10], (200, 300))
+        maker.mask(logits[:6, :10], (200, 300))  # another camera's
+        maker.mask(np.repeat(logits[:2], 2, 1), (400, 600))
     assert (MaskMaker().mask(np.full_like(logits, np.nan), size) == 0).all()
 
 

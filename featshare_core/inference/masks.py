@@ -37,6 +37,8 @@ class MaskMaker:
         self._all_heats: list[_Heat] = []
         self._heats: list[_Heat] = []
         self._helpers = ThreadPoolExecutor(thread_name_prefix='masks')
+        self._bounds = np.empty(0, np.float32)
+        self._ids = np.empty(0, np.uint8)
 
     def mask(self, logits: Logits, size: Size) -> Mask:
         """Return the HxW uint8 class ids of CxHxW float32 logits, upsampled to ``size``."""
@@ -63,9 +65,6 @@ class MaskMaker:
         self._heats = self._all_heats[:threads]
         for heat in self._heats:
             heat.make_ready(size)
-        self._peaks = np.empty(shape, np.float32)
-        self._lead, self._low = np.empty((2, *shape[1:]), np.float32)
-        self._possible = np.empty(shape[1:], np.uint8)
         # So many logits and pixels side by side cover the same width: a box of whole units is
         # upsampled as a part of the whole would be.
         self._units = tuple((side // gcd(side, pixels), pixels // gcd(side, pixels))
@@ -74,6 +73,15 @@ class MaskMaker:
         self._whole: list[tuple[Box, Box] | None] = [whole] * shape[0]
         self._share_out(self._whole)
         self._sparse = size[0] * size[1] >= PIXELS_A_LOGIT * shape[1] * shape[2]
+        if self._sparse:
+            planes, cells = shape[0] + 2, shape[1] * shape[2]
+            if planes * cells > self._bounds.size:
+                self._bounds = np.empty(planes * cells, np.float32)
+            if cells > self._ids.size:
+                self._ids = np.empty(cells, np.uint8)
+            bounds = self._bounds[:planes * cells].reshape(planes, *shape[1:])
+            self._peaks, self._lead, self._low = bounds[:-2], bounds[-2], bounds[-1]
+            self._possible = self._ids[:cells].reshape(shape[1:])
         self._ready_for = size, shape
 
     def _boxes(self, logits: Logits) -> list[tuple[Box, Box] | None]:
@@ -115,8 +123,7 @@ class MaskMaker:
         """Return 255 times the winning class's softmax; only right after ``mask`` of the same."""
         height, width = size
         total = np.zeros(size, np.float32)
-        best = self._heats[0].best
-        plane = np.empty(size, np.float32)
+        plane, best = self._heats[0].plane, self._heats[0].best
         for values in logits:
             cv2.resize(values, (width, height), dst=plane)
             cv2.subtract(plane, best, dst=plane)
@@ -140,7 +147,7 @@ class _Heat:
         if pixels > self._ids.shape[1]:
             self._logits = np.empty((2, pixels), np.float32)
             self._ids = np.empty((2, pixels), np.uint8)
-        self.best = self._logits[0, :pixels].reshape(size)
+        self.best, self.plane = self._logits[:, :pixels].reshape(2, *size)
         self.winner = self._ids[0, :pixels].reshape(size)
 
     def run(self, logits: Logits, boxes: list[tuple[Box, Box] | None], winner: Mask) -> None:
