@@ -138,7 +138,10 @@ def test_disk_full(tmp_path, unbroken, random_checkpoint, capsys, monkeypatch):
         # All but the chunks that had to make room for the index, the metadata and a page or two.
         assert (tmp_path / 'disk' / 'out' / 'out_0.mcap').stat().st_size > 250_000
         assert main([*options, '--resume']) == 1  # still full
-        assert without_times(tmp_path / 'disk' / 'out') == part
+        # Latencies in the messages are others, so a few more may fit.
+        again = without_times(tmp_path / 'disk' / 'out')
+        assert again == expected[:len(again)]
+        assert len(part) <= len(again) < len(expected)
         shutil.copytree(tmp_path / 'disk' / 'out', tmp_path / 'out')
     assert main([*arguments(source, tmp_path / 'out', random_checkpoint), '--resume']) == 0
     assert without_times(tmp_path / 'out') == expected
