@@ -207,7 +207,7 @@ def test_bands_are_what_whole_logits_are(shape, size, band, monkeypatch):
 
 @pytest.mark.parametrize('engine', ['openvino', 'onnx'])
 def test_a_resize_leaves_the_cores_to_the_models(engine, video, monkeypatch):
-    """PyTorch's threads spin after it; a current frame took half as long again."""
+    """PyTorch's threads spin after it, on cores that the models' threads need then."""
     threads = []
 
     def resized(*arguments):

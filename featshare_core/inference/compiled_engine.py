@@ -60,7 +60,7 @@ class CompiledEngine(HostEngine):
         """Compile the models."""
 
     def _image(self, frame: Frame, size: Size) -> Frame:
-        # As fast as on more, whose spinning made a current frame take half as long again.
+        # As fast as on more, whose spinning would slow the models that run next.
         with one_thread():
             return super()._image(frame, size)
 

@@ -1,6 +1,7 @@
 """OpenVinoEngine: the fastest that we know on x86 CPUs."""
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import openvino as ov
@@ -25,21 +26,30 @@ class OpenVinoEngine(CompiledEngine):
 
 class _Runner:
     def __init__(self, models: Models, precision: str) -> None:
+        self._core = ov.Core()
         self._precision, self._threads = precision, torch.get_num_threads()
         self._key, self._current = (self._compiled(self._read(model), self._threads)
                                     for model in models)
-        # Few streams need it: compiled when one does.
-        self._deep: ov.InferRequest | None = None
-        self._deep_model: bytes | None = models.key
+        self._key_model = models.key
 
     def _read(self, model: bytes) -> ov.Model:
-        return _as_computed(ov.Core().read_model(model), self._precision)
+        return _as_computed(self._core.read_model(model), self._precision)
 
     def _compiled(self, model: ov.Model, threads: int) -> ov.InferRequest:
-        return ov.Core().compile_model(model, 'CPU', {
+        return self._core.compile_model(model, 'CPU', {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': self._precision,
             'INFERENCE_NUM_THREADS': threads,
         }).create_infer_request()
+
+    @cached_property
+    def _deep(self) -> ov.InferRequest:
+        # Compiled when the first stream defers: few do.
+        model = self._read(self._key_model)
+        del self._key_model
+        shared_only = [output.node for output in model.outputs[1:]]
+        # Threads for every core would wait for those of the frame that it runs beside.
+        return self._compiled(ov.Model(shared_only, model.get_parameters()),
+                              max(1, self._threads // 2))
 
     def key(self, image: Frame) -> tuple[Array, Any]:
         shared = _with_outputs(self._key, self._key.model_outputs[1:])
@@ -47,14 +57,6 @@ class _Runner:
         return self._key.output_tensors[0].data[0].copy(), shared
 
     def deep(self, image: Frame) -> Any:
-        if self._deep is None:
-            assert self._deep_model is not None
-            model = self._read(self._deep_model)
-            shared_only = [output.node for output in model.outputs[1:]]
-            # Threads for every core would wait for those of the frame that it runs beside.
-            self._deep = self._compiled(ov.Model(shared_only, model.get_parameters()),
-                                        max(1, self._threads // 2))
-            self._deep_model = None
         shared = _with_outputs(self._deep, self._deep.model_outputs)
         self._deep.infer([image], share_inputs=True)
         return shared
