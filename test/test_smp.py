@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from featshare_core.inference.fold import fold_batch_norms
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import (
@@ -113,6 +114,31 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
         assert follows.isfinite().all()
         assert torch.equal(follows, mixed) == (not cut)
         network.aligned = False
+
+
+@pytest.mark.parametrize(('architecture', 'encoder', 'count'), [
+    ('Unet', 'densenet121', 68), ('UnetPlusPlus', 'resnet18', 41), ('Linknet', 'mobilenet_v2', 62),
+    ('FPN', 'vgg11_bn', 8), ('PAN', 'efficientnet-b0', 62), ('DeepLabV3Plus', 'resnet18', 28),
+    ('PSPNet', 'tu-resnet18', 13), ('Segformer', 'mit_b0', 0),
+    # timm's norms are their activations too.
+    ('FPN', 'tu-tf_efficientnet_lite0', 48), ('Unet', 'tu-densenet121', 129),
+    ('UPerNet', 'tu-mobilenetv3_small_100', 45)])
+@torch.no_grad()
+def test_folding_leaves_the_network_what_it_is(architecture, encoder, count):
+    torch.manual_seed(0)
+    frame, other = frames(architecture).float()
+    network = divide(randomized(smp_model(CLASSES, architecture, encoder), frame), encoder, 0)
+    network.shared_levels = network.cuts[1]
+    modes = []
+    for folds in (False, True):
+        if folds:
+            assert fold_batch_norms(network) == count
+        low, follows = network.low(frame), network.low(other)
+        shared = network.high(low)
+        modes.append((network.decode_key(low, shared), network.decode(follows, shared)))
+    for expected, found in zip(*modes):
+        torch.testing.assert_close(found, expected, rtol=1e-3,
+                                   atol=1e-3 * float(expected.abs().max()))
 
 
 def test_the_three_encoders_of_each_architecture_are_covered():

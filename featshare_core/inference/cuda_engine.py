@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featshare_core.inference.dense import buffer_dense_blocks
 from featshare_core.inference.device import PRECISIONS, choose_precision
 from featshare_core.inference.engine import Engine, Frame, Prediction
-from featshare_core.inference.fold import fold_batch_norms
+from featshare_core.inference.fold import FoldError, fold_batch_norms
 from featshare_core.inference.host_engine import checked_input_size, named
 from featshare_core.inference.parts import Pixels
 from featshare_core.inference.pixels import Size, network_size
@@ -43,7 +44,8 @@ class CudaEngine(Engine):
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
     :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
     :param input_size, full_size: as ``HostEngine``.
-    :param graphs: fold batch norms and capture graphs, or run the network eagerly as it is.
+    :param graphs: fold batch norms, buffer dense blocks and capture graphs, or run the network
+        eagerly as it is.
     """
 
     def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
@@ -63,7 +65,12 @@ class CudaEngine(Engine):
         self._graphs = graphs and device.type == 'cuda'
         self.name = 'graphs' if self._graphs else 'torch'
         if graphs:
-            fold_batch_norms(network.eval(), self._multiple)
+            try:
+                fold_batch_norms(network.eval())
+            except FoldError as error:
+                self.fallback = str(error)
+                log.warning('%s; it runs at a lower rate', self.fallback)
+            buffer_dense_blocks(network)
         self._network = prepare(network, device, self.precision)
         self._pixels = Pixels(config).to(device)
         # Of a higher priority than the deep halves that run beside it.

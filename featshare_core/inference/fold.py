@@ -1,70 +1,206 @@
-"""Batch norms that follow a convolution become part of it."""
+"""Batch norms become part of the convolutions that they come after, or before."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featshare_core.networks.split import SplitNetwork
 
+FARTHEST = 1e4  # a bound beyond which no feature lies, and which fp16 still holds
+SIDE = 256  # pixels, at least, of the image that a network is looked at with: PAN wants 128
+SAME = 1e-3  # mean difference of the logits, as a share of their mean size
 
-def fold_batch_norms(network: SplitNetwork, side: int) -> int:
+
+class FoldError(RuntimeError):
+    """A network that is not the same once its batch norms are folded; it is left as it was."""
+
+
+class Clamp(nn.Module):
     """
-    Fold, in place, every batch norm into the convolution whose output it alone takes.
+    Bounds of each channel: what is left of a norm and its ReLU that a convolution takes in.
 
-    Which ones these are is seen on one image, in what autograd records of it: any network will
-    do. Norms that come before their activation and convolution, as in DenseNet, stay.
+    :param low, high: the bounds of C channels.
+    """
+
+    low: Tensor
+    high: Tensor | None
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('low', low.view(-1, 1, 1))
+        # Most networks learn no negative scale: then one bound does.
+        self.register_buffer('high', high.view(-1, 1, 1) if high.isfinite().any() else None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return NxCxhxw features within the bounds."""
+        if self.high is None:
+            return torch.maximum(features, self.low)
+        return torch.clamp(features, self.low, self.high)
+
+
+def fold_batch_norms(network: SplitNetwork) -> int:
+    """
+    Fold, in place, every batch norm into a convolution that is alone with it.
+
+    A norm after a convolution changes that one's weights and bias, and so does one before a 1x1
+    convolution. With a ReLU between these, as in DenseNet, ``relu(s x + t) = s max(x, -t/s) + t``
+    for s > 0: a bound for each channel stays, and the convolution takes in what is linear, also
+    through an average pool. All this is exact.
+
+    Which norms these are is seen on one image, in what autograd records of it as a key frame and
+    as a current frame: any network will do.
 
     :param network: in evaluation mode, in fp32 on the CPU.
-    :param side: of that image, in pixels.
     :returns: how many.
+    :raises FoldError: for a network with layers of a special kind.
     """
+    side = -(-SIDE // network.input_multiple) * network.input_multiple
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     names = {module: name for name, module in network.named_modules()}
-    made: dict[Any, nn.Conv2d] = {}
-    pairs: list[tuple[Any, nn.Conv2d, nn.BatchNorm2d]] = []
-
-    def after(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            made[output.grad_fn] = module
-
-    def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, nn.BatchNorm2d) and inputs[0].grad_fn in made:
-            pairs.append((inputs[0].grad_fn, made[inputs[0].grad_fn], module))
-
-    hooks = [module.register_forward_hook(after) for module in names]
-    hooks += [module.register_forward_pre_hook(before) for module in names]
-    with torch.inference_mode(False), torch.enable_grad():
-        logits = network(torch.rand(1, 3, 2 * side, 2 * side, requires_grad=True))
-    for hook in hooks:
-        hook.remove()
-    uses = _uses(logits.grad_fn)
-    modules = Counter(module for _, *pair in pairs for module in pair)
-    folded = 0
-    for node, conv, norm in pairs:
-        # What runs twice, or is used beside its norm, has more than one meaning.
-        if uses[node] == 1 and modules[conv] == modules[norm] == 1:
-            _replace(network, names[conv], fuse_conv_bn_eval(conv, norm))
-            _replace(network, names[norm], nn.Identity())
-            folded += 1
-    return folded
+    trace = _Trace(network, image)
+    norms: dict[nn.Module, nn.Module] = {}
+    convs: dict[nn.Module, nn.Conv2d] = {}
+    after = trace.pairs(_norms_after)
+    folded = {norm for norm, _ in after}
+    before = [pair for pair in trace.pairs(_norms_before) if pair[0] not in folded]
+    for norm, conv in before:
+        norms[norm], *linear = _divided(norm)
+        convs[conv] = _taken_in(conv, *linear)
+    for norm, conv in after:
+        norms[norm] = _activation(norm) or nn.Identity()
+        convs[conv] = fuse_conv_bn_eval(convs.get(conv, conv), norm)
+    for module, by in (*norms.items(), *convs.items()):
+        _replace(network, names[module], by)
+    with torch.inference_mode():
+        same = all((found - logits).abs().mean() <= SAME * logits.abs().mean()
+                   for found, logits in zip(_logits(network, image), trace.logits))
+    if not same:
+        for module in (*norms, *convs):
+            _replace(network, names[module], module)
+        raise FoldError('batch norms are not folded: this network gives other logits then')
+    return len(before) + len(after)
 
 
-def _uses(node: Any) -> Counter[Any]:
-    """Return how often the result of each node of autograd's graph is used."""
-    uses: Counter[Any] = Counter()
-    stack = [node]
-    while stack:
-        for source, _ in stack.pop().next_functions:
-            if source is not None:
-                uses[source] += 1
-                if uses[source] == 1:
-                    stack.append(source)
-    return uses
+def _logits(network: SplitNetwork, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an image's logits as a key frame, and as the current frame after it."""
+    low = network.low(image)
+    shared = network.high(low)
+    return network.decode_key(low, shared), network.decode(low, shared)
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition('.')
     setattr(network.get_submodule(parent), own, module)
+
+
+def _activation(norm: nn.BatchNorm2d) -> nn.Module | None:
+    """Return what a norm does after normalising: ``NormReLU`` and timm's BatchNormAct2d do."""
+    activation: nn.Module | None = getattr(norm, 'act', None)
+    return activation
+
+
+def _divided(norm: nn.BatchNorm2d) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a module and C scales and shifts: the norm gives that one's scaled and shifted."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    with torch.no_grad():
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        if _activation(norm) is None:
+            return nn.Identity(), scale, shift
+        low = high = -shift / scale
+        never = (scale == 0) & (shift < 0) | (scale > 0) & (low > FARTHEST) \
+            | (scale < 0) & (high < -FARTHEST)
+        # A bound that nothing meets is none: fp16 might hold it no more.
+        low = low.masked_fill(never | ~(scale > 0) | (low < -FARTHEST), -torch.inf)
+        high = high.masked_fill(never | ~(scale < 0) | (high > FARTHEST), torch.inf)
+        return Clamp(low, high), scale.masked_fill(never, 0), shift.masked_fill(never, 0)
+
+
+def _taken_in(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """Return a 1x1 convolution of what is yet to be scaled and shifted."""
+    rows, columns = conv.stride
+    taken_in = nn.Conv2d(conv.in_channels, conv.out_channels, 1, (rows, columns))
+    assert taken_in.bias is not None
+    with torch.no_grad():
+        taken_in.weight.copy_(conv.weight * scale.view(-1, 1, 1))
+        taken_in.bias.copy_(conv.weight[:, :, 0, 0] @ shift)
+        if conv.bias is not None:
+            taken_in.bias.add_(conv.bias)
+    return taken_in.eval()
+
+
+class _Trace:
+    """
+    What autograd records of one image as a key frame, and as the current frame after it.
+
+    ``runs`` counts how often each module runs, ``uses`` how often the result of each node of
+    autograd's graph is used. ``took`` has the node of every input that a module took, ``gave``
+    the module that a node is the result of.
+    """
+
+    def __init__(self, network: SplitNetwork, image: Tensor) -> None:
+        self.runs: Counter[nn.Module] = Counter()
+        self.uses: Counter[Any] = Counter()
+        self.took: list[tuple[nn.Module, Any]] = []
+        self.gave: dict[Any, nn.Module] = {}
+        hooks = [module.register_forward_hook(self._ran) for module in network.modules()
+                 if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
+        with torch.inference_mode(False), torch.enable_grad():
+            self.logits = _logits(network, image.clone().requires_grad_())
+        for hook in hooks:
+            hook.remove()
+        stack: list[Any] = [logits.grad_fn for logits in self.logits]
+        while stack:
+            for source, _ in stack.pop().next_functions:
+                if source is not None:
+                    self.uses[source] += 1
+                    if self.uses[source] == 1:
+                        stack.append(source)
+
+    def _ran(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.runs[module] += 1
+        self.took.append((module, inputs[0].grad_fn))
+        self.gave[output.grad_fn] = module
+
+    def pairs(self, find: _Find) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
+        """Return the norms and convolutions that have no part but this one in the network."""
+        # A result that is used elsewhere too has to stay as it is.
+        found = Counter((norm, conv) for between, norm, conv in find(self)
+                        if all(self.uses[node] == 1 for node in between))
+        return [(norm, conv) for (norm, conv), times in found.items()
+                if times == self.runs[norm] == self.runs[conv]]
+
+
+_Found = Iterator[tuple[list[Any], nn.BatchNorm2d, nn.Conv2d]]
+_Find = Callable[[_Trace], _Found]
+
+
+def _norms_after(trace: _Trace) -> _Found:
+    """Yield what lies between, the norm and the convolution that gives what it takes."""
+    for norm, node in trace.took:
+        conv = trace.gave.get(node)
+        # Of subclasses that do more than to normalise, only the activation is known.
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) \
+                and (type(norm) is nn.BatchNorm2d or _activation(norm)):
+            yield [node], norm, conv
+
+
+def _norms_before(trace: _Trace) -> _Found:
+    """Yield the same for the 1x1 convolutions that take what a norm, or its ReLU, gives."""
+    for conv, node in trace.took:
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1) \
+                or conv.padding != (0, 0) or conv.groups != 1:
+            continue
+        between = [node]
+        if type(node).__name__ == 'AvgPool2DBackward0' and set(node._saved_padding) == {0} \
+                and not node._saved_ceil_mode:
+            between.append(node.next_functions[0][0])
+        norm = trace.gave.get(between[-1])
+        if isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats \
+                and (type(norm) is nn.BatchNorm2d or isinstance(_activation(norm), nn.ReLU)):
+            yield between, norm, conv

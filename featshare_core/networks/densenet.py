@@ -16,20 +16,31 @@ STEM_CHANNELS = 64
 BLOCK_LAYERS = (6, 12, 24, 16)
 
 
+class NormReLU(nn.BatchNorm2d):
+    """A batch norm and its activation, as one module: engines replace them together."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return NxCxhxw features normalised and activated."""
+        return self.act(super().forward(features))
+
+
 class DenseLayer(nn.Module):
     """One pre-activated 1x1, 3x3 bottleneck that yields 32 new channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm1 = NormReLU(channels)
         self.conv1 = nn.Conv2d(channels, BOTTLENECK, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(BOTTLENECK)
+        self.norm2 = NormReLU(BOTTLENECK)
         self.conv2 = nn.Conv2d(BOTTLENECK, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the Nx32xhxw channels that this layer adds to the block's features."""
-        bottleneck = self.conv1(F.relu(self.norm1(features)))
-        return self.conv2(F.relu(self.norm2(bottleneck)))
+        return self.conv2(self.norm2(self.conv1(self.norm1(features))))
 
 
 class DenseBlock(nn.ModuleDict):
@@ -51,12 +62,12 @@ class Transition(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = NormReLU(channels)
         self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool before the 1x1 convolution: both are linear, so this is exact, for a quarter."""
-        return self.conv(F.avg_pool2d(F.relu(self.norm(features)), 2))
+        return self.conv(F.avg_pool2d(self.norm(features), 2))
 
 
 class DenseNet121(nn.Module):

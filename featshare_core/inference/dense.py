@@ -1,0 +1,42 @@
+"""Dense blocks that hold their features once."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from featshare_core.networks.densenet import GROWTH, DenseBlock
+
+
+class BufferedBlock(nn.Module):
+    """
+    A dense block whose layers all write into one tensor.
+
+    ``DenseBlock`` concatenates what is there anew after every layer: autograd and exporters need
+    that.
+
+    :param block: whose layers are taken over.
+    """
+
+    def __init__(self, block: DenseBlock) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(block.values())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the input's channels followed by those of every layer."""
+        images, filled, height, width = features.shape
+        block = torch.empty(
+            (images, filled + len(self.layers) * GROWTH, height, width), dtype=features.dtype,
+            device=features.device, memory_format=torch.channels_last)
+        block[:, :filled] = features
+        for layer in self.layers:
+            block[:, filled:filled + GROWTH] = layer(block[:, :filled])
+            filled += GROWTH
+        return block
+
+
+def buffer_dense_blocks(network: nn.Module) -> None:
+    """Replace a network's dense blocks, in place; it learns no more then."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DenseBlock):
+                setattr(module, name, BufferedBlock(child))
