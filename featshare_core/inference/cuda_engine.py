@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featshare_core.inference.constants import settled
 from featshare_core.inference.dense import buffer_dense_blocks
-from featshare_core.inference.device import PRECISIONS, choose_precision
+from featshare_core.inference.device import PRECISIONS, choose_precision, kernels_chosen
 from featshare_core.inference.engine import Engine, Frame, Prediction
 from featshare_core.inference.fold import FoldError, fold_batch_norms
 from featshare_core.inference.host_engine import checked_input_size, named
@@ -37,15 +39,14 @@ class CudaEngine(Engine):
     Runs a ``SplitNetwork`` on a CUDA device.
 
     Each mode is captured as a graph when an image size is first seen. Where capturing fails, or
-    the graph's masks are not those of eager execution, the device runs eagerly, which
-    ``fallback`` tells.
+    the graph's masks are not the network's, the device runs eagerly, which ``fallback`` tells.
 
     :param network: taken over: it is moved to the device and cast.
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
     :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
     :param input_size, full_size: as ``HostEngine``.
-    :param graphs: fold batch norms, buffer dense blocks and capture graphs, or run the network
-        eagerly as it is.
+    :param graphs: fold batch norms, buffer dense blocks, settle constants and capture graphs; or
+        run the network eagerly as it is.
     """
 
     def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
@@ -62,14 +63,13 @@ class CudaEngine(Engine):
         self._multiple = network.input_multiple
         self._input_size = checked_input_size(input_size, network.input_multiple)
         self._full_size = full_size
-        self._graphs = graphs and device.type == 'cuda'
+        self._settles, self._graphs = graphs, graphs and device.type == 'cuda'
         self.name = 'graphs' if self._graphs else 'torch'
         if graphs:
             try:
                 fold_batch_norms(network.eval())
             except FoldError as error:
-                self.fallback = str(error)
-                log.warning('%s; it runs at a lower rate', self.fallback)
+                self._fall_back(str(error))
             buffer_dense_blocks(network)
         self._network = prepare(network, device, self.precision)
         self._pixels = Pixels(config).to(device)
@@ -129,6 +129,14 @@ class CudaEngine(Engine):
         size = self._input_size or network_size(shape, self.trained_size, self._multiple)
         plan = _Plan(self._network, self._pixels, self._device, PRECISIONS[self.precision], shape,
                      size, shape if self._full_size else size)
+        if self._settles:
+            try:
+                plan.settle()
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # of any kind: a network may do what cannot be traced
+                self._settles = False
+                self._fall_back(f'constants are computed for every frame: {error!r}')
         if self._graphs:
             try:
                 plan.capture()
@@ -137,14 +145,18 @@ class CudaEngine(Engine):
                     raise
                 self._graphs = False
                 self.name = 'torch'
-                self.fallback = f'no CUDA graphs: {str(error).splitlines()[0]}'
-                log.warning('%s; this device runs eagerly, at a lower rate', self.fallback)
+                self._fall_back(f'no CUDA graphs: {error}')
                 torch.cuda.synchronize(self._device)
                 plan.run_eagerly()
         self._plans[shape] = plan
         if len(self._plans) > KEPT_SIZES:
             self._plans.popitem(last=False)
         return plan
+
+    def _fall_back(self, reason: str) -> None:
+        reason = reason.splitlines()[0]
+        log.warning('%s; this device runs at a lower rate', reason)
+        self.fallback = '; '.join(filter(None, (self.fallback, reason)))
 
 
 @dataclass
@@ -187,54 +199,64 @@ class _Plan:
         self._host_image = torch.empty(1, *image, 3, dtype=torch.uint8, pin_memory=pinned)
         self._image = torch.zeros(1, *image, 3, dtype=torch.uint8, device=device)
         # The mask, and the confidence.
-        self._planes = torch.zeros(2, *mask, dtype=torch.uint8, device=device)
         self._host_planes = torch.empty(2, *mask, dtype=torch.uint8, pin_memory=pinned)
         self.loaded: _Cache | None = None
         with torch.inference_mode():
-            shared = network.high(network.low(self._input()))
+            shared = self._deep_half(self._image)
             self.shared = tuple(torch.empty_like(tensor) for tensor in shared)
             self.deep_shared = tuple(torch.empty_like(tensor) for tensor in shared)
-        self._runs: dict[tuple[str, bool], Callable[[], None]] = {}
-        self._deep_run: Callable[[], None] = self._deep
+        self._runs: dict[tuple[str, bool], Callable[[], None]]
+        self._deep_run: Callable[[], None]
         self._deep_stream = torch.cuda.Stream(device, priority=0) if pinned else None
         self._deep_image = torch.zeros_like(self._image)
         self.run_eagerly()
 
     def run_eagerly(self) -> None:
-        """Run the modes' operations one by one."""
-        self._runs = {('key', False): lambda: self._key(False),
-                      ('key', True): lambda: self._key(True),
-                      ('current', False): lambda: self._current(False),
-                      ('current', True): lambda: self._current(True)}
-        self._deep_run = self._deep
+        """Run the modes' operations one by one, as the network does them."""
+        self._use(lambda function, *inputs: function)
+
+    def settle(self) -> None:
+        """Run them without those whose results are always the same."""
+        self._use(settled)
+
+    def _use(self, prepared: Callable[..., Callable[..., Any]]) -> None:
+        runs: dict[tuple[str, bool], Callable[[], None]] = {}
+        with torch.inference_mode():
+            for sure in (False, True):
+                key = prepared(partial(self._key_masks, sure), self._image)
+                current = prepared(partial(self._current_masks, sure), self._image, *self.shared)
+                runs['key', sure] = partial(self._key, key)
+                runs['current', sure] = partial(self._current, current)
+            deep_run = partial(self._deep, prepared(self._deep_half, self._image))
+        self._runs, self._deep_run = runs, deep_run
 
     def capture(self) -> None:
         """
         Capture every mode as a graph.
 
-        :raises RuntimeError: where that fails, or the graph's mask is another than eager
-            execution's.
+        :raises RuntimeError: where that fails, or the graph's mask is another than the network's.
         """
-        eager = dict(self._runs)
+        runs, deep_run = self._runs, self._deep_run
+        self.run_eagerly()
+        eager = self._runs
         rng = torch.Generator().manual_seed(0)
         self._host_image.copy_(torch.randint(0, 256, self._host_image.shape, generator=rng))
         graphs: dict[tuple[str, bool], Callable[[], None]] = {}
-        with torch.inference_mode(), torch.cuda.device(self._device), \
-                torch.backends.cudnn.flags(benchmark=True):
-            for mode, run in eager.items():
+        with torch.inference_mode(), torch.cuda.device(self._device), kernels_chosen():
+            for mode, run in runs.items():
                 # A graph keeps the priority of the stream that it is captured on.
                 graphs[mode] = self._captured(run, torch.cuda.Stream(self._device, priority=-1))
-            self._deep_run = self._captured(self._deep, torch.cuda.Stream(self._device))
+            self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device))
             for mode in eager:
                 masks = []
-                for runs in (eager, graphs):
-                    runs[mode]()
+                for modes in (eager, graphs):
+                    modes[mode]()
                     torch.cuda.synchronize(self._device)
                     masks.append(self._host_planes[0].clone())
                 same = (masks[0] == masks[1]).float().mean().item()
                 if same < SAME:
-                    raise RuntimeError(f'the graph of {mode[0]} frames agrees with eager '
-                                       f'execution on {same:.1%} of pixels only')
+                    raise RuntimeError(f'the graph of {mode[0]} frames agrees with the '
+                                       f'network on {same:.1%} of pixels only')
         self._runs = graphs
 
     def _captured(self, run: Callable[[], None], side: torch.cuda.Stream) -> Callable[[], None]:
@@ -279,34 +301,45 @@ class _Plan:
             event.record()
         return event
 
-    def _input(self, image: Tensor | None = None) -> Tensor:
-        """Return the staged image as the network takes it."""
-        pixels = self._pixels(self._image if image is None else image)
+    def _input(self, image: Tensor) -> Tensor:
+        """Return an image as the network takes it."""
+        pixels = self._pixels(image)
         if pixels.shape[-2:] != self._size:
             pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
         return pixels.to(self._dtype, memory_format=torch.channels_last)
 
-    def _key(self, confidence: bool) -> None:
-        self._image.copy_(self._host_image, non_blocking=True)
-        low = self._network.low(self._input())
+    def _key_masks(self, sure: bool, image: Tensor) -> Tensors:
+        low = self._network.low(self._input(image))
         shared = self._network.high(low)
-        _copy(self.shared, shared)
-        self._decide(self._network.decode_key(low, shared), confidence)
+        return self._decided(self._network.decode_key(low, shared), sure), *shared
 
-    def _current(self, confidence: bool) -> None:
+    def _current_masks(self, sure: bool, image: Tensor, *shared: Tensor) -> Tensor:
+        low = self._network.low(self._input(image))
+        return self._decided(self._network.decode(low, shared), sure)
+
+    def _deep_half(self, image: Tensor) -> Tensors:
+        return self._network.high(self._network.low(self._input(image)))
+
+    def _decided(self, logits: Tensor, sure: bool) -> Tensor:
+        """Return the mask, 1xHxW uint8; where ``sure``, the confidence as a second plane."""
+        planes = torch.empty(2 if sure else 1, *self._mask_size, dtype=torch.uint8,
+                             device=logits.device)
+        winning_class(logits, self._mask_size, planes[0], planes[1] if sure else None)
+        return planes
+
+    def _key(self, masks: Callable[..., Tensors]) -> None:
         self._image.copy_(self._host_image, non_blocking=True)
-        low = self._network.low(self._input())
-        self._decide(self._network.decode(low, self.shared), confidence)
+        planes, *shared = masks(self._image)
+        _copy(self.shared, tuple(shared))
+        self._host_planes[:len(planes)].copy_(planes, non_blocking=True)
 
-    def _deep(self) -> None:
-        low = self._network.low(self._input(self._deep_image))
-        _copy(self.deep_shared, self._network.high(low))
+    def _current(self, masks: Callable[..., Tensor]) -> None:
+        self._image.copy_(self._host_image, non_blocking=True)
+        planes = masks(self._image, *self.shared)
+        self._host_planes[:len(planes)].copy_(planes, non_blocking=True)
 
-    def _decide(self, logits: Tensor, confidence: bool) -> None:
-        winning_class(logits, self._mask_size, self._planes[0],
-                      self._planes[1] if confidence else None)
-        count = 2 if confidence else 1
-        self._host_planes[:count].copy_(self._planes[:count], non_blocking=True)
+    def _deep(self, half: Callable[..., Tensors]) -> None:
+        _copy(self.deep_shared, half(self._deep_image))
 
 
 class _Done:

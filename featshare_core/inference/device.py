@@ -78,3 +78,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def kernels_chosen() -> Iterator[None]:
+    """Let cuDNN try its kernels for each convolution that is new, and keep the fastest."""
+    # Without `enabled`, whose default is False here alone, there would be no cuDNN at all.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        yield

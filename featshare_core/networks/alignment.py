@@ -27,15 +27,18 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
 
     :param current, key: NxCxhxw, the same features of both frames.
     """
-    moved = current.new_zeros(())
+    moved: Tensor | None = None
     for pooled, radius in PYRAMID:
         ours, theirs = (F.avg_pool2d(t, pooled, ceil_mode=True) if pooled > 1 else t
                         for t in (current, key))
-        if moved.dim():
-            finer = 2 * F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
-            moved = finer[:, :, :ours.shape[2], :ours.shape[3]]
-            theirs = warp(theirs, moved)
-        moved = moved + _search(ours, theirs, radius)
+        if moved is None:
+            moved = _search(ours, theirs, radius, pooled)
+        else:
+            height, width = ours.shape[-2:]
+            finer = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
+            moved = finer[:, :, :height, :width]
+            moved = moved + _search(ours, _sampled(theirs, moved, pooled), radius, pooled)
+    assert moved is not None
     return moved
 
 
@@ -49,18 +52,23 @@ def warp(features: Tensor, moved: Tensor) -> Tensor:
     :param moved: Nx2xhxw in cells of its own, h and w as much smaller than H and W.
     """
     height, width = features.shape[-2:]
-    finer = height > moved.shape[-2]
-    if moved.shape[-2:] != features.shape[-2:]:
-        moved = moved * (width / moved.shape[-1])
-        moved = F.interpolate(moved, (height, width), mode='bilinear', align_corners=False)
-    moved = moved.float()
-    if finer:
-        return _taken(features, moved)
+    finer, unit = height > moved.shape[-2], moved.shape[-1] / width
+    if moved.shape[-2:] != (height, width):
+        moved = F.interpolate(moved / unit if finer else moved, (height, width), mode='bilinear',
+                              align_corners=False)
+    return _taken(features, moved.float()) if finer else _sampled(features, moved, unit)
+
+
+def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
+    """Return features interpolated at where each cell was, ``moved`` in ``unit``-ths of a cell."""
+    height, width = features.shape[-2:]
     # grid_sample has -1 and 1 for the image's borders.
-    x = (2 * torch.arange(width, device=moved.device) + 1) / width - 1
-    y = (2 * torch.arange(height, device=moved.device) + 1) / height - 1
-    grid = torch.stack((x + moved[:, 0] * (2 / width),
-                        y[:, None] + moved[:, 1] * (2 / height)), -1)
+    x, y = ((2 * torch.arange(side, device=moved.device) + 1) / side - 1
+            for side in (width, height))
+    still = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)
+    borders = torch.cat([torch.full((1,), 2 / (unit * side), device=moved.device)
+                         for side in (width, height)])
+    grid = torch.addcmul(still, moved.float().permute(0, 2, 3, 1), borders)
     return F.grid_sample(features.float(), grid, mode='bilinear', padding_mode='border',
                          align_corners=False).to(features.dtype)
 
@@ -69,19 +77,26 @@ def _taken(features: Tensor, moved: Tensor) -> Tensor:
     """Return features from the nearest cells, channels last: whole rows of memory are copied."""
     count, channels, height, width = features.shape
     # Integers from here on: an engine may compute floats in bf16, which cannot count to 257.
-    steps = moved.round().long()
-    x = (torch.arange(width, device=moved.device) + steps[:, 0]).clamp(0, width - 1)
-    y = (torch.arange(height, device=moved.device)[:, None] + steps[:, 1]).clamp(0, height - 1)
-    image = torch.arange(count, device=moved.device)[:, None, None] * (height * width)
+    x, y = (torch.arange(side, device=moved.device) for side in (width, height))
+    still = torch.stack(torch.meshgrid(x, y, indexing='xy'))
+    x, y = (still + moved.round().long()).unbind(1)
+    cell = torch.add(x.clamp(0, width - 1), y.clamp(0, height - 1), alpha=width)
+    if count > 1:
+        cell = cell + torch.arange(count, device=moved.device)[:, None, None] * (height * width)
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    return rows[image + y * width + x].permute(0, 3, 1, 2)
+    return rows[cell].permute(0, 3, 1, 2)
 
 
-def _search(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
-    """Return Nx2xhxw: the mean of the shifts of up to ``radius`` cells, by how well they match."""
+def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
+    """
+    Return Nx2xhxw: the mean of the shifts of up to ``radius`` cells, by how well they match.
+
+    :param unit: what a cell is counted as.
+    """
     count, _, height, width = ours.shape
     padded = F.pad(theirs, (radius,) * 4, mode='replicate')
-    outside = F.pad(ours.new_zeros(1, 1, height, width), (radius,) * 4, value=OUTSIDE)
+    outside = F.pad(torch.zeros(1, 1, height, width, device=ours.device), (radius,) * 4,
+                    value=OUTSIDE)
     steps = range(2 * radius + 1)
     places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
               for y in steps for x in steps]
@@ -90,11 +105,12 @@ def _search(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
     costs = (costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))).abs().mean(1)
     costs = costs.view(len(places), count, height, width).transpose(0, 1)
     costs = costs.float()
+    # Brought to their scale at once: what follows may be in bf16.
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     costs = costs / scale + torch.cat([outside[place] for place in places], 1)
     # A cell is matched with its neighbours, lest what looks alike be mistaken.
     costs = F.avg_pool2d(F.pad(costs, (1,) * 4, mode='replicate'), 3, 1)
-    weights = (-SHARPNESS * costs).softmax(1).unflatten(1, (len(steps), len(steps)))
-    shifts = torch.arange(-radius, radius + 1, device=ours.device, dtype=weights.dtype)
-    shifts = shifts.view(1, -1, 1, 1)
-    return torch.stack(((weights.sum(1) * shifts).sum(1), (weights.sum(2) * shifts).sum(1)), 1)
+    weights = (-SHARPNESS * costs).softmax(1)
+    shifts = unit * torch.arange(-radius, radius + 1, dtype=weights.dtype, device=ours.device)
+    shifts = torch.stack(torch.meshgrid(shifts, shifts, indexing='xy')).view(2, -1, 1, 1)
+    return F.conv2d(weights, shifts)

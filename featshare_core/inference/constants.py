@@ -1,0 +1,69 @@
+"""What an operation yields from weights and sizes alone is computed once, not for every frame."""
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# Of these, the content is not there yet, or another each time.
+NEVER = ('empty', 'new_empty', 'empty_like', 'rand', 'randn', 'rand_like', 'randn_like')
+
+
+def settled(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
+    """
+    Return a function's operations, without those that depend on none of its inputs.
+
+    Their results become constants: kernels merged from weights, coordinates, masks of borders. On
+    a GPU each of them would cost as much as any small operation.
+
+    :param function: of tensors, to a tensor or a tuple of them; what is done is the same for all
+        inputs of these sizes.
+    :param inputs: examples.
+    """
+    # Before dispatch: otherwise one interpolation becomes twenty operations.
+    graph = make_fx(lambda *given: function(*given), pre_dispatch=True)(*inputs)
+    written = _written(graph.graph)
+    known: dict[fx.Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == 'get_attr':
+            known[node] = operator.attrgetter(node.target)(graph)
+        elif node.op == 'call_function' and _repeats(node.target) and node not in written \
+                and all(source in known for source in node.all_input_nodes):
+            known[node] = node.target(*fx.map_arg(node.args, known.__getitem__),
+                                      **fx.map_arg(node.kwargs, known.__getitem__))
+    for index, (node, value) in enumerate(known.items()):
+        if node.op == 'call_function' and isinstance(value, Tensor) \
+                and any(user not in known for user in node.users):
+            graph.register_buffer(f'constant{index}', value)
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.get_attr(f'constant{index}'))
+    for node in reversed(known):
+        if not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes whose tensors are written into later, and those that they come from."""
+    stack = [node.args[0] for node in graph.nodes
+             if getattr(getattr(node.target, '_schema', None), 'is_mutable', False)]
+    written: set[fx.Node] = set()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, fx.Node) and node not in written:
+            written.add(node)
+            stack.extend(node.all_input_nodes)
+    return written
+
+
+def _repeats(target: Any) -> bool:
+    """Return whether an operation's result depends on its arguments alone, which it leaves."""
+    if target is operator.getitem:
+        return True
+    schema = getattr(target, '_schema', None)
+    return schema is not None and not schema.is_mutable \
+        and schema.name.partition('::')[2] not in NEVER
