@@ -236,17 +236,22 @@ class _Plan:
 
         :raises RuntimeError: where that fails, or the graph's mask is another than the network's.
         """
-        runs, deep_run = self._runs, self._deep_run
+        # Graphs read the constants of what they were captured from, but do not keep them.
+        self._read = runs, deep_run = self._runs, self._deep_run
         self.run_eagerly()
         eager = self._runs
         rng = torch.Generator().manual_seed(0)
         self._host_image.copy_(torch.randint(0, 256, self._host_image.shape, generator=rng))
         graphs: dict[tuple[str, bool], Callable[[], None]] = {}
         with torch.inference_mode(), torch.cuda.device(self._device), kernels_chosen():
+            # A graph keeps the priority of the stream that it is captured on. Those that never run
+            # beside each other, and leave nothing for each other there, share their memory.
+            side = torch.cuda.Stream(self._device, priority=-1)
+            pool = torch.cuda.graph_pool_handle()
             for mode, run in runs.items():
-                # A graph keeps the priority of the stream that it is captured on.
-                graphs[mode] = self._captured(run, torch.cuda.Stream(self._device, priority=-1))
-            self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device))
+                graphs[mode] = self._captured(run, side, pool)
+            self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
+                                            torch.cuda.graph_pool_handle())
             for mode in eager:
                 masks = []
                 for modes in (eager, graphs):
@@ -259,7 +264,8 @@ class _Plan:
                                        f'network on {same:.1%} of pixels only')
         self._runs = graphs
 
-    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream) -> Callable[[], None]:
+    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream,
+                  pool: Any) -> Callable[[], None]:
         # As PyTorch wants it: warmed up on a stream of its own, then captured.
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
@@ -267,7 +273,8 @@ class _Plan:
                 run()
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
+        # What other threads of the process do on the device shall not spoil it.
+        with torch.cuda.graph(graph, pool, side, capture_error_mode='thread_local'):
             run()
         return graph.replay
 
