@@ -102,15 +102,15 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
               for y in steps for x in steps]
     # All places in one batch: few large operations cost less than many small ones.
     costs = torch.cat([padded[place] for place in places])
-    costs = (costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))).abs().mean(1)
-    costs = costs.view(len(places), count, height, width).transpose(0, 1)
-    costs = costs.float()
+    costs = costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))
+    costs = torch.linalg.vector_norm(costs, 1, 1).view(len(places), count, height, width)
+    costs = costs.transpose(0, 1).float()
     # Brought to their scale at once: what follows may be in bf16.
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
-    costs = costs / scale + torch.cat([outside[place] for place in places], 1)
+    never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
+    costs = costs / (scale * (-1 / SHARPNESS)) + never
     # A cell is matched with its neighbours, lest what looks alike be mistaken.
-    costs = F.avg_pool2d(F.pad(costs, (1,) * 4, mode='replicate'), 3, 1)
-    weights = (-SHARPNESS * costs).softmax(1)
+    weights = F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False).softmax(1)
     shifts = unit * torch.arange(-radius, radius + 1, dtype=weights.dtype, device=ours.device)
     shifts = torch.stack(torch.meshgrid(shifts, shifts, indexing='xy')).view(2, -1, 1, 1)
     return F.conv2d(weights, shifts)

@@ -21,7 +21,7 @@ def mismatch(current: Tensor, carried: Tensor) -> Tensor:
     :param current, carried: NxCxhxw, shallow features of the current frame, and the key frame's.
     """
     wrong = (current - carried).abs().mean(1, keepdim=True)
-    wrong = F.avg_pool2d(F.pad(wrong, (1,) * 4, mode='replicate'), 3, 1)
+    wrong = F.avg_pool2d(wrong, 3, 1, 1, count_include_pad=False)
     return wrong / current.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
