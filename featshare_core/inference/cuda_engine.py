@@ -222,11 +222,13 @@ class _Plan:
     def _use(self, prepared: Callable[..., Callable[..., Any]]) -> None:
         runs: dict[tuple[str, bool], Callable[[], None]] = {}
         with torch.inference_mode():
+            logits = self._key_logits(self._image)[0]
+            key = prepared(self._key_logits, self._image)
+            current = prepared(self._current_logits, self._image, *self.shared)
             for sure in (False, True):
-                key = prepared(partial(self._key_masks, sure), self._image)
-                current = prepared(partial(self._current_masks, sure), self._image, *self.shared)
-                runs['key', sure] = partial(self._key, key)
-                runs['current', sure] = partial(self._current, current)
+                decided = prepared(partial(self._decided, sure), logits)
+                runs['key', sure] = partial(self._key, key, decided)
+                runs['current', sure] = partial(self._current, current, decided)
             deep_run = partial(self._deep, prepared(self._deep_half, self._image))
         self._runs, self._deep_run = runs, deep_run
 
@@ -315,34 +317,35 @@ class _Plan:
             pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
         return pixels.to(self._dtype, memory_format=torch.channels_last)
 
-    def _key_masks(self, sure: bool, image: Tensor) -> Tensors:
+    def _key_logits(self, image: Tensor) -> Tensors:
         low = self._network.low(self._input(image))
         shared = self._network.high(low)
-        return self._decided(self._network.decode_key(low, shared), sure), *shared
+        return self._network.decode_key(low, shared), *shared
 
-    def _current_masks(self, sure: bool, image: Tensor, *shared: Tensor) -> Tensor:
-        low = self._network.low(self._input(image))
-        return self._decided(self._network.decode(low, shared), sure)
+    def _current_logits(self, image: Tensor, *shared: Tensor) -> Tensor:
+        return self._network.decode(self._network.low(self._input(image)), shared)
 
     def _deep_half(self, image: Tensor) -> Tensors:
         return self._network.high(self._network.low(self._input(image)))
 
-    def _decided(self, logits: Tensor, sure: bool) -> Tensor:
+    def _decided(self, sure: bool, logits: Tensor) -> Tensor:
         """Return the mask, 1xHxW uint8; where ``sure``, the confidence as a second plane."""
         planes = torch.empty(2 if sure else 1, *self._mask_size, dtype=torch.uint8,
                              device=logits.device)
         winning_class(logits, self._mask_size, planes[0], planes[1] if sure else None)
         return planes
 
-    def _key(self, masks: Callable[..., Tensors]) -> None:
+    def _key(self, network: Callable[..., Tensors], decided: Callable[..., Tensor]) -> None:
         self._image.copy_(self._host_image, non_blocking=True)
-        planes, *shared = masks(self._image)
+        logits, *shared = network(self._image)
         _copy(self.shared, tuple(shared))
-        self._host_planes[:len(planes)].copy_(planes, non_blocking=True)
+        self._take_home(decided(logits))
 
-    def _current(self, masks: Callable[..., Tensor]) -> None:
+    def _current(self, network: Callable[..., Tensor], decided: Callable[..., Tensor]) -> None:
         self._image.copy_(self._host_image, non_blocking=True)
-        planes = masks(self._image, *self.shared)
+        self._take_home(decided(network(self._image, *self.shared)))
+
+    def _take_home(self, planes: Tensor) -> None:
         self._host_planes[:len(planes)].copy_(planes, non_blocking=True)
 
     def _deep(self, half: Callable[..., Tensors]) -> None:
