@@ -4,8 +4,8 @@ How many operations a frame takes on a CUDA device: where images are small, thes
     python benchmarks/operations.py [--size 1280x720] [--input-size 512x512] [--json FILE]
 
 Counted, not timed, and so on any machine: the CUDA engine's modes run on the CPU, and what
-PyTorch dispatches is counted; views, which take no time, are not. A convolution with a bias is one
-operation here, and two kernels there.
+PyTorch dispatches is counted, if it yields more than a view of what was there. A convolution with
+a bias is one operation here, and two kernels there.
 """
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from figures import engine_parser, report
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from featshare_core.inference.command import size_argument
 from featshare_core.inference.cuda_engine import CudaEngine
 from featshare_core.networks.checkpoint import load_checkpoint
-
-# They give another view of the same memory, but are not all marked so.
-VIEWS = ('reshape', '_unsafe_view', 'meshgrid')
 
 
 class Counting(TorchDispatchMode):
@@ -35,10 +33,16 @@ class Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count an operation, and do it."""
-        name = func._schema.name.partition('::')[2]
-        if not func.is_view and name not in VIEWS:
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func._schema.is_mutable or not _places(result) <= _places((args, kwargs)):
+            self.counts[func._schema.name.partition('::')[2]] += 1
+        return result
+
+
+def _places(values: Any) -> set[int]:
+    """Return where in memory the tensors among some values lie."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(values)
+            if isinstance(leaf, torch.Tensor)}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

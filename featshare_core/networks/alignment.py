@@ -27,6 +27,7 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
 
     :param current, key: NxCxhxw, the same features of both frames.
     """
+    current, key = current.float(), key.float()
     moved: Tensor | None = None
     for pooled, radius in PYRAMID:
         ours, theirs = (F.avg_pool2d(t, pooled, ceil_mode=True) if pooled > 1 else t
@@ -104,7 +105,7 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
     costs = torch.cat([padded[place] for place in places])
     costs = costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))
     costs = torch.linalg.vector_norm(costs, 1, 1).view(len(places), count, height, width)
-    costs = costs.transpose(0, 1).float()
+    costs = costs.transpose(0, 1)
     # Brought to their scale at once: what follows may be in bf16.
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
