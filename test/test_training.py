@@ -156,6 +156,9 @@ def test_a_machine_without_a_gpu_has_recipes_of_its_own():
     sharing = load_config([CONFIGS / 'default-efficientnet-lite.yaml',
                            CONFIGS / 'cpu-sharing.yaml'], {})
     assert sharing.shared_levels == (1, 2, 3)
+    thesis = load_config([CONFIGS / 'thesis-3-levels.yaml', CONFIGS / 'data-camvid.yaml',
+                          CONFIGS / 'cpu-ablation.yaml'], {})
+    assert (thesis.shared_levels, thesis.epochs * thesis.steps_per_epoch) == ((3,), 200)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(runs, tmp_path):
