@@ -5,11 +5,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-# Of these, the content is not there yet, or another each time.
-NEVER = ('empty', 'new_empty', 'empty_like', 'rand', 'randn', 'rand_like', 'randn_like')
+UNFILLED = ('empty', 'new_empty', 'empty_like', 'empty_strided')  # the content is yet to come
 
 
 def settled(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
@@ -66,4 +66,5 @@ def _repeats(target: Any) -> bool:
         return True
     schema = getattr(target, '_schema', None)
     return schema is not None and not schema.is_mutable \
-        and schema.name.partition('::')[2] not in NEVER
+        and schema.name.partition('::')[2] not in UNFILLED \
+        and torch.Tag.nondeterministic_seeded not in target.tags
