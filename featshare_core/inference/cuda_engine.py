@@ -217,16 +217,17 @@ class _Plan:
 
     def settle(self) -> None:
         """Run them without those whose results are always the same."""
-        self._use(settled)
-
-    def _use(self, prepared: Callable[..., Callable[..., Any]]) -> None:
-        runs: dict[tuple[str, bool], Callable[[], None]] = {}
         with torch.inference_mode():
             logits = self._key_logits(self._image)[0]
+        self._use(settled, logits)
+
+    def _use(self, prepared: Callable[..., Callable[..., Any]], *logits: Tensor) -> None:
+        runs: dict[tuple[str, bool], Callable[[], None]] = {}
+        with torch.inference_mode():
             key = prepared(self._key_logits, self._image)
             current = prepared(self._current_logits, self._image, *self.shared)
             for sure in (False, True):
-                decided = prepared(partial(self._decided, sure), logits)
+                decided = prepared(partial(self._decided, sure), *logits)
                 runs['key', sure] = partial(self._key, key, decided)
                 runs['current', sure] = partial(self._current, current, decided)
             deep_run = partial(self._deep, prepared(self._deep_half, self._image))
