@@ -181,11 +181,8 @@ class Learner(lightning.LightningModule):
             fresh = tuple(part[:count] for part in high)
             # What the frame gives on its own is the teacher: the same network.
             target = self._full(network.decode_key(low, fresh))
-        # In fp32: oneDNN's gradient of dilated depthwise kernels is garbage in bf16.
-        with torch.autocast(self.device.type, enabled=False):
-            carried = network.propagate(
-                tuple(part.float() for part in low), tuple(part[count:].float() for part in high),
-                in_place=self.global_step % 2 == 0)
+        carried = network.propagate(low, tuple(part[count:] for part in high),
+                                    in_place=self.global_step % 2 == 0)
         logits = self._full(network.decode_propagated(low, carried))
         current = loss.nll(logits, masks, self.class_weights)
         match = loss.feature_match(fresh[:1], carried[:1], config.match)

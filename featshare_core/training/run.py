@@ -35,6 +35,7 @@ from featshare_core.training.data import (
     train_loader,
     val_loader,
 )
+from featshare_core.training.depthwise import fix_depthwise_gradients
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
 
@@ -95,12 +96,15 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
                         config.distances if config.is_sharing else None, pseudo)
     labelled = sum(len(store.source.samples) for store in stores)
     steps = config.steps_per_epoch or -(-labelled // config.batch)
+    multiplied_in = choose_precision(precision, torch.device(kind))
+    if kind == 'cpu' and multiplied_in == 'bf16':
+        fix_depthwise_gradients(network)
     learner = Learner(
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
         teacher if config.loss.distillation_weight else None)
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
-                       choose_precision(precision, torch.device(kind)))
+                       multiplied_in)
     world, rank_number = trainer.world_size, trainer.global_rank
     scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
                         workers)

@@ -1,0 +1,47 @@
+"""Depthwise convolutions learn in bf16 on a CPU what they learn in fp32."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from featshare_core.training.depthwise import fix_depthwise_gradients
+
+
+def learn(network, image, bf16):
+    """Return the result, and the gradients of the image and of the weights."""
+    network, image = copy.deepcopy(network), image.clone().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
+        result = network(image)
+    result.float().square().sum().backward()
+    return result, [image.grad, *(p.grad for p in network.parameters())]
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'stride': 2}, {'dilation': 4, 'padding': 8}, {'bias': False, 'kernel_size': 3}])
+def test_gradients_are_those_of_fp32(options):
+    torch.manual_seed(0)
+    options = {'kernel_size': 5, 'padding': 2, **options}
+    network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, groups=64, **options))
+    image = torch.randn(2, 3, 33, 40)
+    expected, gradients = learn(network, image, bf16=False)
+    fixed = copy.deepcopy(network)
+    fix_depthwise_gradients(fixed)
+    assert list(fixed.state_dict()) == list(network.state_dict())
+    result, found = learn(fixed, image, bf16=True)
+    assert result.dtype == torch.bfloat16
+    for value, truth in zip([result, *found], [expected, *gradients]):
+        error = (value.float() - truth).norm() / truth.norm()
+        assert error < 0.02
+    # Without autocast nothing is rounded.
+    _, found = learn(fixed, image, bf16=False)
+    for value, truth in zip(found, gradients):
+        torch.testing.assert_close(value, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_other_convolutions_are_left_alone():
+    plain, grouped = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=2)
+    padded = nn.Conv2d(8, 8, 3, groups=8, padding='same')
+    fix_depthwise_gradients(nn.Sequential(plain, grouped, padded))
+    for module in (plain, grouped, padded):
+        assert '_conv_forward' not in vars(module)
