@@ -45,8 +45,8 @@ class CudaEngine(Engine):
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
     :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
     :param input_size, full_size: as ``HostEngine``.
-    :param graphs: fold batch norms, buffer dense blocks, settle constants and capture graphs; or
-        run the network eagerly as it is.
+    :param graphs: fold batch norms, buffer dense blocks, compile the search for the displacement,
+        settle constants and capture graphs; or run the network eagerly as it is.
     """
 
     def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
@@ -71,6 +71,8 @@ class CudaEngine(Engine):
             except FoldError as error:
                 self._fall_back(str(error))
             buffer_dense_blocks(network)
+        if self._graphs and network.aligned and network.shared_levels:
+            self._compile_search(network, device)
         self._network = prepare(network, device, self.precision)
         self._pixels = Pixels(config).to(device)
         # Of a higher priority than the deep halves that run beside it.
@@ -153,6 +155,12 @@ class CudaEngine(Engine):
             self._plans.popitem(last=False)
         return plan
 
+    def _compile_search(self, network: SplitNetwork, device: torch.device) -> None:
+        try:
+            network.displacement = compiled_search(device)
+        except (ImportError, RuntimeError) as error:
+            self._fall_back(f'the search is not compiled: {error}')
+
     def _fall_back(self, reason: str) -> None:
         reason = reason.splitlines()[0]
         log.warning('%s; this device runs at a lower rate', reason)
@@ -186,6 +194,17 @@ class _Cache:
         _copy(self.shared, self.plan.deep_shared)
         self.lag, self.newer = self.newer_lag, None
         return True
+
+
+def compiled_search(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """
+    Return ``alignment.displacement`` as few kernels.
+
+    :raises ImportError: where Triton is missing; RuntimeError: where it does not work here.
+    """
+    from featshare_core.inference import search_kernels
+    search_kernels.check(device)
+    return search_kernels.displacement
 
 
 class _Plan:

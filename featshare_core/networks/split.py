@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class SplitNetwork(nn.Module, ABC):
     aligned: bool = False
     """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
 
+    displacement: Callable[[Tensor, Tensor], Tensor] = staticmethod(displacement)
+    """How the displacement is found; an engine may put a faster way here."""
+
     mends: bool = False
     """Whether an aligned ``propagate`` corrects what it moved, by ``Mending``."""
 
@@ -73,7 +77,7 @@ class SplitNetwork(nn.Module, ABC):
         *deep, theirs = shared
         ours = self._landmarks(low)
         if not in_place:
-            moved = displacement(ours, theirs)
+            moved = self.displacement(ours, theirs)
             # What is one for the whole image does not move.
             deep = [warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep]
             theirs = warp(theirs, moved) if self.mends else theirs

@@ -1,0 +1,235 @@
+"""
+``alignment.displacement`` as seven Triton kernels, in place of some sixty small operations.
+
+On a large GPU every small operation takes as long as its launch. All arithmetic is in fp32, as
+there, and sums are taken in a fixed order.
+"""
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from featshare_core.networks import alignment
+
+CELLS, FEW_CELLS = 64, 16  # a program's: with more, what it holds does not fit its registers
+SAME = 1e-2  # cells, in the mean, by which both ways may differ: fp32 rounds in another order
+
+
+@triton.jit
+def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
+          image_step, row_step, cell_step, channel_step,
+          padded: tl.constexpr, cells: tl.constexpr):
+    """Average 2x2 and 4x4 cells of both frames; at the far borders, those that are there."""
+    height4, width4 = (height + 3) // 4, (width + 3) // 4
+    height2, width2 = (height + 1) // 2, (width + 1) // 2
+    place = tl.program_id(0) * cells + tl.arange(0, cells)
+    image, frame = tl.program_id(1), tl.program_id(2)
+    images = tl.num_programs(1)
+    inside = place < height4 * width4
+    y4, x4 = place // width4, place % width4
+    channel = tl.arange(0, padded)
+    source = current
+    if frame == 1:
+        source = key
+    source += image * image_step
+    which = frame * images + image
+    whole = tl.zeros((cells, padded), tl.float32)
+    for part in tl.static_range(4):
+        y2, x2 = 2 * y4 + part // 2, 2 * x4 + part % 2
+        quarter = tl.zeros((cells, padded), tl.float32)
+        for cell in tl.static_range(4):
+            y, x = 2 * y2 + cell // 2, 2 * x2 + cell % 2
+            there = inside & (y < height) & (x < width)
+            quarter += tl.load(
+                source + (y * row_step + x * cell_step)[:, None] + (channel * channel_step)[None],
+                mask=there[:, None] & (channel < channels)[None], other=0).to(tl.float32)
+        whole += quarter
+        count = tl.minimum(height - 2 * y2, 2) * tl.minimum(width - 2 * x2, 2)
+        there = inside & (y2 < height2) & (x2 < width2)
+        tl.store(halves + ((which * height2 + y2) * width2 + x2)[:, None] * padded + channel[None],
+                 quarter / tl.maximum(count, 1).to(tl.float32)[:, None], mask=there[:, None])
+    count = tl.minimum(height - 4 * y4, 4) * tl.minimum(width - 4 * x4, 4)
+    tl.store(quarters + ((which * height4 + y4) * width4 + x4)[:, None] * padded + channel[None],
+             whole / tl.maximum(count, 1).to(tl.float32)[:, None], mask=inside[:, None])
+
+
+@triton.jit
+def _interpolated(source, y, x, height, width, row_step, cell_step, known):
+    """Return what lies at places between cells, in fp32."""
+    y0, x0 = y.to(tl.int32), x.to(tl.int32)
+    y1, x1 = tl.minimum(y0 + 1, height - 1), tl.minimum(x0 + 1, width - 1)
+    down, right = y - y0.to(tl.float32), x - x0.to(tl.float32)
+    y0, y1, x0, x1 = y0 * row_step, y1 * row_step, x0 * cell_step, x1 * cell_step
+    up = (1 - right) * tl.load(source + y0 + x0, mask=known, other=0).to(tl.float32) \
+        + right * tl.load(source + y0 + x1, mask=known, other=0).to(tl.float32)
+    low = (1 - right) * tl.load(source + y1 + x0, mask=known, other=0).to(tl.float32) \
+        + right * tl.load(source + y1 + x1, mask=known, other=0).to(tl.float32)
+    return (1 - down) * up + down * low
+
+
+@triton.jit
+def _twice_as_fine(moved, y, x, height, width):
+    """Return (x, y) of a field of displacements, upsampled twice, at cells of the finer one."""
+    y = tl.maximum(0.5 * y.to(tl.float32) - 0.25, 0)
+    x = tl.maximum(0.5 * x.to(tl.float32) - 0.25, 0)
+    return (_interpolated(moved, y, x, height, width, width, 1, y >= 0),
+            _interpolated(moved + height * width, y, x, height, width, width, 1, y >= 0))
+
+
+@triton.jit
+def _compare(current, key, moved, costs, sums, height, width, coarse_height, coarse_width,
+             channels: tl.constexpr, image_step, row_step, cell_step, channel_step,
+             radius: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
+             padded: tl.constexpr, cells: tl.constexpr):
+    """Write what a shift of each cell costs, and the sum of every program's costs."""
+    place = tl.program_id(0) * cells + tl.arange(0, cells)
+    image, shift = tl.program_id(1), tl.program_id(2)
+    inside = place < height * width
+    place = tl.minimum(place, height * width - 1)
+    y, x = place // width, place % width
+    channel = tl.arange(0, padded)
+    known = (channel < channels)[None]
+    across = (channel * channel_step)[None]
+    current += image * image_step
+    key += image * image_step
+    moved += image * 2 * coarse_height * coarse_width
+    ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + across,
+                   mask=known, other=0).to(tl.float32)
+    side: tl.constexpr = 2 * radius + 1
+    # Beyond the border lies what is at the border.
+    there_y = tl.minimum(tl.maximum(y + shift // side - radius, 0), height - 1)
+    there_x = tl.minimum(tl.maximum(x + shift % side - radius, 0), width - 1)
+    if has_moved:
+        by_x, by_y = _twice_as_fine(moved, there_y, there_x, coarse_height, coarse_width)
+        at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
+        at_x = tl.minimum(tl.maximum(there_x.to(tl.float32) + by_x / unit, 0), width - 1.0)
+        theirs = _interpolated(key + across, at_y[:, None], at_x[:, None], height, width,
+                               row_step, cell_step, known)
+    else:
+        theirs = tl.load(key + (there_y * row_step + there_x * cell_step)[:, None] + across,
+                         mask=known, other=0).to(tl.float32)
+    cost = tl.sum(tl.abs(theirs - ours), 1)
+    which = image * side * side + shift
+    tl.store(costs + which * height * width + place, cost, mask=inside)
+    tl.store(sums + which * tl.num_programs(0) + tl.program_id(0),
+             tl.sum(tl.where(inside, cost, 0), 0))
+
+
+@triton.jit
+def _choose(costs, sums, summands, moved, result, height, width, coarse_height, coarse_width,
+            radius: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
+            sharpness: tl.constexpr, outside: tl.constexpr, shifts: tl.constexpr,
+            most_summands: tl.constexpr, cells: tl.constexpr):
+    """Write the mean of the shifts, by how well each cell and its neighbours match."""
+    place = tl.program_id(0) * cells + tl.arange(0, cells)
+    image = tl.program_id(1)
+    inside = place < height * width
+    y, x = place // width, place % width
+    side: tl.constexpr = 2 * radius + 1
+    shift = tl.arange(0, shifts)
+    by_y, by_x = shift // side - radius, shift % side - radius
+    summand = tl.arange(0, most_summands)
+    total = tl.sum(tl.load(sums + image * summands + summand, mask=summand < summands, other=0), 0)
+    scale = tl.maximum(total / (1.0 * side * side * height * width), 1e-6)
+    costs += image * side * side * height * width
+    summed = tl.zeros((cells, shifts), tl.float32)
+    count = tl.zeros((cells,), tl.float32)
+    for neighbour in tl.static_range(9):
+        near_y, near_x = y + neighbour // 3 - 1, x + neighbour % 3 - 1
+        there = inside & (near_y >= 0) & (near_y < height) & (near_x >= 0) & (near_x < width)
+        cost = tl.load(costs + (shift * height * width)[None] + (near_y * width + near_x)[:, None],
+                       mask=there[:, None] & (shift < side * side)[None], other=0)
+        key_y, key_x = near_y[:, None] + by_y[None], near_x[:, None] + by_x[None]
+        beyond = (key_y < 0) | (key_y >= height) | (key_x < 0) | (key_x >= width)
+        cost = cost / scale + tl.where(beyond, outside, 0.0)
+        summed += tl.where(there[:, None], cost, 0.0)
+        count += there.to(tl.float32)
+    match = -sharpness * summed / tl.maximum(count, 1)[:, None]
+    match = tl.where((shift < side * side)[None], match, float('-inf'))
+    weight = tl.exp(match - tl.max(match, 1)[:, None])
+    weight /= tl.sum(weight, 1)[:, None]
+    move_x = unit * tl.sum(weight * by_x.to(tl.float32)[None], 1)
+    move_y = unit * tl.sum(weight * by_y.to(tl.float32)[None], 1)
+    if has_moved:
+        moved += image * 2 * coarse_height * coarse_width
+        before_x, before_y = _twice_as_fine(moved, tl.minimum(y, height - 1), x,
+                                            coarse_height, coarse_width)
+        move_x += before_x
+        move_y += before_y
+    result += image * 2 * height * width
+    tl.store(result + place, move_x, mask=inside)
+    tl.store(result + height * width + place, move_y, mask=inside)
+
+
+@torch.library.custom_op('featshare::displacement', mutates_args=())
+def displacement(current: Tensor, key: Tensor) -> Tensor:
+    """
+    Return what ``alignment.displacement`` does.
+
+    An operation of its own, so that what is traced holds it whole.
+
+    :param current, key: NxCxhxw, of the same strides and type, on a CUDA device.
+    """
+    count, channels, height, width = current.shape
+    key = key if key.stride() == current.stride() else torch.empty_strided(
+        current.shape, current.stride(), dtype=current.dtype, device=current.device).copy_(key)
+    padded = max(triton.next_power_of_2(channels), 2)
+    pooled = {}
+    for cells in (2, 4):
+        pooled[cells] = current.new_empty(2, count, -(-height // cells), -(-width // cells),
+                                          padded, dtype=torch.float32)
+    image, channel, row, cell = current.stride()
+    quarters = pooled[4].shape[2] * pooled[4].shape[3]
+    _pool[triton.cdiv(quarters, FEW_CELLS), count, 2](
+        current, key, pooled[2], pooled[4], height, width, channels, image, row, cell, channel,
+        padded, FEW_CELLS)
+    moved = torch.empty(0, device=current.device)
+    coarse = (1, 1)
+    for cells, radius in alignment.PYRAMID:
+        if cells > 1:
+            ours, theirs = pooled[cells]
+            size, known = (ours.shape[1], ours.shape[2]), padded
+            steps: tuple[int, ...] = ours.stride()
+        else:
+            ours, theirs, size, known = current, key, (height, width), channels
+            steps = image, row, cell, channel
+        shifts = (2 * radius + 1) ** 2
+        programs = triton.cdiv(size[0] * size[1], CELLS)
+        costs = current.new_empty(count, shifts, *size, dtype=torch.float32)
+        sums = current.new_empty(count, shifts * programs, dtype=torch.float32)
+        has_moved = moved.numel() > 0
+        _compare[programs, count, shifts](
+            ours, theirs, moved, costs, sums, *size, *coarse, known, *steps, radius, cells,
+            has_moved, padded, CELLS)
+        result = current.new_empty(count, 2, *size, dtype=torch.float32)
+        _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
+            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cells,
+            has_moved, alignment.SHARPNESS, alignment.OUTSIDE, triton.next_power_of_2(shifts),
+            triton.next_power_of_2(shifts * programs), FEW_CELLS)
+        moved, coarse = result, size
+    return moved
+
+
+@displacement.register_fake
+def _(current: Tensor, key: Tensor) -> Tensor:
+    return current.new_empty(current.shape[0], 2, *current.shape[2:], dtype=torch.float32)
+
+
+def check(device: torch.device) -> None:
+    """
+    Compare this device's result with ``alignment.displacement``'s.
+
+    :raises RuntimeError: where they differ, or the kernels cannot be compiled or run.
+    """
+    rng = torch.Generator().manual_seed(0)
+    key = torch.nn.functional.interpolate(torch.randn(1, 16, 15, 19, generator=rng), (45, 61),
+                                          mode='bilinear').to(device)
+    current = key.roll((2, -3), (2, 3))
+    try:
+        error = (displacement(current, key) - alignment.displacement(current, key)).abs().mean()
+    except Exception as reason:  # of any kind: Triton's compiler and the driver have their own
+        raise RuntimeError(f'{type(reason).__name__}: {reason}') from reason
+    if not error <= SAME:
+        raise RuntimeError(f'it finds displacements {error:.3f} cells away')
