@@ -228,7 +228,9 @@ def check(device: torch.device) -> None:
                                           mode='bilinear').to(device)
     current = key.roll((2, -3), (2, 3))
     try:
-        error = (displacement(current, key) - alignment.displacement(current, key)).abs().mean()
+        with torch.cuda.device_of(key):  # Triton launches on the current device
+            found = displacement(current, key)
+        error = (found - alignment.displacement(current, key)).abs().mean()
     except Exception as reason:  # of any kind: Triton's compiler and the driver have their own
         raise RuntimeError(f'{type(reason).__name__}: {reason}') from reason
     if not error <= SAME:
