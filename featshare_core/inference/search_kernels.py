@@ -1,5 +1,5 @@
 """
-``alignment.displacement`` as seven Triton kernels, in place of some sixty small operations.
+``alignment.displacement`` as seven Triton kernels, in place of some fifty small operations.
 
 On a large GPU every small operation takes as long as its launch. All arithmetic is in fp32, as
 there, and sums are taken in a fixed order.
@@ -19,7 +19,8 @@ SAME = 1e-2  # cells, in the mean, by which both ways may differ: fp32 rounds in
 
 @triton.jit
 def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
-          image_step, row_step, cell_step, channel_step,
+          image_step, channel_step, row_step, cell_step,
+          key_image_step, key_channel_step, key_row_step, key_cell_step,
           padded: tl.constexpr, cells: tl.constexpr):
     """Average 2x2 and 4x4 cells of both frames; at the far borders, those that are there."""
     height4, width4 = (height + 3) // 4, (width + 3) // 4
@@ -32,7 +33,8 @@ def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
     channel = tl.arange(0, padded)
     source = current
     if frame == 1:
-        source = key
+        source, image_step, channel_step = key, key_image_step, key_channel_step
+        row_step, cell_step = key_row_step, key_cell_step
     source += image * image_step
     which = frame * images + image
     whole = tl.zeros((cells, padded), tl.float32)
@@ -80,7 +82,8 @@ def _twice_as_fine(moved, y, x, height, width):
 
 @triton.jit
 def _compare(current, key, moved, costs, sums, height, width, coarse_height, coarse_width,
-             channels: tl.constexpr, image_step, row_step, cell_step, channel_step,
+             channels: tl.constexpr, image_step, channel_step, row_step, cell_step,
+             key_image_step, key_channel_step, key_row_step, key_cell_step,
              radius: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
              padded: tl.constexpr, cells: tl.constexpr):
     """Write what a shift of each cell costs, and the sum of every program's costs."""
@@ -91,9 +94,9 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
     y, x = place // width, place % width
     channel = tl.arange(0, padded)
     known = (channel < channels)[None]
-    across = (channel * channel_step)[None]
+    across, key_across = (channel * channel_step)[None], (channel * key_channel_step)[None]
     current += image * image_step
-    key += image * image_step
+    key += image * key_image_step
     moved += image * 2 * coarse_height * coarse_width
     ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + across,
                    mask=known, other=0).to(tl.float32)
@@ -105,11 +108,11 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
         by_x, by_y = _twice_as_fine(moved, there_y, there_x, coarse_height, coarse_width)
         at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
         at_x = tl.minimum(tl.maximum(there_x.to(tl.float32) + by_x / unit, 0), width - 1.0)
-        theirs = _interpolated(key + across, at_y[:, None], at_x[:, None], height, width,
-                               row_step, cell_step, known)
+        theirs = _interpolated(key + key_across, at_y[:, None], at_x[:, None], height, width,
+                               key_row_step, key_cell_step, known)
     else:
-        theirs = tl.load(key + (there_y * row_step + there_x * cell_step)[:, None] + across,
-                         mask=known, other=0).to(tl.float32)
+        there = there_y * key_row_step + there_x * key_cell_step
+        theirs = tl.load(key + there[:, None] + key_across, mask=known, other=0).to(tl.float32)
     cost = tl.sum(tl.abs(theirs - ours), 1)
     which = image * side * side + shift
     tl.store(costs + which * height * width + place, cost, mask=inside)
@@ -170,39 +173,30 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
 
     An operation of its own, so that what is traced holds it whole.
 
-    :param current, key: NxCxhxw, of the same strides and type, on a CUDA device.
+    :param current, key: NxCxhxw of one type, on a CUDA device; they may lie as they like.
     """
     count, channels, height, width = current.shape
-    key = key if key.stride() == current.stride() else torch.empty_strided(
-        current.shape, current.stride(), dtype=current.dtype, device=current.device).copy_(key)
     padded = max(triton.next_power_of_2(channels), 2)
-    pooled = {}
-    for cells in (2, 4):
-        pooled[cells] = current.new_empty(2, count, -(-height // cells), -(-width // cells),
-                                          padded, dtype=torch.float32)
-    image, channel, row, cell = current.stride()
-    quarters = pooled[4].shape[2] * pooled[4].shape[3]
-    _pool[triton.cdiv(quarters, FEW_CELLS), count, 2](
-        current, key, pooled[2], pooled[4], height, width, channels, image, row, cell, channel,
+    halves, quarters = (current.new_empty(
+        2, count, triton.cdiv(height, cells), triton.cdiv(width, cells), padded,
+        dtype=torch.float32).permute(0, 1, 4, 2, 3) for cells in (2, 4))
+    _pool[triton.cdiv(quarters.shape[3] * quarters.shape[4], FEW_CELLS), count, 2](
+        current, key, halves, quarters, height, width, channels, *current.stride(), *key.stride(),
         padded, FEW_CELLS)
+    frames = {1: (current, key), 2: halves.unbind(), 4: quarters.unbind()}
     moved = torch.empty(0, device=current.device)
-    coarse = (1, 1)
+    coarse = torch.Size((1, 1))
     for cells, radius in alignment.PYRAMID:
-        if cells > 1:
-            ours, theirs = pooled[cells]
-            size, known = (ours.shape[1], ours.shape[2]), padded
-            steps: tuple[int, ...] = ours.stride()
-        else:
-            ours, theirs, size, known = current, key, (height, width), channels
-            steps = image, row, cell, channel
+        ours, theirs = frames[cells]
+        size = ours.shape[2:]
         shifts = (2 * radius + 1) ** 2
         programs = triton.cdiv(size[0] * size[1], CELLS)
         costs = current.new_empty(count, shifts, *size, dtype=torch.float32)
         sums = current.new_empty(count, shifts * programs, dtype=torch.float32)
         has_moved = moved.numel() > 0
         _compare[programs, count, shifts](
-            ours, theirs, moved, costs, sums, *size, *coarse, known, *steps, radius, cells,
-            has_moved, padded, CELLS)
+            ours, theirs, moved, costs, sums, *size, *coarse, ours.shape[1], *ours.stride(),
+            *theirs.stride(), radius, cells, has_moved, padded, CELLS)
         result = current.new_empty(count, 2, *size, dtype=torch.float32)
         _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
             costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cells,

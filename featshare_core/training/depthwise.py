@@ -14,8 +14,8 @@ def fix_depthwise_gradients(network: nn.Module) -> None:
     Let a network's depthwise convolutions compute their gradients in fp32, for training on a CPU.
 
     In bf16, oneDNN (of torch 2.13, on a Xeon with AMX) takes three to six times as long for those
-    of 5x5 kernels and of stride 2, and those of dilated kernels are garbage. The forward pass
-    stays in bf16, where it is fast.
+    of 5x5 kernels and of stride 2, and those of dilated kernels are garbage from some size of map
+    on (24x32 cells are, 18x24 are not). The forward pass stays in bf16, where it is fast.
 
     :param network: changed in place; its parameters and results are as before.
     """
