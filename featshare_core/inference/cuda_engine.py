@@ -4,7 +4,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ from featshare_core.networks.split import SplitNetwork, Tensors
 
 KEPT_SIZES = 4
 WARM_UP_RUNS = 3  # cuDNN chooses its kernels in the first ones
-SAME = 0.995  # share of pixels on which a captured graph must agree with eager execution
+SAME = 0.98  # share of pixels on which a captured graph must agree with eager execution
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,16 @@ class CudaEngine(Engine):
     """
     Runs a ``SplitNetwork`` on a CUDA device.
 
-    Each mode is captured as a graph when an image size is first seen. Where capturing fails, or
-    the graph's masks are not the network's, the device runs eagerly, which ``fallback`` tells.
+    Each mode is captured as a graph when an image size is first seen, in 16 bits with Triton's
+    kernels for most of it. Where these fail, or the graph's masks are not the network's, graphs of
+    PyTorch's operations take their place, and then eager execution, which ``fallback`` tells.
 
     :param network: taken over: it is moved to the device and cast.
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
     :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
     :param input_size, full_size: as ``HostEngine``.
-    :param graphs: fold batch norms, buffer dense blocks, compile the search for the displacement,
-        settle constants and capture graphs; or run the network eagerly as it is.
+    :param graphs: fold batch norms, buffer dense blocks, settle constants, fuse operations and
+        capture graphs; or run the network eagerly as it is.
     """
 
     def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
@@ -71,8 +73,7 @@ class CudaEngine(Engine):
             except FoldError as error:
                 self._fall_back(str(error))
             buffer_dense_blocks(network)
-        if self._graphs and network.aligned and network.shared_levels:
-            self._compile_search(network, device)
+        self._fuses = self._graphs and self.precision != 'fp32'
         self._network = prepare(network, device, self.precision)
         self._pixels = Pixels(config).to(device)
         # Of a higher priority than the deep halves that run beside it.
@@ -131,6 +132,25 @@ class CudaEngine(Engine):
         size = self._input_size or network_size(shape, self.trained_size, self._multiple)
         plan = _Plan(self._network, self._pixels, self._device, PRECISIONS[self.precision], shape,
                      size, shape if self._full_size else size)
+        self._prepare(plan)
+        self._plans[shape] = plan
+        if len(self._plans) > KEPT_SIZES:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _prepare(self, plan: _Plan) -> None:
+        """Let a plan run the fastest way that works."""
+        if self._fuses:
+            try:
+                plan.settle(fused=True)
+                if self._graphs:
+                    plan.capture()
+                return
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # of any kind: Triton's compiler and drivers have their own
+                self._fuses = False
+                self._fall_back(f'operations are not fused: {type(error).__name__}: {error}')
         if self._settles:
             try:
                 plan.settle()
@@ -139,6 +159,7 @@ class CudaEngine(Engine):
             except Exception as error:  # of any kind: a network may do what cannot be traced
                 self._settles = False
                 self._fall_back(f'constants are computed for every frame: {error!r}')
+                plan.run_eagerly()
         if self._graphs:
             try:
                 plan.capture()
@@ -150,16 +171,6 @@ class CudaEngine(Engine):
                 self._fall_back(f'no CUDA graphs: {error}')
                 torch.cuda.synchronize(self._device)
                 plan.run_eagerly()
-        self._plans[shape] = plan
-        if len(self._plans) > KEPT_SIZES:
-            self._plans.popitem(last=False)
-        return plan
-
-    def _compile_search(self, network: SplitNetwork, device: torch.device) -> None:
-        try:
-            network.displacement = compiled_search(device)
-        except (ImportError, RuntimeError) as error:
-            self._fall_back(f'the search is not compiled: {error}')
 
     def _fall_back(self, reason: str) -> None:
         reason = reason.splitlines()[0]
@@ -196,15 +207,17 @@ class _Cache:
         return True
 
 
-def compiled_search(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """
-    Return ``alignment.displacement`` as few kernels.
-
-    :raises ImportError: where Triton is missing; RuntimeError: where it does not work here.
-    """
-    from featshare_core.inference import search_kernels
-    search_kernels.check(device)
-    return search_kernels.displacement
+@contextmanager
+def _carried_by(network: SplitNetwork, kernels: Any) -> Iterator[None]:
+    """Let a network carry features over by some kernels."""
+    names = ('displacement', 'warp', 'mismatch')
+    for name in names:
+        setattr(network, name, getattr(kernels, name))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(network, name)
 
 
 class _Plan:
@@ -220,6 +233,7 @@ class _Plan:
         # The mask, and the confidence.
         self._host_planes = torch.empty(2, *mask, dtype=torch.uint8, pin_memory=pinned)
         self.loaded: _Cache | None = None
+        self._kernels: Any = None  # while operations are traced that are to be few
         with torch.inference_mode():
             shared = self._deep_half(self._image)
             self.shared = tuple(torch.empty_like(tensor) for tensor in shared)
@@ -234,11 +248,29 @@ class _Plan:
         """Run the modes' operations one by one, as the network does them."""
         self._use(lambda function, *inputs: function)
 
-    def settle(self) -> None:
-        """Run them without those whose results are always the same."""
+    def settle(self, fused: bool = False) -> None:
+        """
+        Run them without those whose results are always the same.
+
+        :param fused: with Triton's kernels for most of the others.
+        :raises ImportError: where Triton is missing; others where it does not work here.
+        """
+        if not fused:
+            self._settle(settled)
+            return
+        from featshare_core.inference import kernels
+        from featshare_core.inference.fuse import fuse
+        self._kernels = kernels
+        try:
+            with _carried_by(self._network, kernels):
+                self._settle(lambda function, *inputs: fuse(settled(function, *inputs)))
+        finally:
+            self._kernels = None
+
+    def _settle(self, prepared: Callable[..., Callable[..., Any]]) -> None:
         with torch.inference_mode():
             logits = self._key_logits(self._image)[0]
-        self._use(settled, logits)
+        self._use(prepared, logits)
 
     def _use(self, prepared: Callable[..., Callable[..., Any]], *logits: Tensor) -> None:
         runs: dict[tuple[str, bool], Callable[[], None]] = {}
@@ -332,6 +364,10 @@ class _Plan:
 
     def _input(self, image: Tensor) -> Tensor:
         """Return an image as the network takes it."""
+        if self._kernels:
+            normalised: Tensor = self._kernels.normalise(
+                image, self._pixels.scale, self._pixels.shift, *self._size, self._dtype)
+            return normalised
         pixels = self._pixels(image)
         if pixels.shape[-2:] != self._size:
             pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
@@ -350,6 +386,9 @@ class _Plan:
 
     def _decided(self, sure: bool, logits: Tensor) -> Tensor:
         """Return the mask, 1xHxW uint8; where ``sure``, the confidence as a second plane."""
+        if self._kernels:
+            decided: Tensor = self._kernels.decide(logits, *self._mask_size, sure)
+            return decided
         planes = torch.empty(2 if sure else 1, *self._mask_size, dtype=torch.uint8,
                              device=logits.device)
         winning_class(logits, self._mask_size, planes[0], planes[1] if sure else None)

@@ -43,7 +43,9 @@ class SplitNetwork(nn.Module, ABC):
     """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
 
     displacement: Callable[[Tensor, Tensor], Tensor] = staticmethod(displacement)
-    """How the displacement is found; an engine may put a faster way here."""
+    warp: Callable[[Tensor, Tensor], Tensor] = staticmethod(warp)
+    mismatch: Callable[[Tensor, Tensor], Tensor] = staticmethod(mismatch)
+    """How features are carried over; an engine may put faster ways here."""
 
     mends: bool = False
     """Whether an aligned ``propagate`` corrects what it moved, by ``Mending``."""
@@ -79,10 +81,10 @@ class SplitNetwork(nn.Module, ABC):
         if not in_place:
             moved = self.displacement(ours, theirs)
             # What is one for the whole image does not move.
-            deep = [warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep]
-            theirs = warp(theirs, moved) if self.mends else theirs
+            deep = [self.warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep]
+            theirs = self.warp(theirs, moved) if self.mends else theirs
         if self.mends:
-            deep = [*self._mended(low, tuple(deep), mismatch(ours, theirs))]
+            deep = [*self._mended(low, tuple(deep), self.mismatch(ours, theirs))]
         return (*deep, ours)
 
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:

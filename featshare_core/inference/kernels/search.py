@@ -1,8 +1,8 @@
 """
-``alignment.displacement`` as seven Triton kernels, in place of some fifty small operations.
+``alignment.displacement`` as seven Triton kernels and ``mending.mismatch`` as two.
 
-On a large GPU every small operation takes as long as its launch. All arithmetic is in fp32, as
-there, and sums are taken in a fixed order.
+As operations of PyTorch they were some sixty, and on a large GPU each small one takes as long as
+its launch. All arithmetic is in fp32, and sums are taken in a fixed order.
 """
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from featshare_core.inference.kernels.sampling import channels_last, interpolated
 from featshare_core.networks import alignment
 
 CELLS, FEW_CELLS = 64, 16  # a program's: with more, what it holds does not fit its registers
-SAME = 1e-2  # cells, in the mean, by which both ways may differ: fp32 rounds in another order
 
 
 @triton.jit
 def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
-          image_step, channel_step, row_step, cell_step,
-          key_image_step, key_channel_step, key_row_step, key_cell_step,
+          image_step, row_step, cell_step, key_image_step, key_row_step, key_cell_step,
           padded: tl.constexpr, cells: tl.constexpr):
     """Average 2x2 and 4x4 cells of both frames; at the far borders, those that are there."""
     height4, width4 = (height + 3) // 4, (width + 3) // 4
@@ -31,11 +30,13 @@ def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
     inside = place < height4 * width4
     y4, x4 = place // width4, place % width4
     channel = tl.arange(0, padded)
+    # Not assigned in the branch: steps of one are constants to Triton, others are not.
+    row_step = tl.where(frame == 0, row_step, key_row_step)
+    cell_step = tl.where(frame == 0, cell_step, key_cell_step)
     source = current
     if frame == 1:
-        source, image_step, channel_step = key, key_image_step, key_channel_step
-        row_step, cell_step = key_row_step, key_cell_step
-    source += image * image_step
+        source = key
+    source += image * tl.where(frame == 0, image_step, key_image_step)
     which = frame * images + image
     whole = tl.zeros((cells, padded), tl.float32)
     for part in tl.static_range(4):
@@ -45,7 +46,7 @@ def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
             y, x = 2 * y2 + cell // 2, 2 * x2 + cell % 2
             there = inside & (y < height) & (x < width)
             quarter += tl.load(
-                source + (y * row_step + x * cell_step)[:, None] + (channel * channel_step)[None],
+                source + (y * row_step + x * cell_step)[:, None] + channel[None],
                 mask=there[:, None] & (channel < channels)[None], other=0).to(tl.float32)
         whole += quarter
         count = tl.minimum(height - 2 * y2, 2) * tl.minimum(width - 2 * x2, 2)
@@ -58,34 +59,20 @@ def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
 
 
 @triton.jit
-def _interpolated(source, y, x, height, width, row_step, cell_step, known):
-    """Return what lies at places between cells, in fp32."""
-    y0, x0 = y.to(tl.int32), x.to(tl.int32)
-    y1, x1 = tl.minimum(y0 + 1, height - 1), tl.minimum(x0 + 1, width - 1)
-    down, right = y - y0.to(tl.float32), x - x0.to(tl.float32)
-    y0, y1, x0, x1 = y0 * row_step, y1 * row_step, x0 * cell_step, x1 * cell_step
-    up = (1 - right) * tl.load(source + y0 + x0, mask=known, other=0).to(tl.float32) \
-        + right * tl.load(source + y0 + x1, mask=known, other=0).to(tl.float32)
-    low = (1 - right) * tl.load(source + y1 + x0, mask=known, other=0).to(tl.float32) \
-        + right * tl.load(source + y1 + x1, mask=known, other=0).to(tl.float32)
-    return (1 - down) * up + down * low
-
-
-@triton.jit
 def _twice_as_fine(moved, y, x, height, width):
     """Return (x, y) of a field of displacements, upsampled twice, at cells of the finer one."""
     y = tl.maximum(0.5 * y.to(tl.float32) - 0.25, 0)
     x = tl.maximum(0.5 * x.to(tl.float32) - 0.25, 0)
-    return (_interpolated(moved, y, x, height, width, width, 1, y >= 0),
-            _interpolated(moved + height * width, y, x, height, width, width, 1, y >= 0))
+    return (interpolated(moved, y, x, height, width, width, 1, y >= 0),
+            interpolated(moved + height * width, y, x, height, width, width, 1, y >= 0))
 
 
 @triton.jit
 def _compare(current, key, moved, costs, sums, height, width, coarse_height, coarse_width,
-             channels: tl.constexpr, image_step, channel_step, row_step, cell_step,
-             key_image_step, key_channel_step, key_row_step, key_cell_step,
-             radius: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
-             padded: tl.constexpr, cells: tl.constexpr):
+             channels: tl.constexpr, image_step, row_step, cell_step,
+             key_image_step, key_row_step, key_cell_step, radius: tl.constexpr,
+             unit: tl.constexpr, has_moved: tl.constexpr, padded: tl.constexpr,
+             cells: tl.constexpr):
     """Write what a shift of each cell costs, and the sum of every program's costs."""
     place = tl.program_id(0) * cells + tl.arange(0, cells)
     image, shift = tl.program_id(1), tl.program_id(2)
@@ -94,11 +81,10 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
     y, x = place // width, place % width
     channel = tl.arange(0, padded)
     known = (channel < channels)[None]
-    across, key_across = (channel * channel_step)[None], (channel * key_channel_step)[None]
     current += image * image_step
     key += image * key_image_step
     moved += image * 2 * coarse_height * coarse_width
-    ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + across,
+    ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + channel[None],
                    mask=known, other=0).to(tl.float32)
     side: tl.constexpr = 2 * radius + 1
     # Beyond the border lies what is at the border.
@@ -108,11 +94,11 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
         by_x, by_y = _twice_as_fine(moved, there_y, there_x, coarse_height, coarse_width)
         at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
         at_x = tl.minimum(tl.maximum(there_x.to(tl.float32) + by_x / unit, 0), width - 1.0)
-        theirs = _interpolated(key + key_across, at_y[:, None], at_x[:, None], height, width,
+        theirs = interpolated(key + channel[None], at_y[:, None], at_x[:, None], height, width,
                                key_row_step, key_cell_step, known)
     else:
         there = there_y * key_row_step + there_x * key_cell_step
-        theirs = tl.load(key + there[:, None] + key_across, mask=known, other=0).to(tl.float32)
+        theirs = tl.load(key + there[:, None] + channel[None], mask=known, other=0).to(tl.float32)
     cost = tl.sum(tl.abs(theirs - ours), 1)
     which = image * side * side + shift
     tl.store(costs + which * height * width + place, cost, mask=inside)
@@ -173,16 +159,17 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
 
     An operation of its own, so that what is traced holds it whole.
 
-    :param current, key: NxCxhxw of one type, on a CUDA device; they may lie as they like.
+    :param current, key: NxCxhxw of one type, on a CUDA device.
     """
+    current, key = _channels_adjacent(current), _channels_adjacent(key)
     count, channels, height, width = current.shape
     padded = max(triton.next_power_of_2(channels), 2)
     halves, quarters = (current.new_empty(
         2, count, triton.cdiv(height, cells), triton.cdiv(width, cells), padded,
         dtype=torch.float32).permute(0, 1, 4, 2, 3) for cells in (2, 4))
     _pool[triton.cdiv(quarters.shape[3] * quarters.shape[4], FEW_CELLS), count, 2](
-        current, key, halves, quarters, height, width, channels, *current.stride(), *key.stride(),
-        padded, FEW_CELLS)
+        current, key, halves, quarters, height, width, channels, *_steps(current),
+        *_steps(key), padded, FEW_CELLS)
     frames = {1: (current, key), 2: halves.unbind(), 4: quarters.unbind()}
     moved = torch.empty(0, device=current.device)
     coarse = torch.Size((1, 1))
@@ -195,8 +182,8 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
         sums = current.new_empty(count, shifts * programs, dtype=torch.float32)
         has_moved = moved.numel() > 0
         _compare[programs, count, shifts](
-            ours, theirs, moved, costs, sums, *size, *coarse, ours.shape[1], *ours.stride(),
-            *theirs.stride(), radius, cells, has_moved, padded, CELLS)
+            ours, theirs, moved, costs, sums, *size, *coarse, ours.shape[1], *_steps(ours),
+            *_steps(theirs), radius, cells, has_moved, padded, CELLS)
         result = current.new_empty(count, 2, *size, dtype=torch.float32)
         _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
             costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cells,
@@ -211,21 +198,68 @@ def _(current: Tensor, key: Tensor) -> Tensor:
     return current.new_empty(current.shape[0], 2, *current.shape[2:], dtype=torch.float32)
 
 
-def check(device: torch.device) -> None:
-    """
-    Compare this device's result with ``alignment.displacement``'s.
+@triton.jit
+def _differ(current, carried, differences, sums, cells, channels: tl.constexpr, current_cell,
+            carried_cell, padded: tl.constexpr, some_cells: tl.constexpr):
+    """Write each cell's mean difference, and the sum of every program's current features."""
+    place = tl.program_id(0) * some_cells + tl.arange(0, some_cells)
+    channel = tl.arange(0, padded)
+    known = (place < cells)[:, None] & (channel < channels)[None]
+    ours = tl.load(current + place[:, None] * current_cell + channel[None], mask=known,
+                   other=0).to(tl.float32)
+    theirs = tl.load(carried + place[:, None] * carried_cell + channel[None], mask=known,
+                     other=0).to(tl.float32)
+    tl.store(differences + place, tl.sum(tl.abs(ours - theirs), 1) / channels, mask=place < cells)
+    tl.store(sums + tl.program_id(0), tl.sum(tl.sum(tl.abs(ours), 1), 0))
 
-    :raises RuntimeError: where they differ, or the kernels cannot be compiled or run.
-    """
-    rng = torch.Generator().manual_seed(0)
-    key = torch.nn.functional.interpolate(torch.randn(1, 16, 15, 19, generator=rng), (45, 61),
-                                          mode='bilinear').to(device)
-    current = key.roll((2, -3), (2, 3))
-    try:
-        with torch.cuda.device_of(key):  # Triton launches on the current device
-            found = displacement(current, key)
-        error = (found - alignment.displacement(current, key)).abs().mean()
-    except Exception as reason:  # of any kind: Triton's compiler and the driver have their own
-        raise RuntimeError(f'{type(reason).__name__}: {reason}') from reason
-    if not error <= SAME:
-        raise RuntimeError(f'it finds displacements {error:.3f} cells away')
+
+@triton.jit
+def _relate(differences, sums, summands, result, height, width, channels: tl.constexpr,
+            most_summands: tl.constexpr, some_cells: tl.constexpr):
+    """Write the neighbourhoods' mean differences over the mean size of the features."""
+    place = tl.program_id(0) * some_cells + tl.arange(0, some_cells)
+    y, x = place // width, place % width
+    summand = tl.arange(0, most_summands)
+    size = tl.sum(tl.load(sums + summand, mask=summand < summands, other=0), 0)
+    size = tl.maximum(size / (1.0 * channels * height * width), 1e-6)
+    total = tl.zeros((some_cells,), tl.float32)
+    count = tl.zeros((some_cells,), tl.float32)
+    for neighbour in tl.static_range(9):
+        near_y, near_x = y + neighbour // 3 - 1, x + neighbour % 3 - 1
+        there = (near_y >= 0) & (near_y < height) & (near_x >= 0) & (near_x < width)
+        total += tl.load(differences + near_y * width + near_x, mask=there, other=0)
+        count += there.to(tl.float32)
+    tl.store(result + place, (total / tl.maximum(count, 1) / size).to(result.dtype.element_ty),
+             mask=place < height * width)
+
+
+@torch.library.custom_op('featshare::mismatch', mutates_args=())
+def mismatch(current: Tensor, carried: Tensor) -> Tensor:
+    """Return what ``mending.mismatch`` does, for one image's features on a CUDA device."""
+    current, carried = channels_last(current), channels_last(carried)
+    channels, height, width = current.shape[1:]
+    programs = triton.cdiv(height * width, CELLS)
+    differences = current.new_empty(height * width, dtype=torch.float32)
+    sums = current.new_empty(programs, dtype=torch.float32)
+    _differ[programs,](current, carried, differences, sums, height * width, channels,
+                       current.stride(3), carried.stride(3),
+                       max(triton.next_power_of_2(channels), 2), CELLS)
+    result = current.new_empty(1, 1, height, width)
+    _relate[programs,](differences, sums, programs, result, height, width, channels,
+                       triton.next_power_of_2(programs), CELLS)
+    return result
+
+
+@mismatch.register_fake
+def _(current: Tensor, carried: Tensor) -> Tensor:
+    return current.new_empty(current.shape[0], 1, *current.shape[2:])
+
+
+def _channels_adjacent(features: Tensor) -> Tensor:
+    return features if features.stride(1) == 1 else features.contiguous(
+        memory_format=torch.channels_last)
+
+
+def _steps(features: Tensor) -> tuple[int, int, int]:
+    """Return the steps from an image, a row and a cell to the next."""
+    return features.stride(0), features.stride(2), features.stride(3)
