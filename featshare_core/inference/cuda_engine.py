@@ -85,11 +85,11 @@ class CudaEngine(Engine):
         """Run the whole network and remember the deep features for the stream."""
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             plan = self._plan(frame)
-            cache = self._caches.get(stream)
+            cache = self._caches.pop(stream, None)  # gone where this fails
             if cache is None or cache.plan is not plan:
                 cache = _Cache(plan, tuple(torch.empty_like(t) for t in plan.shared))
+            plan.hand_over(cache)
             prediction = plan.answer(frame, 'key', confidence, 0)
-            _copy(cache.shared, plan.shared)
         cache.restart()
         self._caches[stream] = cache
         plan.loaded = cache
@@ -103,6 +103,7 @@ class CudaEngine(Engine):
             if cache is None or cache.plan is not plan:
                 raise LookupError(f'stream {stream!r} has had no key frame of this size')
             if cache.advance() or plan.loaded is not cache:
+                plan.hand_over(cache)
                 _copy(plan.shared, cache.shared)
                 plan.loaded = cache
             return plan.answer(frame, 'current', confidence, cache.lag)
@@ -122,7 +123,9 @@ class CudaEngine(Engine):
 
     def forget(self, stream: str) -> None:
         """Free what is remembered of a stream."""
-        self._caches.pop(stream, None)
+        cache = self._caches.pop(stream, None)
+        if cache is not None and cache.plan.loaded is cache:
+            cache.plan.loaded = None
 
     def _plan(self, frame: Frame) -> _Plan:
         shape: Size = (frame.shape[0], frame.shape[1])
@@ -180,17 +183,23 @@ class CudaEngine(Engine):
 
 @dataclass
 class _Cache:
-    """A stream's shared tensors; the fields are those of ``host_engine._Cache``."""
+    """
+    A stream's shared tensors; the fields are those of ``host_engine._Cache``.
+
+    While a plan has it ``loaded``, its newest tensors may be the plan's, and not yet ``saved``: a
+    camera that is alone never copies any.
+    """
 
     plan: _Plan
     shared: Tensors
+    saved: bool = False
     lag: int = 0
     newer: Any = None
     newer_lag: int = 0
 
     def restart(self) -> None:
         """Begin anew at a key frame; what was on its way is older than that."""
-        self.lag, self.newer = 0, None
+        self.lag, self.newer, self.saved = 0, None, False
 
     def advance(self) -> bool:
         """Go to the next frame; return whether newer features have been taken over."""
@@ -203,7 +212,7 @@ class _Cache:
         if self.newer is None or not self.newer.query():
             return False
         _copy(self.shared, self.plan.deep_shared)
-        self.lag, self.newer = self.newer_lag, None
+        self.lag, self.newer, self.saved = self.newer_lag, None, True
         return True
 
 
@@ -348,6 +357,13 @@ class _Plan:
         return Prediction(mask, sure, lag, {
             'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
             'postprocess': 1e3 * (end - done)})
+
+    def hand_over(self, cache: _Cache) -> None:
+        """Free the shared tensors' buffers for another stream, or for newer tensors."""
+        if self.loaded is not None and self.loaded is not cache and not self.loaded.saved:
+            _copy(self.loaded.shared, self.shared)
+            self.loaded.saved = True
+        self.loaded = None
 
     def begin_deep(self) -> Any:
         """Start the deep half on the newest frame; return what ``query`` asks whether it ended."""

@@ -12,6 +12,7 @@ from featshare_core.inference.kernels.sampling import (
     channels_last,
     interpolated,
     source_place,
+    unit_of,
 )
 
 PIXELS = 64  # of one program
@@ -59,12 +60,16 @@ def _normalise(image, scale, shift, result, height, width, image_height, image_w
 
 @triton.jit(do_not_specialize=['height', 'width', 'rows', 'columns', 'cell_step'])
 def _decide(logits, planes, height, width, rows, columns, cell_step, classes: tl.constexpr,
-            padded: tl.constexpr, sure: tl.constexpr, some_pixels: tl.constexpr):
+            padded: tl.constexpr, unit: tl.constexpr, sure: tl.constexpr,
+            some_pixels: tl.constexpr):
     """Write each pixel's winning class; where ``sure``, its probability too."""
+    cell_step *= unit
     place = tl.program_id(0) * some_pixels + tl.arange(0, some_pixels)
     one = tl.arange(0, padded)
     inside = place < height * width
-    known = inside[:, None] & (one < classes)[None]
+    known = inside[:, None]
+    if unit < 8:  # what is behind the last class is another cell's
+        known &= (one < classes)[None]
     y = source_place(place // width, height, rows)
     x = source_place(place % width, width, columns)
     scores = interpolated(logits + one[None], y[:, None], x[:, None], rows, columns,
@@ -115,9 +120,12 @@ def decide(logits: Tensor, height: int, width: int, sure: bool) -> Tensor:
     logits = channels_last(logits)
     planes = logits.new_empty(1 + sure, height, width, dtype=torch.uint8)
     classes, rows, columns = logits.shape[1:]
+    padded = max(triton.next_power_of_2(classes), 2)
+    room = logits.stride(3) >= padded and not logits.storage_offset()
+    unit = unit_of(logits.stride(3)) if room else 1
     _decide[triton.cdiv(height * width, PIXELS),](
-        logits, planes, height, width, rows, columns, logits.stride(3), classes,
-        max(triton.next_power_of_2(classes), 2), sure, PIXELS)
+        logits, planes, height, width, rows, columns, logits.stride(3) // unit,
+        classes, padded, unit, sure, PIXELS)
     return planes
 
 

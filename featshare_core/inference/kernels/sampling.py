@@ -10,7 +10,7 @@ from torch import Tensor
 
 CELLS, CHANNELS = 32, 64  # of one program
 SIZES = ['height', 'width', 'source_height', 'source_width', 'moved_height', 'moved_width',
-         'source_cell', 'addend_cell', 'channels']
+         'source_cell', 'addend_cell', 'result_cell', 'channels']
 
 
 @triton.jit
@@ -37,10 +37,11 @@ def source_place(place, size, source_size):
 
 @triton.jit(do_not_specialize=SIZES)
 def _upsample(source, gate, addend, result, height, width, source_height, source_width,
-              source_cell, addend_cell, channels, has_gate: tl.constexpr,
+              source_cell, addend_cell, result_cell, channels, has_gate: tl.constexpr,
               has_addend: tl.constexpr, unit: tl.constexpr, some_cells: tl.constexpr,
               some_channels: tl.constexpr):
     channels, source_cell = channels * unit, source_cell * unit
+    result_cell *= 8
     place = tl.program_id(0) * some_cells + tl.arange(0, some_cells)
     channel = tl.program_id(1) * some_channels + tl.arange(0, some_channels)
     inside = place < height * width
@@ -55,15 +56,16 @@ def _upsample(source, gate, addend, result, height, width, source_height, source
     if has_addend:
         values += tl.load(addend + place[:, None] * (addend_cell * unit) + channel[None],
                           mask=known, other=0).to(tl.float32)
-    tl.store(result + place[:, None] * channels + channel[None],
+    tl.store(result + place[:, None] * result_cell + channel[None],
              values.to(result.dtype.element_ty), mask=known)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _warp(source, moved, result, height, width, moved_height, moved_width, source_cell, channels,
-          nearest: tl.constexpr, unit: tl.constexpr, some_cells: tl.constexpr,
-          some_channels: tl.constexpr):
+def _warp(source, moved, result, height, width, moved_height, moved_width, source_cell,
+          result_cell, channels, nearest: tl.constexpr, unit: tl.constexpr,
+          some_cells: tl.constexpr, some_channels: tl.constexpr):
     channels, source_cell = channels * unit, source_cell * unit
+    result_cell *= 8
     place = tl.program_id(0) * some_cells + tl.arange(0, some_cells)
     channel = tl.program_id(1) * some_channels + tl.arange(0, some_channels)
     inside = place < height * width
@@ -86,7 +88,7 @@ def _warp(source, moved, result, height, width, moved_height, moved_width, sourc
     else:
         values = interpolated(source + channel[None], there_y[:, None], there_x[:, None], height,
                               width, width * source_cell, source_cell, known)
-    tl.store(result + place[:, None] * channels + channel[None],
+    tl.store(result + place[:, None] * result_cell + channel[None],
              values.to(result.dtype.element_ty), mask=known)
 
 
@@ -109,8 +111,8 @@ def upsample(source: Tensor, size: tuple[int, int], addend: Tensor | None = None
     _upsample[triton.cdiv(size[0] * size[1], CELLS), triton.cdiv(channels, some)](
         source, or_any(None if gate is None else gate.contiguous(), source),
         or_any(addend, source), result, *size, height, width, source.stride(3) // unit,
-        addend_cell // unit, channels // unit, gate is not None, addend is not None, unit, CELLS,
-        some)
+        addend_cell // unit, result.stride(3) // 8, channels // unit, gate is not None,
+        addend is not None, unit, CELLS, some)
     return result
 
 
@@ -124,7 +126,7 @@ def warp(features: Tensor, moved: Tensor) -> Tensor:
     some = min(CHANNELS, triton.next_power_of_2(channels))
     _warp[triton.cdiv(height * width, CELLS), triton.cdiv(channels, some)](
         features, moved, result, height, width, *moved.shape[2:], features.stride(3) // unit,
-        channels // unit, height > moved.shape[2], unit, CELLS, some)
+        result.stride(3) // 8, channels // unit, height > moved.shape[2], unit, CELLS, some)
     return result
 
 
@@ -142,8 +144,9 @@ def channels_last(features: Tensor) -> Tensor:
 
 
 def new_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Return 1xCxhxw to be written, channels last."""
-    return like.new_empty(1, height, width, channels).permute(0, 3, 1, 2)
+    """Return 1xCxhxw to be written, channels last; cells begin where eight values can be read."""
+    wide = channels if channels % 8 == 0 else max(8, triton.next_power_of_2(channels))
+    return like.new_empty(1, height, width, wide)[..., :channels].permute(0, 3, 1, 2)
 
 
 def unit_of(*counts: int) -> int:
