@@ -102,7 +102,8 @@ class CudaEngine(Engine):
             cache = self._caches.get(stream)
             if cache is None or cache.plan is not plan:
                 raise LookupError(f'stream {stream!r} has had no key frame of this size')
-            if cache.advance() or plan.loaded is not cache:
+            cache.advance()
+            if plan.loaded is not cache:
                 plan.hand_over(cache)
                 _copy(plan.shared, cache.shared)
                 plan.loaded = cache
@@ -115,8 +116,7 @@ class CudaEngine(Engine):
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             # The deep half's buffers are one stream's at a time, which may have fallen silent.
             for other in self._caches.values():
-                if other.take() and other.plan.loaded is other:
-                    other.plan.loaded = None
+                other.take()
             if all(other.newer is None for other in self._caches.values()):
                 cache.newer, cache.newer_lag = cache.plan.begin_deep(), 0
         return prediction
@@ -201,19 +201,19 @@ class _Cache:
         """Begin anew at a key frame; what was on its way is older than that."""
         self.lag, self.newer, self.saved = 0, None, False
 
-    def advance(self) -> bool:
-        """Go to the next frame; return whether newer features have been taken over."""
+    def advance(self) -> None:
+        """Go to the next frame."""
         self.lag += 1
         self.newer_lag += 1
-        return self.take()
+        self.take()
 
-    def take(self) -> bool:
-        """Take newer features over if they are there; return whether they were."""
+    def take(self) -> None:
+        """Take newer features over if they are there."""
         if self.newer is None or not self.newer.query():
-            return False
-        _copy(self.shared, self.plan.deep_shared)
-        self.lag, self.newer, self.saved = self.newer_lag, None, True
-        return True
+            return
+        self.saved = self.plan.loaded is not self
+        _copy(self.shared if self.saved else self.plan.shared, self.plan.deep_shared)
+        self.lag, self.newer = self.newer_lag, None
 
 
 @contextmanager
@@ -359,7 +359,7 @@ class _Plan:
             'postprocess': 1e3 * (end - done)})
 
     def hand_over(self, cache: _Cache) -> None:
-        """Free the shared tensors' buffers for another stream, or for newer tensors."""
+        """Free the shared tensors' buffers for a stream's."""
         if self.loaded is not None and self.loaded is not cache and not self.loaded.saved:
             _copy(self.loaded.shared, self.shared)
             self.loaded.saved = True
