@@ -47,9 +47,9 @@ def rates(device: torch.device) -> dict[str, float]:
     side = 8192 if device.type == 'cuda' else 2048
     found = {}
     for precision in dict.fromkeys(('fp32', choose_precision('auto', device))):
-        one = torch.ones(side, side, device=device, dtype=PRECISIONS[precision])
+        one = torch.randn(side, side, device=device, dtype=PRECISIONS[precision])
         found[precision] = side**3 / 1e9 / seconds(lambda: one @ one)  # noqa: B023
-    data = torch.ones(2**27 if device.type == 'cuda' else 2**25, device=device)
+    data = torch.randn(2**27 if device.type == 'cuda' else 2**25, device=device)
     other = torch.empty_like(data)
     found['gigabytes'] = 2 * 4 * data.numel() / 1e9 / seconds(lambda: other.copy_(data))
     return {name: round(value, 1) for name, value in found.items()}
@@ -131,7 +131,8 @@ def main() -> None:
     scripts = {
         'instead': (), 'cold_start': ('--runs', '1'), 'multi_camera': (),
         'deferred': ('--rate', '60' if cuda else '10', '--frames', '600' if cuda else '150'),
-        'node_overhead': ('--rate', '30' if cuda else '5', '--frames', '100')}
+        'node_overhead': ('--rate', '30' if cuda else '5', '--frames', '100'),
+        **({'kernels': ()} if cuda else {})}
     for name, more in scripts.items():
         result['questions'][name] = run(arguments.output, name, str(HERE / f'{name}.py'),
                                         '--device', kind, *more)
