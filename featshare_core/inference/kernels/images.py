@@ -40,17 +40,20 @@ def _normalise(image, scale, shift, result, height, width, image_height, image_w
         first_x = tl.maximum(centre_x - reach_x + 0.5, 0).to(tl.int32)
         total = tl.zeros((some_pixels, 4), tl.float32)
         weights = tl.zeros((some_pixels,), tl.float32)
-        for step in range(down * across):
-            there_y, there_x = first_y + step // across, first_x + step % across
+        # A row is unrolled, so that its loads do not wait for each other.
+        for down_step in range(down):
+            there_y = first_y + down_step
             weight_y = 1 - tl.abs(there_y.to(tl.float32) - centre_y + 0.5) / reach_y
-            weight_x = 1 - tl.abs(there_x.to(tl.float32) - centre_x + 0.5) / reach_x
-            weight = tl.maximum(weight_y, 0) * tl.maximum(weight_x, 0)
-            within = (there_y < image_height) & (there_x < image_width)
-            weight = tl.where(within, weight, 0)
-            weights += weight
-            values = tl.load(image + (there_y * image_width + there_x)[:, None] * 3
-                             + channel[None], mask=known & within[:, None], other=0)
-            total += weight[:, None] * values.to(tl.float32)
+            weight_y = tl.where(there_y < image_height, tl.maximum(weight_y, 0), 0)
+            for step in tl.static_range(across):
+                there_x = first_x + step
+                weight = 1 - tl.abs(there_x.to(tl.float32) - centre_x + 0.5) / reach_x
+                weight = weight_y * tl.where(there_x < image_width, tl.maximum(weight, 0), 0)
+                weights += weight
+                # Pixels that weigh nothing need not be read; nor do those outside exist.
+                values = tl.load(image + (there_y * image_width + there_x)[:, None] * 3
+                                 + channel[None], mask=known & (weight > 0)[:, None], other=0)
+                total += weight[:, None] * values.to(tl.float32)
         total /= tl.maximum(weights, 1e-6)[:, None]
     total = total * tl.load(scale + channel, mask=channel < 3, other=0)[None] \
         + tl.load(shift + channel, mask=channel < 3, other=0)[None]
