@@ -68,8 +68,8 @@ class TrainConfig:
         encoder: resnet34}``, with whatever else that architecture's constructor takes. It may
         hold ``shared_levels`` too.
     :param levels: an FPN's pyramid levels; 2 is the truncated network.
-    :param shared_levels: where it is cut; several are drawn at random, step by step; 0 alone
-        trains the per-frame baseline.
+    :param shared_levels: where it is cut; several are drawn at random, step by step, or, where
+        ``mending`` is learned, all in each; 0 alone trains the per-frame baseline.
     :param aligned: whether current frames take the cached features from where the scene was on
         the key frame, see ``alignment``, or from the same place, as the thesis does: ``deployed``
         learns from the same place, which is harder, and is scored and saved aligned.

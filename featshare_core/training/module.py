@@ -109,10 +109,12 @@ class Learner(lightning.LightningModule):
                                    batch['key_colours'], [seed + 1 for seed in seeds],
                                    self.config.crop)
             keys = normalise(keys, self.checkpoint)
-            rng = np.random.default_rng((self.config.seed, self.global_step))
-            self.network.shared_levels = int(rng.choice(self.config.shared_levels))
-            terms = self._mending_terms(images, masks, keys) if self.config.mending else \
-                self._sharing_terms(images, masks, keys, pseudo, batch['distance'], taught)
+            if self.config.mending:
+                terms = self._mending_terms(images, masks, keys)
+            else:
+                rng = np.random.default_rng((self.config.seed, self.global_step))
+                self.network.shared_levels = int(rng.choice(self.config.shared_levels))
+                terms = self._sharing_terms(images, masks, keys, pseudo, batch['distance'], taught)
         else:
             logits = self._full(self.network(images))
             value = loss.nll(logits, masks, self.class_weights)
@@ -172,25 +174,40 @@ class Learner(lightning.LightningModule):
                          (current, key, key_on_current, match, distilled))]
 
     def _mending_terms(self, images: Tensor, masks: Tensor, keys: Tensor) -> list[Tensor]:
-        """Return the same where the mending alone learns: key frames then have nothing to."""
+        """
+        Return the same where the mendings alone learn: key frames then have nothing to.
+
+        Those of all cuts learn in a step, each as if alone: what is frozen is computed once for
+        all of them. Losses are of the logits as they are, at half the crop's size.
+        """
         config, network, count = self.config.loss, self.network, len(images)
+        masks, cuts = masks[:, ::2, ::2], sorted(self.config.shared_levels)
+        sums = torch.zeros(len(TERMS), device=images.device)
         with torch.no_grad():
-            low = network.low(torch.cat((images, keys)))
-            high = network.high(low)
+            network.shared_levels = cuts[0]
+            finest = network.low(torch.cat((images, keys)))
+            # What the frame gives on its own is the teacher: the same network, for every cut.
+            low = tuple(part[:count] for part in finest)
+            target = network.decode_key(low, network.high(low)).float()
+        for cut in cuts:
+            network.shared_levels = cut
+            low = finest[:network.levels - cut]
+            with torch.no_grad():
+                high = network.high(low)
             low = tuple(part[:count] for part in low)
-            fresh = tuple(part[:count] for part in high)
-            # What the frame gives on its own is the teacher: the same network.
-            target = self._full(network.decode_key(low, fresh))
-        carried = network.propagate(low, tuple(part[count:] for part in high),
-                                    in_place=self.global_step % 2 == 0)
-        logits = self._full(network.decode_propagated(low, carried))
-        current = loss.nll(logits, masks, self.class_weights)
-        match = loss.feature_match(fresh[:1], carried[:1], config.match)
-        distilled = loss.distillation(logits, target)
-        zero = torch.zeros_like(current)
-        total = loss.total_loss(current, zero, zero, match, distilled, torch.ones_like(current),
-                                config.match_weight, config.distillation_weight)
-        return [total, *(term.mean() for term in (current, zero, zero, match, distilled))]
+            carried = network.propagate(low, tuple(part[count:] for part in high),
+                                        in_place=self.global_step % 2 == 0)
+            logits = network.decode_propagated(low, carried).float()
+            current = loss.nll(logits, masks, self.class_weights)
+            match = loss.feature_match([high[0][:count]], carried[:1], config.match)
+            distilled = loss.distillation(logits, target)
+            zero = torch.zeros_like(current)
+            total = loss.total_loss(current, zero, zero, match, distilled,
+                                    torch.ones_like(current), config.match_weight,
+                                    config.distillation_weight)
+            sums = sums + torch.stack([total, *(term.mean() for term in (
+                current, zero, zero, match, distilled))])
+        return [*(sums / len(cuts))]
 
     def _full(self, logits: Tensor) -> Tensor:
         """Return logits at the crop's size, in full precision."""

@@ -196,7 +196,7 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
     output.mkdir(parents=True, exist_ok=True)
     started = len(list(output.glob('metrics-*')))
     several = devices * nodes > 1
-    # Each cut has a mending of its own, of which a step uses one.
+    # Each cut has a mending of its own; those of cuts that are not learned take part in no step.
     ddp = 'ddp_find_unused_parameters_true' if config.mending else 'ddp'
     mixed: dict[str, Any] = {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}
     if kind == 'cuda' and precision != 'fp32':
