@@ -25,6 +25,7 @@ from featshare_core.training.schedule import factor
 
 NAN_CHECK_STEPS = 20
 TERMS = ('loss', 'current', 'key', 'key_on_current', 'match', 'distilled')
+MENDING_TERMS = ('loss', 'match', 'distilled')
 
 
 class LearningError(RuntimeError):
@@ -110,7 +111,7 @@ class Learner(lightning.LightningModule):
                                    self.config.crop)
             keys = normalise(keys, self.checkpoint)
             if self.config.mending:
-                terms = self._mending_terms(images, masks, keys)
+                terms = self._mending_terms(images, keys)
             else:
                 rng = np.random.default_rng((self.config.seed, self.global_step))
                 self.network.shared_levels = int(rng.choice(self.config.shared_levels))
@@ -173,16 +174,18 @@ class Learner(lightning.LightningModule):
         return [total, *(term.mean() for term in
                          (current, key, key_on_current, match, distilled))]
 
-    def _mending_terms(self, images: Tensor, masks: Tensor, keys: Tensor) -> list[Tensor]:
+    def _mending_terms(self, images: Tensor, keys: Tensor) -> list[Tensor]:
         """
-        Return the same where the mendings alone learn: key frames then have nothing to.
+        Return the loss and the means of its terms where the mendings alone learn.
 
-        Those of all cuts learn in a step, each as if alone: what is frozen is computed once for
-        all of them. Losses are of the logits as they are, at half the crop's size.
+        They learn what the frame gives on its own, not its labels: those are better known on the
+        frames that the network has seen than on others, so that mendings learned to change even
+        what fits (docs/ablation.md). Those of all cuts learn in a step, each as if alone: what is
+        frozen is computed once for all of them.
         """
         config, network, count = self.config.loss, self.network, len(images)
-        masks, cuts = masks[:, ::2, ::2], sorted(self.config.shared_levels)
-        sums = torch.zeros(len(TERMS), device=images.device)
+        cuts = sorted(self.config.shared_levels)
+        sums = torch.zeros(len(MENDING_TERMS), device=images.device)
         with torch.no_grad():
             network.shared_levels = cuts[0]
             finest = network.low(torch.cat((images, keys)))
@@ -198,15 +201,13 @@ class Learner(lightning.LightningModule):
             carried = network.propagate(low, tuple(part[count:] for part in high),
                                         in_place=self.global_step % 2 == 0)
             logits = network.decode_propagated(low, carried).float()
-            current = loss.nll(logits, masks, self.class_weights)
-            match = loss.feature_match([high[0][:count]], carried[:1], config.match)
+            # By the features' own size, which differs tenfold from network to network.
+            size = high[0].abs().mean().clamp(min=1e-6)
+            match = loss.feature_match([high[0][:count] / size], [carried[0] / size],
+                                       config.match)
             distilled = loss.distillation(logits, target)
-            zero = torch.zeros_like(current)
-            total = loss.total_loss(current, zero, zero, match, distilled,
-                                    torch.ones_like(current), config.match_weight,
-                                    config.distillation_weight)
-            sums = sums + torch.stack([total, *(term.mean() for term in (
-                current, zero, zero, match, distilled))])
+            total = config.match_weight * match + config.distillation_weight * distilled
+            sums = sums + torch.stack([term.mean() for term in (total, match, distilled)])
         return [*(sums / len(cuts))]
 
     def _full(self, logits: Tensor) -> Tensor:
@@ -227,7 +228,8 @@ class Learner(lightning.LightningModule):
         :raises LearningError: where one is not finite.
         """
         means = (self._terms / max(self._counted, 1)).tolist()
-        named = dict(zip(TERMS if self.config.is_sharing else TERMS[:1], means))
+        names = MENDING_TERMS if self.config.mending else TERMS
+        named = dict(zip(names if self.config.is_sharing else names[:1], means))
         if not np.isfinite(means).all():
             bad = [name for name, value in named.items() if not np.isfinite(value)]
             raise LearningError(
