@@ -1,4 +1,6 @@
 """Every engine against eager PyTorch in fp32, and what they promise."""
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,54 @@ def test_deferred_key_frames_block_where_the_scene_may_have_changed(video):
         VideoSegmenter(segmenter.engine, key_mode='never')
 
 
+def test_a_deep_half_that_takes_too_long_leaves_the_limits_of_the_age_as_they_are(video):
+    segmenter = VideoSegmenter(make_engine(device='cpu', engine='torch'), 2, 0.5, 'deferred')
+    engine, ended, deep = segmenter.engine, threading.Event(), segmenter.engine._run_deep
+
+    def slow(image):
+        ended.wait(60)
+        return deep(image)
+    engine._run_deep = slow
+    results = [segmenter.segment(video[0], stamp=0.1 * count) for count in range(7)]
+    ended.set()
+    # Begun on the third frame, and on none while that is on its way; half a second after it the
+    # answer is waited for.
+    assert [r.key_reason for r in results] == ['first', '', 'interval', '', '', '', '']
+    assert [r.frames_since_key for r in results] == [0, 1, 2, 3, 4, 5, 6]
+    last = segmenter.segment(video[0], stamp=0.8)
+    assert (last.key_reason, last.is_key, last.frames_since_key) == ('age', True, 0)
+
+
+@pytest.mark.parametrize('engine', ['torch', 'openvino'])
+def test_more_sizes_than_are_kept_do_not_forget_each_other(engine, video, monkeypatch):
+    monkeypatch.setattr(host_engine, 'KEPT_SIZES', 2)
+    if engine == 'torch':
+        network, config = load_checkpoint('default')
+        segmenter = VideoSegmenter(
+            CudaEngine(network, config, torch.device('cpu'), 'fp32', graphs=False))
+        prepared = segmenter.engine._plans
+    else:
+        segmenter = make(engine, 'fp32')
+        prepared = segmenter.engine._runners
+    segmenter.schedule.key_interval = 100
+    sizes = [(96, 128), (96, 160), (96, 192), (96, 224)]
+    made = []
+    for count in range(3):
+        made.append([id(plan) for plan in prepared.values()])
+        for height, width in sizes:
+            frame = np.ascontiguousarray(video[count][:height, :width])
+            result = segmenter.segment(frame, f'{width} wide')
+            assert result.key_reason == ('' if count else 'first')
+    # Nothing was made anew, for none was in nobody's use.
+    assert sorted(made[1]) == sorted(made[2])
+    assert len(made[1]) == len(sizes)
+    for _, width in sizes:
+        segmenter.forget(f'{width} wide')
+    segmenter.segment(np.ascontiguousarray(video[0][:128, :128]))
+    segmenter.segment(np.ascontiguousarray(video[0][:128, :160]))
+    assert len(prepared) <= len(sizes) + 1
+
+
 def test_a_deep_half_that_fails_beside_is_reported_and_the_stream_goes_on(video, monkeypatch):
     segmenter = VideoSegmenter(make_engine(device='cpu', engine='torch'), 1, key_mode='deferred')
     segmenter.segment(video[0])
@@ -231,6 +281,7 @@ def test_an_exported_network_runs_without_its_checkpoint(tmp_path, video):
         for frame in video[:2]:
             assert (exported.segment(frame).mask == plain.segment(frame).mask).mean() > 0.995
     for options, message in (
+            ({'device': 'abacus'}, 'none of auto, cpu'),
             ({'engine': 'graphs'}, 'choose the engine openvino or onnx'),
             ({'shared_levels': 1}, 'export it anew'),
             ({'input_size': (64, 64)}, 'exported for: 160x128')):
@@ -258,14 +309,22 @@ def test_the_command_exports(tmp_path, capsys):
 def test_what_is_not_installed_or_unknown_is_said(monkeypatch):
     with pytest.raises(ValueError, match='none of auto, torch, graphs'):
         make_engine(engine='tensorflow')
-    with pytest.raises(ValueError, match='graphs is for CUDA devices, not cpu'):
-        make_engine(engine='graphs', device='cpu')
+    for engine, device, message in (
+            ('graphs', 'cpu', 'graphs runs on cuda, not on cpu'),
+            ('openvino', 'cuda', 'openvino runs on cpu, not on cuda'),
+            ('onnx', 'cuda:1', 'onnx runs on cpu, not on cuda:1'),
+            ('onnx-cuda', 'cpu', 'onnx-cuda runs on cuda, not on cpu'),
+            ('openvino', 'abacus', "'abacus' is none of auto, cpu, cuda, cuda:N")):
+        with pytest.raises(ValueError, match=message):
+            make_engine(engine=engine, device=device)
     with monkeypatch.context() as patch:
         patch.setattr(engines, 'find_spec', lambda package: None)
         with pytest.raises(ImportError, match='pip install onnxruntime onnx'):
             make_engine(engine='onnx')
         assert make_engine(device='cpu').name == 'torch'
     pytest.importorskip('onnxruntime')
+    with pytest.raises(ValueError, match='onnx computes in fp32, not in bf16'):
+        make_engine(engine='onnx', precision='bf16')
     with pytest.raises(RuntimeError, match=r'has no TensorrtExecutionProvider, it has .*CPU'):
         make_engine(engine='onnx-tensorrt')
 

@@ -127,6 +127,36 @@ def test_change_is_looked_at_only_where_there_is_a_threshold():
     assert schedule.next('', SIZE, frame=grey(255)).reason == 'first'
 
 
+def test_an_older_picture_is_not_compared_with():
+    schedule = KeyFrameSchedule(2, change_threshold=0.1)
+    schedule.next('', SIZE, frame=grey(0))
+    schedule.change_threshold = None
+    assert [schedule.next('', SIZE, frame=grey(255)).reason for _ in range(3)] \
+        == ['', 'interval', '']
+    schedule.key_interval, schedule.change_threshold = 100, 0.1
+    assert schedule.next('', SIZE, frame=grey(255)).reason == ''
+
+
+def test_a_key_frame_can_be_postponed():
+    schedule = KeyFrameSchedule(2, 1.0, change_threshold=0.5)
+    schedule.next('', SIZE, 0.0, grey(0))
+    schedule.next('', SIZE, 0.4, grey(0))
+    assert schedule.next('', SIZE, 0.8, grey(100)).reason == 'interval'
+    assert schedule.postpone('') == ('', 2)
+    # Age and picture are the first frame's, and the interval is over on the next frame too.
+    assert schedule.next('', SIZE, 0.9, grey(100)) == ('interval', 0)
+    schedule.postpone('')
+    assert schedule.next('', SIZE, 0.9, grey(200)) == ('interval', 0)
+    schedule.postpone('')
+    assert schedule.next('', SIZE, 1.1, grey(100)) == ('age', 0)
+    assert schedule.next('', SIZE, 1.0, grey(100)) == ('backwards', 0)
+    schedule.next('', SIZE, 1.2, grey(100))
+    assert schedule.next('', SIZE, 1.3, grey(100)).reason == 'interval'
+    schedule.reset()
+    schedule.postpone('')
+    assert schedule.next('', SIZE, 1.4, grey(100)).reason == 'first'
+
+
 def test_thumbnails_differ_by_brightness_from_0_to_1():
     assert difference(thumbnail(grey(0)), thumbnail(grey(255))) == 1
     assert difference(thumbnail(grey(7)), thumbnail(grey(7))) == 0

@@ -12,11 +12,9 @@ import torch
 from featshare_core.inference.device import choose_precision, one_thread
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export import ExportedModels, Models, ModelSource
-from featshare_core.inference.host_engine import HostEngine, Mark
+from featshare_core.inference.host_engine import HostEngine, Mark, drop_oldest
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import Size
-
-KEPT_SIZES = 4  # of the cameras of a robot, few have a size of their own
 
 Array = npt.NDArray[np.float32]
 
@@ -82,7 +80,8 @@ class CompiledEngine(HostEngine):
         runner = self._runners.get(size)
         if runner is None:
             runner = self._runners[size] = self._load(self._source.models(size))
-            if len(self._runners) > KEPT_SIZES:
-                self._runners.popitem(last=False)
+            drop_oldest(self._runners, {cache.size for cache in list(self._caches.values())})
             return_free_memory()
+        else:
+            self._runners.move_to_end(size)
         return runner

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from featshare_core.inference.dense import buffer_dense_blocks
 from featshare_core.inference.device import PRECISIONS, choose_precision, kernels_chosen
 from featshare_core.inference.engine import Engine, Frame, Prediction
 from featshare_core.inference.fold import FoldError, fold_batch_norms
-from featshare_core.inference.host_engine import checked_input_size, named
+from featshare_core.inference.host_engine import checked_input_size, drop_oldest, named
 from featshare_core.inference.parts import Pixels
 from featshare_core.inference.pixels import Size, network_size
 from featshare_core.inference.tiles import winning_class
@@ -28,7 +28,6 @@ from featshare_core.inference.torch_engine import prepare
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork, Tensors
 
-KEPT_SIZES = 4
 WARM_UP_RUNS = 3  # cuDNN chooses its kernels in the first ones
 SAME = 0.98  # share of pixels on which a captured graph must agree with eager execution
 
@@ -117,9 +116,10 @@ class CudaEngine(Engine):
             # The deep half's buffers are one stream's at a time, which may have fallen silent.
             for other in self._caches.values():
                 other.take()
-            if all(other.newer is None for other in self._caches.values()):
-                cache.newer, cache.newer_lag = cache.plan.begin_deep(), 0
-        return prediction
+            if any(other.newer is not None for other in self._caches.values()):
+                return prediction
+            cache.newer, cache.newer_lag = cache.plan.begin_deep(), 0
+        return replace(prediction, deferred=True)
 
     def forget(self, stream: str) -> None:
         """Free what is remembered of a stream."""
@@ -137,8 +137,7 @@ class CudaEngine(Engine):
                      size, shape if self._full_size else size)
         self._prepare(plan)
         self._plans[shape] = plan
-        if len(self._plans) > KEPT_SIZES:
-            self._plans.popitem(last=False)
+        drop_oldest(self._plans, {cache.plan.image for cache in self._caches.values()})
         return plan
 
     def _prepare(self, plan: _Plan) -> None:
@@ -235,7 +234,7 @@ class _Plan:
     def __init__(self, network: SplitNetwork, pixels: Pixels, device: torch.device,
                  dtype: torch.dtype, image: Size, size: Size, mask: Size) -> None:
         self._network, self._pixels, self._device, self._dtype = network, pixels, device, dtype
-        self._size, self._mask_size = size, mask
+        self.image, self._size, self._mask_size = image, size, mask
         pinned = device.type == 'cuda'
         self._host_image = torch.empty(1, *image, 3, dtype=torch.uint8, pin_memory=pinned)
         self._image = torch.zeros(1, *image, 3, dtype=torch.uint8, device=device)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -16,14 +16,9 @@ def choose_device(wanted: str) -> torch.device:
     :raises ValueError: for another word.
     :raises RuntimeError: where a CUDA device is wanted and missing: never a silent CPU run.
     """
-    if wanted == 'auto':
+    device = named_device(wanted)
+    if device is None:
         return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N') from error
-    if device.type not in ('cpu', 'cuda'):
-        raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N')
     if device.type == 'cuda':
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -62,6 +57,21 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     return bool(capabilities.get('avx512_bf16') or capabilities.get('amx_bf16'))
+
+
+def named_device(wanted: str) -> torch.device | None:
+    """
+    Return the device that a word names, whether there is one or not; None for ``auto``.
+
+    :raises ValueError: for what is none of ``auto``, ``cpu``, ``cuda`` and ``cuda:N``.
+    """
+    if wanted == 'auto':
+        return None
+    with suppress(RuntimeError):
+        device = torch.device(wanted)
+        if device.type in ('cpu', 'cuda'):
+            return device
+    raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N')
 
 
 @contextmanager

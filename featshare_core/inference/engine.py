@@ -21,12 +21,14 @@ class Prediction:
     :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
     :param lag: frames since the one whose deep features it used; 0 where those are its own.
     :param timings: milliseconds of each stage, in order.
+    :param deferred: whether the deep half was begun on this frame, to run beside what follows.
     """
 
     mask: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.uint8] | None
     lag: int
     timings: dict[str, float]
+    deferred: bool = False
 
 
 class Engine(ABC):
@@ -76,7 +78,7 @@ class Engine(ABC):
         Answer as ``current`` does, and let the deep half run on this frame beside what follows.
 
         Later frames of the stream use its features as soon as they are there. Where those of an
-        earlier frame are still on their way, no others are begun.
+        earlier frame are still on their way, no others are begun: ``Prediction.deferred`` tells.
 
         :raises LookupError: as ``current``.
         """

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from featshare_core.inference.device import choose_device
+from featshare_core.inference.device import choose_device, named_device
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.export import CONFIG_FILE, ExportedModels, ModelSource, NetworkModels
 from featshare_core.inference.torch_engine import TorchEngine
 from featshare_core.networks.checkpoint import load_checkpoint
 
-ENGINES = ('auto', 'torch', 'graphs', 'openvino', 'onnx', 'onnx-cuda', 'onnx-tensorrt',
-           'onnx-openvino')
+ENGINES = {'auto': ('cpu', 'cuda'), 'torch': ('cpu', 'cuda'), 'graphs': ('cuda',),
+           'openvino': ('cpu',), 'onnx': ('cpu',), 'onnx-cuda': ('cuda',),
+           'onnx-tensorrt': ('cuda',), 'onnx-openvino': ('cpu',)}
+"""The kinds of devices that each engine runs on."""
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :param aligned: see ``SplitNetwork.aligned``; None as the checkpoint says.
     :param device, precision, input_size, full_size: see ``VideoSegmenter.from_checkpoint``.
     :raises CheckpointError: where the weights cannot be used.
-    :raises RuntimeError: where the device is missing.
+    :raises RuntimeError: where the device is missing: nothing else stands in for it.
     :raises ImportError: where the engine asked for is not installed.
-    :raises ValueError: where another argument is out of range.
+    :raises ValueError: where another argument is out of range, or the engine is not for the
+        device or the precision.
     """
     if engine not in ENGINES:
         raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINES)}')
@@ -51,10 +54,13 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     if exported and engine in ('torch', 'graphs'):
         raise ValueError(f'{folder} is exported: choose the engine openvino or onnx')
     if exported and engine == 'auto':
-        engine = 'openvino' if find_spec('openvino') else 'onnx'
-    where = choose_device(device) if engine in ('auto', 'torch', 'graphs') else None
-    if engine == 'graphs' and where is not None and where.type != 'cuda':
-        raise ValueError(f'engine graphs is for CUDA devices, not {where}')
+        on_cuda = device.startswith('cuda')
+        engine = 'onnx-cuda' if on_cuda else 'openvino' if find_spec('openvino') else 'onnx'
+    where = choose_device(device) if engine in ('auto', 'torch', 'graphs') else \
+        named_device(device)
+    if where is not None and where.type not in ENGINES[engine]:
+        raise ValueError(f'engine {engine} runs on {" and ".join(ENGINES[engine])}, not on '
+                         f'{where}: choose another engine, or device auto')
 
     def source() -> ModelSource:
         if exported:
@@ -87,7 +93,8 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     if engine == 'openvino':
         return openvino_engine()
     from featshare_core.inference.onnx_engine import OnnxEngine
-    return OnnxEngine(source(), engine.partition('-')[2] or 'cpu', input_size, full_size)
+    return OnnxEngine(source(), engine.partition('-')[2] or 'cpu', precision, input_size,
+                      full_size, index=(where.index or 0) if where is not None else 0)
 
 
 def _missing(*packages: str) -> list[str]:

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from featshare_core.inference.masks import MaskMaker
 from featshare_core.inference.pixels import Size, as_planes, network_size, resize
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
+
+KEPT_SIZES = 4
+"""Image sizes that an engine stays prepared for, beside those that streams have."""
 
 Array = npt.NDArray[np.float32]
 Mark = Callable[[str], None]
@@ -114,13 +118,14 @@ class HostEngine(Engine):
         """Answer as ``current`` does, and run the deep half on this frame beside what follows."""
         prediction, image = self._current(frame, stream, confidence)
         cache = self._caches[stream]
-        if cache.newer is None:
-            if self._beside is None:
-                self._beside = ThreadPoolExecutor(1, 'deep half')
-            # A copy: at the network's own size, the image is the caller's memory.
-            cache.newer = self._beside.submit(self._shared_of, image.copy())
-            cache.newer_lag = 0
-        return prediction
+        if cache.newer is not None:
+            return prediction
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, 'deep half')
+        # A copy: at the network's own size, the image is the caller's memory.
+        cache.newer = self._beside.submit(self._shared_of, image.copy())
+        cache.newer_lag = 0
+        return replace(prediction, deferred=True)
 
     def _current(self, frame: Frame, stream: str, confidence: bool) -> tuple[Prediction, Frame]:
         size = self._size_for(frame)
@@ -159,6 +164,17 @@ class HostEngine(Engine):
         confidence = self._masks.confidence(logits, wanted) if wants_confidence else None
         self._timer.mark('postprocess')
         return Prediction(mask, confidence, lag, self._timer.stages())
+
+
+def drop_oldest(prepared: OrderedDict[Size, Any], used: Collection[Size]) -> None:
+    """
+    Free what was prepared for a size that no stream has, if there is too much.
+
+    :param prepared: by size, the one used last at the end; that one stays.
+    """
+    spare = [size for size in list(prepared)[:-1] if size not in used]
+    if len(prepared) > KEPT_SIZES and spare:
+        del prepared[spare[0]]
 
 
 def named(config: Config, shared_levels: int) -> str:

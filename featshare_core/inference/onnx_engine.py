@@ -12,22 +12,29 @@ from featshare_core.inference.export import Models, ModelSource
 
 PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider',
              'tensorrt': 'TensorrtExecutionProvider', 'openvino': 'OpenVINOExecutionProvider'}
+ON_CUDA = ('cuda', 'tensorrt')
 
 
 class OnnxEngine(CompiledEngine):
     """
     Runs the models with ONNX Runtime; shared tensors stay on the provider's device.
 
-    Its CPU provider computes in fp32, whatever the CPU could do.
+    It computes in fp32, whatever the device could do.
 
     :param provider: a key of ``PROVIDERS``.
-    :raises RuntimeError: where this ONNX Runtime lacks the provider.
+    :param precision: ``fp32``, or ``auto``, which is the same.
+    :param index: which of several devices.
+    :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start.
     """
 
     name = 'onnx'
 
-    def __init__(self, source: ModelSource, provider: str = 'cpu',
-                 input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
+    def __init__(self, source: ModelSource, provider: str = 'cpu', precision: str = 'auto',
+                 input_size: tuple[int, int] | None = None, full_size: bool = True,
+                 index: int = 0) -> None:
+        if precision not in ('auto', 'fp32'):
+            raise ValueError(f'engine onnx computes in fp32, not in {precision}: choose precision '
+                             f'auto, or another engine')
         if provider not in PROVIDERS:
             raise ValueError(f'provider {provider!r} is none of {", ".join(PROVIDERS)}')
         available = ort.get_available_providers()
@@ -35,23 +42,28 @@ class OnnxEngine(CompiledEngine):
             raise RuntimeError(f'this ONNX Runtime has no {PROVIDERS[provider]}, it has '
                                f'{", ".join(available)}: install the onnxruntime build for it')
         super().__init__(source, 'fp32', input_size, full_size)
-        self._provider = provider
-        self.device = provider
+        self._provider, self._index = provider, index
+        self.device = f'{provider}:{index}' if provider in ON_CUDA else provider
 
     def _load(self, models: Models) -> _Runner:
-        return _Runner(models, self._provider)
+        return _Runner(models, self._provider, self._index)
 
 
 class _Runner:
-    def __init__(self, models: Models, provider: str) -> None:
+    def __init__(self, models: Models, provider: str, index: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait take the cores from images still to be decoded.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        where = {'device_id': str(index)} if provider in ON_CUDA else {}
         self._key, self._current = (
-            ort.InferenceSession(model, options, providers=[PROVIDERS[provider]])
+            ort.InferenceSession(model, options, providers=[(PROVIDERS[provider], where)])
             for model in models)
-        self._place = 'cuda' if provider in ('cuda', 'tensorrt') else 'cpu'
+        # One that lacks a library leaves all to the CPU, with no more than a line on the console.
+        if self._key.get_providers()[0] != PROVIDERS[provider]:
+            raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: what it '
+                               f'printed says which library or device is missing')
+        self._place, self._index = ('cuda' if provider in ON_CUDA else 'cpu'), index
         self._shared = [output.name for output in self._key.get_outputs()[1:]]
         self._bound_key, self._bound_current = self._key.io_binding(), self._current.io_binding()
         self._bound_current.bind_output('logits', 'cpu')
@@ -62,7 +74,7 @@ class _Runner:
         # Bound anew, so that each key frame's tensors get memory of their own.
         binding.bind_output('logits', 'cpu')
         for name in self._shared:
-            binding.bind_output(name, self._place)
+            binding.bind_output(name, self._place, self._index)
         self._key.run_with_iobinding(binding)
         logits, *shared = binding.get_outputs()
         return logits.numpy()[0], shared

@@ -75,6 +75,7 @@ class KeyFrameSchedule:
         self._key_pictures: dict[str, Picture] = {}
         self._streams: dict[str, _Stream] = {}
         self._phases: dict[str, float] = {}
+        self._replaced: tuple[_Stream | None, Picture | None] = None, None
 
     def next(self, stream: str, size: tuple[int, int], stamp: float | None = None,
              frame: Picture | None = None) -> Turn:
@@ -87,6 +88,9 @@ class KeyFrameSchedule:
         """
         state = self._streams.get(stream)
         reason = self._reason(state, size, stamp)
+        self._replaced = state, self._key_pictures.get(stream)
+        if reason and self.change_threshold is None:
+            self._key_pictures.pop(stream, None)  # of a key frame before this one
         if frame is not None and self.change_threshold is not None:
             picture = thumbnail(frame)
             known = self._key_pictures.get(stream)
@@ -106,6 +110,25 @@ class KeyFrameSchedule:
             if stamp is not None:
                 state.stamp = stamp
         return Turn(reason, state.since_key)
+
+    def postpone(self, stream: str) -> Turn:
+        """
+        Take back what ``next`` has just said: the key frame could not be one.
+
+        The next frame is asked anew, and ages count from the key frame before.
+
+        :returns: what the frame is instead.
+        """
+        state, picture = self._replaced
+        now = self._streams.get(stream)
+        if state is None or now is None:  # reset meanwhile: that holds
+            return Turn('', 0)
+        state.since_key += 1
+        state.stamp = now.stamp if now.stamp is not None else state.stamp
+        self._streams[stream] = state
+        if picture is not None:
+            self._key_pictures[stream] = picture
+        return Turn('', state.since_key)
 
     def reset(self, stream: str | None = None) -> None:
         """Make the next frame of one stream, or of every stream, a key frame."""

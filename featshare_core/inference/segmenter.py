@@ -121,6 +121,8 @@ class VideoSegmenter:
             # The cache may be missing or half written: the stream starts anew.
             self.schedule.reset(stream)
             raise
+        if deferred and not prediction.deferred:
+            turn = self.schedule.postpone(stream)
         # Only the engine knows when deferred features came; the schedule's count, otherwise the
         # same, also outlives an engine (a recording that is gone on with).
         lag = prediction.lag if self.key_mode == 'deferred' else turn.frames_since_key
