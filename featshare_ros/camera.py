@@ -202,10 +202,20 @@ class Camera:
         self._mask.publish(encode_image(result.mask, 'mono8', header))
         if result.confidence is not None:
             self._confidence.publish(encode_image(result.confidence, 'mono8', header))
-        if self._info is not None:
-            (height, width), (mask_height, mask_width) = frame.shape[:2], result.mask.shape
-            self._camera_info.publish(scaled_camera_info(
-                self._info, mask_width / width, mask_height / height, header))
+        info = self._info
+        if info is None:
+            return
+        (height, width), (mask_height, mask_width) = frame.shape[:2], result.mask.shape
+        described = described_size(info) or (width, height)
+        # The image may have been scaled, without its info, but not cropped.
+        if abs(width - described[0] * height / described[1]) > 1:
+            self.statistics.calibration = (
+                f'camera_info is of {described[0]}x{described[1]}, of another shape than the '
+                f'images of {width}x{height}: it is not published with the masks')
+            return
+        self.statistics.calibration = ''
+        self._camera_info.publish(scaled_camera_info(
+            info, mask_width / described[0], mask_height / described[1], header))
 
     def publish_overlay(self, frame: Frame, result: Result, header: Header,
                         opacity: float) -> None:
@@ -240,6 +250,13 @@ class Camera:
                              for index, name in enumerate(self._labels.names)]
         message.threshold = 0.0
         return message
+
+
+def described_size(info: CameraInfo) -> tuple[int, int] | None:
+    """Return (width, height) of the image that a camera info describes; None if it tells none."""
+    width = (info.roi.width or info.width) // max(1, info.binning_x)
+    height = (info.roi.height or info.height) // max(1, info.binning_y)
+    return (width, height) if width and height else None
 
 
 def scaled_camera_info(info: CameraInfo, x: float, y: float, header: Header) -> CameraInfo:

@@ -41,8 +41,9 @@ class CameraStatistics:
     """
     The figures of one camera.
 
-    The executor's thread counts what arrives, the worker what becomes of it. The rates and the
-    level that ``status`` tells are those of the time since it was last asked.
+    ``calibration`` says why camera infos are not passed on; it is empty where they are, and where
+    there are none. The executor's thread counts what arrives, the worker what becomes of it. The
+    rates and the level that ``status`` tells are those of the time since it was last asked.
     """
 
     topic: str
@@ -53,6 +54,7 @@ class CameraStatistics:
     key_frames: int = 0
     image: str = 'unknown'
     failure: str = ''
+    calibration: str = ''
     engine_failed: bool = False
     last_arrival: float | None = None
     intervals: Rolling = field(default_factory=lambda: Rolling(50))
@@ -102,6 +104,11 @@ class CameraStatistics:
         """Take note that nothing is subscribed to for a while: no gap, and nothing waits."""
         self.last_arrival = None
         self.waiting_since = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come since ``status`` was last asked."""
+        return self.counts.received == self._told.received
 
     def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
                idle: Idle | None = None) -> DiagnosticStatus:
@@ -168,11 +175,15 @@ class CameraStatistics:
             return DiagnosticStatus.WARN, f'nobody publishes {self.topic}'
         silence = now - self.last_arrival
         if silence > max(SILENCE_S, SILENCE_INTERVALS * usual):
+            if mismatch:
+                return DiagnosticStatus.ERROR, f'no image for {silence:.1f} s: {mismatch}'
             nobody = '' if publishers else f': nobody publishes {self.topic} any more'
             return DiagnosticStatus.WARN, f'no image for {silence:.1f} s{nobody}'
         if gap > max(GAP_S, GAP_INTERVALS * usual):
             return (DiagnosticStatus.WARN,
                     f'no image for {gap:.2f} s in between; usually one comes every {usual:.2f} s')
+        if self.calibration:
+            return DiagnosticStatus.WARN, self.calibration
         if new.dropped > new.received / 2:
             return (DiagnosticStatus.WARN,
                     f'{new.dropped} of {new.received} images dropped: they come faster than the '

@@ -27,13 +27,18 @@ from featshare_ros import parameters
 from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.images import ImageError, stamp_seconds
-from featshare_ros.recovery import LOADING, SupervisedSegmenter
+from featshare_ros.recovery import GIVEN_UP, LOADING, SupervisedSegmenter
 from featshare_ros.worker import Worker
 
 MAX_AGE_S = 60.0
 """A stamp older than this is of another clock, or of a recording: it says nothing of latency."""
 PATIENCE_S = 1.0
 """Seconds that a signal to end leaves the image in work."""
+LONGEST_PATIENCE = 10
+"""So many times that, a transition leaves it."""
+PREPARING_S = 1.0, 120.0
+"""From when to when, in seconds, an engine that sees an image size for the first time is told to
+prepare itself; after that it counts as stuck."""
 
 
 class SegmentationNode(LifecycleNode):
@@ -55,6 +60,7 @@ class SegmentationNode(LifecycleNode):
         self._enabled = True
         self._cameras: list[Camera] = []
         self._worker: Worker | None = None
+        self._given_up: list[Worker] = []
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._engine_statistics = EngineStatistics()
@@ -188,12 +194,18 @@ class SegmentationNode(LifecycleNode):
 
     def _stop(self) -> None:
         self._ending.set()
-        # The image in work is waited for; not for ever where the whole process is told to end.
-        while self._worker is not None:
-            if self._worker.stop(PATIENCE_S):
+        # The image in work is waited for, but not for ever.
+        for _ in range(LONGEST_PATIENCE):
+            if self._worker is None or self._worker.stop(PATIENCE_S):
                 self._worker = None
             elif not self.context.ok():
                 break
+        if self._worker is not None and self.context.ok():
+            self.get_logger().error(GIVEN_UP)
+            self._given_up.append(self._worker)
+            self._worker = None
+            if self._segmenter is not None:
+                self._segmenter.give_up()
         for camera in self._cameras:
             camera.unsubscribe()
 
@@ -209,7 +221,8 @@ class SegmentationNode(LifecycleNode):
     @property
     def working(self) -> bool:
         """Whether a thread is busy with an engine: after the end, because that takes its time."""
-        return self._worker is not None or LOADING.locked()
+        return self._worker is not None or LOADING.locked() \
+            or not all(worker.stop(0.0) for worker in self._given_up)
 
     def _reset(self) -> None:
         """Make the next frame of every camera a key frame."""
@@ -306,10 +319,19 @@ class SegmentationNode(LifecycleNode):
 
     def _idle(self) -> Idle | None:
         """Return level and message of the cameras while nothing is segmented on purpose."""
-        if not self._enabled:
+        if self._state == 'active' and not self._enabled:
             return DiagnosticStatus.OK, 'disabled by the service enable'
-        if self._segmenter is not None and not self._segmenter.running:
+        if self._state != 'active':
+            return DiagnosticStatus.OK, self._state
+        segmenter = self._segmenter
+        if segmenter is not None and not segmenter.running:
             return DiagnosticStatus.ERROR, 'the engine failed and is being made anew'
+        preparing = segmenter.preparing if segmenter is not None else None
+        if preparing is not None:
+            size, since = preparing
+            if PREPARING_S[0] < time.monotonic() - since < PREPARING_S[1]:
+                return (DiagnosticStatus.WARN, f'the engine prepares itself for images of {size}, '
+                        f'since it has had none of that size')
         return None
 
     def _publish_diagnostics(self) -> None:
@@ -325,12 +347,10 @@ class SegmentationNode(LifecycleNode):
         array.status.append(self._engine_statistics.status(
             f'{node}: engine', hardware, problem, segmenter.fallback if segmenter else '',
             state, self._settings()))
-        if self._state == 'active':
-            for camera in self._cameras:
-                never = camera.statistics.last_arrival is None
-                array.status.append(camera.statistics.status(
-                    f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
-                    camera.mismatch() if never else '', self._idle()))
+        for camera in self._cameras:
+            array.status.append(camera.statistics.status(
+                f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
+                camera.mismatch() if camera.statistics.quiet else '', self._idle()))
         self._diagnostics.publish(array)
 
 

@@ -16,6 +16,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 LOADER = ThreadPoolExecutor(1, 'engine loader')
 """Makes the engines, so that whoever waits for one can be told to end meanwhile."""
 LOOK_S = 0.2
+GIVEN_UP = 'the engine hung on an image and was given up; activating makes another'
 LOADING = threading.Lock()
 """Held while it makes one."""
 
@@ -50,7 +51,8 @@ class SupervisedSegmenter:
     A ``VideoSegmenter`` whose engine may fail.
 
     ``segment`` and ``recover`` are the worker's; the rest is for any thread. While it recovers,
-    ``running`` is False and nothing can be segmented.
+    ``running`` is False and nothing can be segmented. ``preparing`` is the image size, as text,
+    that the engine sees for the first time just now, and since when (monotonic seconds).
 
     :param load: makes a segmenter that is warmed up, or raises whatever is wrong.
     :param logger: the node's.
@@ -65,22 +67,29 @@ class SupervisedSegmenter:
         self._back_off = BackOff()
         self._failures = 0
         self._segmenter: VideoSegmenter | None = None
+        self._seen: set[tuple[int, ...]] = set()
+        self.preparing: tuple[str, float] | None = None
         self.problem = ''
         self.restarts = 0
         self.load()
 
-    def load(self) -> None:
-        """Load the segmenter, and note what it is for those who must not touch it meanwhile."""
+    def load(self, ending: threading.Event | None = None) -> None:
+        """
+        Load the segmenter, and note what it is for those who must not touch it meanwhile.
+
+        :param ending: set where it is not wanted any more.
+        """
         loading = LOADER.submit(self._load_locked)
         while not wait([loading], LOOK_S).done:
-            if not self._wanted():
+            if not self._wanted() or (ending is not None and ending.is_set()):
                 raise RuntimeError('the node was told to end while the engine was being made')
         segmenter = loading.result()
         self.labels = segmenter.labels
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,
                        'device': engine.device, 'precision': engine.precision}
-        self._failures, self.problem = 0, ''
+        self._failures, self.problem, self.preparing = 0, '', None
+        self._seen.clear()
         self._segmenter = segmenter
 
     def _load_locked(self) -> VideoSegmenter:
@@ -110,16 +119,32 @@ class SupervisedSegmenter:
 
         :raises EngineError: whatever goes wrong.
         """
+        segmenter, size = self._segmenter, frame.shape[:2]
+        if size not in self._seen:
+            self.preparing = f'{size[1]}x{size[0]}', time.monotonic()
         try:
-            assert self._segmenter is not None
-            result = self._segmenter.segment(frame, stream, stamp, confidence)
+            assert segmenter is not None
+            result = segmenter.segment(frame, stream, stamp, confidence)
         except Exception as error:
+            if segmenter is not self._segmenter:
+                raise EngineError(GIVEN_UP) from error
             self._failures += 1
+            self.preparing = None
             self.problem = f'the engine failed: {type(error).__name__}: {error}'
             raise EngineError(self.problem) from error
+        if segmenter is not self._segmenter:
+            raise EngineError(GIVEN_UP)
+        if self.preparing is not None:
+            self._seen.add(size)
+            self.preparing = None
         if self._failures:
             self._failures, self.problem = 0, ''
         return result
+
+    def give_up(self) -> None:
+        """Leave an engine that hangs on an image to itself; ``load`` makes another."""
+        # Not closed: to free what it computes with would be to wait for it.
+        self._segmenter, self.preparing, self.problem = None, None, GIVEN_UP
 
     def recover(self, ending: threading.Event) -> None:
         """Load the segmenter anew, after ever longer waits, until it runs or ``ending`` is set."""
@@ -130,10 +155,11 @@ class SupervisedSegmenter:
             self.problem = f'{reason}; it is made anew in {wait:g} s'
             self._logger.warning(self.problem)
             if ending.wait(wait):
+                self.problem = reason
                 return
             self.restarts += 1
             try:
-                self.load()
+                self.load(ending)
                 self._logger.info('the engine was made anew and runs')
                 return
             except Exception as error:

@@ -111,6 +111,39 @@ def test_calibrations_scale_with_the_mask():
     assert (same.width, list(same.k), same.roi) == (640, list(info.k), info.roi)
 
 
+def test_calibrations_of_another_size_than_the_images(camera, monkeypatch):
+    published = []
+    monkeypatch.setattr(camera, '_camera_info',
+                        type('Publisher', (), {'publish': published.append}))
+    result = Result(np.zeros((120, 160), np.uint8), None, True, 'first', 0, {})
+
+    def publish(**options):
+        camera._info = CameraInfo(**options)
+        camera._info.k[0] = 600.0
+        camera.publish_mask(np.zeros((240, 320, 3), np.uint8), result, Header())
+        return published.pop() if published else None
+
+    # Images that were scaled to a fourth, whose masks have half their size.
+    info = publish(width=1280, height=960)
+    assert (info.width, info.height, info.k[0]) == (160, 120, 75.0)
+    # What the driver has applied: every other row and column of a sensor, or a part of it.
+    info = publish(width=640, height=480, binning_x=2, binning_y=2)
+    assert (info.width, info.height, info.k[0], info.binning_x) == (320, 240, 300.0, 2)
+    info = publish(width=1280, height=960, roi=RegionOfInterest(width=320, height=240))
+    assert (info.width, info.roi.width, info.k[0]) == (640, 160, 300.0)
+    # It tells no size: then it is the image's.
+    assert publish().k[0] == 300.0
+    assert publish(width=1920, height=1080) is None
+    camera.statistics.arrived(time.monotonic())
+    camera.statistics.waiting_since = None
+    status = camera.statistics.status('camera', 'cpu', 1)
+    assert (status.level, status.message) == (
+        DiagnosticStatus.WARN, 'camera_info is of 1920x1080, of another shape than the images of '
+        '320x240: it is not published with the masks')
+    assert publish(width=640, height=480).k[0] == 150.0
+    assert camera.statistics.status('camera', 'cpu', 1).level == DiagnosticStatus.OK
+
+
 def test_an_override_of_one_topics_quality_of_service_is_that_topics_alone():
     context = rclpy.Context()
     rclpy.init(context=context, args=[

@@ -206,6 +206,9 @@ def test_a_camera_that_is_absent_silent_and_gone(peer, told):
     told('absent', WARN, r'no image for (\d+\.\d) s$', lambda match, _: float(match[1]) > 2)
     peer.node.destroy_publisher(stream.publisher)
     told('absent', WARN, 'no image for .* s: nobody publishes /d/absent/image any more')
+    # One that comes back as something else is told of as what it is.
+    peer.node.create_publisher(CompressedImage, '/d/absent/image', RELIABLE)
+    told('absent', ERROR, 'no image for .* s: /d/absent/image carries sensor_msgs/msg/Compressed')
 
 
 def test_publishers_that_can_never_be_received_from_are_an_error(peer, told):

@@ -2,7 +2,9 @@
 import signal
 import threading
 import time
+from array import array
 
+import numpy as np
 import pytest
 from harness import NodeProcess, Stream, wait_until
 from lifecycle_msgs.msg import State, Transition
@@ -10,7 +12,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_ros import recovery
-from featshare_ros.recovery import BackOff, EngineError, SupervisedSegmenter
+from featshare_ros.recovery import GIVEN_UP, BackOff, EngineError, SupervisedSegmenter
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
@@ -105,6 +107,68 @@ def test_transitions_and_calls_work_while_the_engine_is_away(node, peer, stream,
     assert peer.call(GetState, f'{node.name}/get_state', GetState.Request()).current_state.id \
         == State.PRIMARY_STATE_ACTIVE
     stream.wait_for_masks()
+
+
+def test_an_engine_that_hangs_is_given_up_when_the_node_is_deactivated(node, peer, stream, faults):
+    newest = peer.diagnostics()
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return peer.call(ChangeState, f'{node.name}/change_state', request, timeout=60).success
+
+    faults.write_text('slow=25')
+    sent = stream.sent
+    wait_until(lambda: stream.sent > sent + 5, 10, 'images')
+    start = time.monotonic()
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    assert time.monotonic() - start < 20
+    wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][:2] == (b'\x02', GIVEN_UP), 10,
+               'diagnostics')
+    wait_until(lambda: newest()[CAMERA][:2] == (b'\x00', 'inactive'), 10, 'the camera')
+    faults.write_text('')
+    assert change(Transition.TRANSITION_ACTIVATE)
+    stream.wait_for_masks(5)
+    wait_until(lambda: newest()[ENGINE][0] == b'\x00', 10, 'recovery')
+    # What hung comes back, and its mask, long out of date, goes nowhere.
+    stream.paused = True
+    wait_until(lambda: GIVEN_UP in node.log.rpartition('image left out')[2], 40, 'the hung image')
+    stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for m in stream.masks]
+    assert stamps == sorted(stamps)
+    stream.paused = False
+    stream.wait_for_masks()
+
+
+def test_deactivating_does_not_wait_for_an_engine_that_is_being_made(node, peer, stream, faults):
+    attempts = node.log.count('it is made anew in')
+    faults.write_text('fail loading=30')
+    wait_until(lambda: node.log.count('it is made anew in') > attempts, 40, 'a failed engine')
+    time.sleep(2.0)
+    start = time.monotonic()
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+    assert peer.call(ChangeState, f'{node.name}/change_state', request, timeout=60).success
+    assert time.monotonic() - start < 10
+    faults.write_text('')
+    request.transition.id = Transition.TRANSITION_ACTIVATE
+    assert peer.call(ChangeState, f'{node.name}/change_state', request, timeout=90).success
+    stream.wait_for_masks()
+
+
+def test_an_engine_that_meets_a_new_size_prepares_itself(node, peer, stream, faults):
+    newest = peer.diagnostics()
+
+    def taller(message):
+        message.height, message.data = 128, array('B', bytes(128 * message.step))
+    faults.write_text('slow=6')
+    stream.change = taller
+    wait_until(lambda: newest().get(CAMERA) and newest()[CAMERA][:2] == (
+        b'\x01', 'the engine prepares itself for images of 64x128, since it has had none of that '
+        'size'), 20, 'the camera to say so')
+    # Not so the second one.
+    wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine is stuck' in
+               newest()[CAMERA][1], 30, 'a stuck engine')
+    faults.write_text('')
+    stream.wait_for_masks()
+    wait_until(lambda: newest()[CAMERA][0] == b'\x00', 10, 'recovery')
 
 
 def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, stream):
@@ -229,7 +293,7 @@ class Segmenter:
         Segmenter.alive += 1
 
     def segment(self, *arguments):
-        if arguments[0]:
+        if arguments[0].any():
             raise MemoryError('full')
         return 'mask'
 
@@ -240,16 +304,17 @@ class Segmenter:
 def test_only_failures_in_a_row_make_the_engine_anew_and_never_two_at_once(monkeypatch):
     monkeypatch.setattr(recovery, 'FIRST_WAIT_S', 0.0)
     supervised = SupervisedSegmenter(Segmenter, Logger(), lambda: True)
-    for broken in (True, True, False, True, True):
-        if broken:
+    good, bad = np.zeros((1, 1, 3), np.uint8), np.ones((1, 1, 3), np.uint8)
+    for frame in (bad, bad, good, bad, bad):
+        if frame is bad:
             with pytest.raises(EngineError, match='MemoryError: full'):
-                supervised.segment(broken, '', None, False)
+                supervised.segment(frame, '', None, False)
         else:
-            supervised.segment(broken, '', None, False)
+            supervised.segment(frame, '', None, False)
             assert supervised.problem == ''
     assert not supervised.failing
     with pytest.raises(EngineError):
-        supervised.segment(True, '', None, False)
+        supervised.segment(bad, '', None, False)
     assert supervised.failing
     supervised.recover(threading.Event())
     assert (supervised.failing, supervised.running, supervised.problem) == (False, True, '')
