@@ -7,20 +7,41 @@ from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
+    TimerAction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch.utilities.type_utils import get_typed_value
+from launch_ros.ros_adapters import get_ros_node
+from rclpy.node import NodeNameNonExistentError
+
+NODE_NAME = 'segmentation'
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+LOOK_S = 0.2
 
 
-def play(context: LaunchContext) -> list[ExecuteProcess]:
-    """Return the player."""
+def is_listening(context: LaunchContext) -> bool:
+    """Return whether the node has subscribed to images: it does once its network is loaded."""
+    namespace = LaunchConfiguration('namespace').perform(context).strip().strip('/')
+    try:
+        subscriptions = get_ros_node(context).get_subscriber_names_and_types_by_node(
+            NODE_NAME, f'/{namespace}')
+    except NodeNameNonExistentError:
+        return False
+    return any(kind in IMAGES for _, kinds in subscriptions for kind in kinds)
+
+
+def play(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
+    """Return the player; while the node is not ready for it, another look a little later."""
+    if not is_listening(context):
+        return [TimerAction(period=LOOK_S, actions=[OpaqueFunction(function=play)])]
 
     def argument(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
 
-    # A short recording would be over before the node's subscription is matched: hence the delay.
+    # The player's publishers have to be matched too, before the first image.
     command = ['ros2', 'bag', 'play', argument('bag'), '--clock', '--delay', '2']
     command += ['--rate', argument('rate')]
     if get_typed_value(argument('loop'), bool):
@@ -62,5 +83,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     # The node comes first, since it also sets the DDS profile that the player needs.
     return LaunchDescription(
-        [*own_arguments, *changed_arguments, node, OpaqueFunction(function=play)]
+        [*own_arguments, *changed_arguments, node,
+         LogInfo(msg='the recording is played once the node is active'),
+         OpaqueFunction(function=play)]
     )

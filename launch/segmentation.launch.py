@@ -80,6 +80,12 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
 
     # The RViz configuration names the topics of a node without a namespace.
     prefix = f'/{namespace}' if namespace else ''
+    overlay = f'{prefix}/{NODE_NAME}/overlay'
+    if cameras:
+        # It shows one camera: the first. Its topic is what multi_camera.launch.py has said.
+        overlay = f'{prefix}/{NODE_NAME}/{cameras[0]}/overlay'
+        image = f'{cameras[0]}/image'
+        image = dict(context.launch_configurations.get('ros_remaps', [])).get(image, image)
     shown = image if image.startswith('/') else f'{prefix}/{image}'
     rviz = Node(
         package='rviz2',
@@ -88,7 +94,7 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
         arguments=['-d', str(share / 'config' / 'segmentation.rviz')],
         parameters=[{'use_sim_time': bool(given['use_sim_time'])}],
         remappings=[
-            (f'/{NODE_NAME}/overlay', f'{prefix}/{NODE_NAME}/overlay'),
+            (f'/{NODE_NAME}/overlay', overlay),
             ('/image', shown),
             ('/image/compressed', f'{shown}/compressed'),
         ],
@@ -172,7 +178,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'rviz',
             default_value='false',
-            description='Start RViz with the overlay and the camera image: true or false.',
+            description='Start RViz with the overlay and the camera image, of several cameras '
+            'those of the first: true or false.',
         ),
         DeclareLaunchArgument(
             'respawn',
