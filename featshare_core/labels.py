@@ -54,7 +54,10 @@ def load_label_set(path: str | Path) -> LabelSet:
 
     :raises ValueError: where the file has another form; the message names file and entry.
     """
-    content = yaml.safe_load(Path(path).read_text())
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not valid YAML: {error}') from error
     entries = content.get('classes') if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f'{path}: expected a list "classes" of {{name, color: [r, g, b]}}')

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from featshare_core.data.cityscapes import cityscapes_source, train_id_table
+from featshare_core.data.files import read_file
 from featshare_core.data.folder import folder_source
 from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import camvid_source
@@ -121,8 +122,22 @@ def test_a_wrong_mask_is_named(folder, path, change, message):
 @pytest.mark.parametrize('path', ['train/masks/drive/3.png', 'train/frames/drive/1.jpg'])
 def test_a_corrupt_image_is_named(folder, path):
     (folder / path).write_bytes((folder / path).read_bytes()[:20])
-    with pytest.raises(ValueError, match=rf'{path} cannot be decoded'):
+    with pytest.raises(ValueError, match=rf'{path} (cannot be decoded|is a truncated)'):
         FrameStore(folder_source(folder, 'train'), (8, 6)).load(3)
+
+
+def test_a_jpeg_that_breaks_off_is_named(folder):
+    # OpenCV would fill it up with grey.
+    path = folder / 'train/frames/drive/1.jpg'
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    cv2.imwrite(str(path), noise)
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    with pytest.raises(ValueError, match=r'drive/1\.jpg is a truncated JPEG: \d+ bytes'):
+        FrameStore(folder_source(folder, 'train'), (8, 6)).load(3)
+    # What a camera appends does no harm.
+    path.write_bytes(content + bytes(5000))
+    np.testing.assert_array_equal(read_file(path), cv2.imread(str(path)))
 
 
 def test_missing_pairs_and_empty_splits_are_named(folder):

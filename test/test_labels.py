@@ -24,7 +24,8 @@ def test_a_yaml_file(tmp_path):
 
 
 @pytest.mark.parametrize('text', [
-    '', 'classes: 3', 'classes: []', 'classes: [{name: a}]', 'classes: [{name: a, color: [1, 2]}]',
+    '', 'classes: [', 'classes: 3', 'classes: []', 'classes: [{name: a}]',
+    'classes: [{name: a, color: [1, 2]}]',
     'classes: [{name: a, color: [1, 2, 300]}]', 'classes: [{name: a, color: [1, 2, x]}]',
     'classes: [{name: a, color: [0, 0, 0]}, {name: a, color: [0, 0, 0]}]', '- 1'])
 def test_what_is_refused(tmp_path, text):

@@ -69,6 +69,19 @@ def test_report_makes_what_is_missing(tmp_path, street):
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
         'mine-2-levels-interval-2.json', 'mine-rivals.json'}
 
+    # So are a truncated network that was trained anew, and other frames of the same name.
+    results = {path: path.read_bytes() for path in output.rglob('*.json')}
+    save(truncated, 1, shared_levels=0, levels=2)
+    assert main(command) == 0
+    assert {path.name for path in results if path.read_bytes() != results[path]} == {
+        'short-0-levels-interval-1.json', 'mine-rivals.json'}
+    results = {path: path.read_bytes() for path in output.rglob('*.json')}
+    mask = next((street / 'valannot').iterdir())
+    cv2.imwrite(str(mask), np.zeros_like(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)))
+    assert main(command) == 0
+    assert {path.name for path in results if path.read_bytes() != results[path]} == {
+        'short-0-levels-interval-1.json', 'mine-2-levels-interval-2.json', 'mine-rivals.json'}
+
 
 def test_two_results_compared(tmp_path, capsys):
     one = {'command': 'x', 'versions': {'torch': 1}, 'miou': {'key': 60.0, 'per_lag': [60.0, 50]},

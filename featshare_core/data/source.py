@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featshare_core.data.camvid import camvid_files, read_camvid
+from featshare_core.data.files import read_file
 from featshare_core.labels import CAMVID, UNLABELLED, LabelSet
 
 Array = npt.NDArray[np.uint8]
@@ -52,11 +53,9 @@ def read_image(path: str) -> Array:
     """
     Return an image file as HxWx3 uint8 RGB.
 
-    :raises ValueError: where it cannot be decoded.
+    :raises ValueError, OSError: where it cannot be read, whole.
     """
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} cannot be decoded as an image')
+    image = read_file(path, cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
@@ -68,9 +67,7 @@ def read_ids(path: str, frame: str, table: npt.NDArray[np.int16]) -> Array:
     :param table: 256 entries: an id's class, or ``UNLABELLED``, or -1 where it has no business.
     :raises ValueError: naming the file, for another size, such an id, or a damaged file.
     """
-    ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    if ids is None:
-        raise ValueError(f'{path} cannot be decoded as an image')
+    ids = read_file(path)
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise ValueError(f'{path} is no mask of one byte a pixel: shape {ids.shape}, {ids.dtype}')
     size = read_image(frame).shape[:2]

@@ -79,13 +79,18 @@ def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result])
     return result
 
 
+def of_data(found: Result, plan: Plan) -> bool:
+    """Return whether a result is of the data that is asked for, by more than its name."""
+    return bool(found['data'].get('sha256') == plan.data.fingerprint())
+
+
 def scored(plan: Plan, weights: str, cut: int | None, interval: int) -> Result:
     """Return a checkpoint's scores, from their file where it is of these weights."""
     levels = results.cut(weights, cut)
     digits = fingerprint(weights)
     return kept(
         plan.folder / f'{stem(weights)}-{levels}-levels-interval-{interval}.json',
-        lambda found: found['sha256'] == digits,
+        lambda found: found['sha256'] == digits and of_data(found, plan),
         lambda: results.evaluate(weights, plan.data, interval, cut, plan.device))
 
 
@@ -126,10 +131,9 @@ def write_report(plan: Plan) -> Path:
     truncated_ms = timed(plan, plan.truncated, None) if plan.truncated else None
     first, digits = plan.weights[0], fingerprint(plan.weights[0])
     rivals = kept(plan.folder / f'{stem(first)}-rivals.json',
-                  lambda found: found['sha256'] == digits
-                  and found['interval'] == plan.interval
-                  and (plan.truncated is None) == (not any(
-                      row.startswith('truncated') for row in found['rows'])),
+                  lambda found: found['sha256'] == digits and of_data(found, plan)
+                  and found['interval'] == plan.interval and found.get('truncated_sha256') == (
+                      fingerprint(plan.truncated) if plan.truncated is not None else None),
                   lambda: results.rivals(first, plan.data, plan.interval, None, plan.device,
                                          plan.truncated))
     plots.plot_lags(plan.folder / 'lags.png', by_lag)

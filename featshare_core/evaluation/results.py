@@ -117,7 +117,9 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
                + (f' --truncated {shown(truncated)}' if truncated is not None else ''))
     return rounded({
         **provenance(command, ours.device), 'weights': shown(weights),
-        'sha256': fingerprint(weights), 'shared_levels': cut(weights, shared_levels),
+        'sha256': fingerprint(weights),
+        'truncated_sha256': fingerprint(truncated) if truncated is not None else None,
+        'shared_levels': cut(weights, shared_levels),
         'data': described(data, video), 'interval': interval, 'engine': ours.name,
         'device': ours.device, 'precision': ours.precision,
         'image': [sample.shape[1], sample.shape[0]], 'network_input': [width, height],
@@ -133,5 +135,6 @@ def described(data: DataChoice, video: Video) -> dict[str, Any]:
     """Return what a result says of its data; nothing of where they lie."""
     return {'name': data.name, 'kind': data.kind, 'split': data.split,
             'annotations': data.annotations if data.kind == 'cityscapes' else 'masks',
+            'sha256': data.fingerprint(),
             'made_by_hand': data.kind != 'cityscapes' or data.annotations == 'gtFine',
             'classes_translated': video.is_translated, 'hz': RATES.get(data.kind)}

@@ -1,6 +1,7 @@
 """Labelled video to score on: the data set, its classes, and which frame is run after which."""
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -135,6 +136,18 @@ class DataChoice:
         given = f'--data {self.kind} --root DIR --split {self.split}'
         return given + (f' --annotations {self.annotations}' if self.annotations != 'gtFine'
                         else '')
+
+    def fingerprint(self) -> str:
+        """
+        Return 16 digits that tell the labelled frames from others': of their names and sizes.
+
+        :raises ValueError, FileNotFoundError: as ``open``.
+        """
+        digest = hashlib.sha256()
+        for sample in self.open().samples:
+            for path in (Path(sample.frames[0]), Path(sample.mask)):
+                digest.update(f'{path.name} {path.stat().st_size}\n'.encode())
+        return digest.hexdigest()[:16]
 
     def open(self) -> Source:
         """

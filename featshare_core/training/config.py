@@ -148,6 +148,9 @@ class TrainConfig:
         if (self.key_norms or self.mending) and not self.is_sharing:
             raise ValueError('key_norms and mending are for sharing networks: a baseline has key '
                              'frames only')
+        if self.mending and self.frozen_norms != 'all':
+            raise ValueError('mending learns on a network that stays as it is: frozen_norms must '
+                             'be all')
         if self.mending and self.aligned == 'never':
             raise ValueError('mending is for features that follow the scene: aligned must not be '
                              'never')
@@ -157,6 +160,12 @@ class TrainConfig:
         for name in ('epochs', 'batch', 'interval', 'lr'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)}')
+        if self.steps_per_epoch is not None and self.steps_per_epoch <= 0:
+            raise ValueError(f'steps_per_epoch must be positive, not {self.steps_per_epoch}')
+        if min(self.augmentation.scale) <= 0 \
+                or self.augmentation.scale[0] > self.augmentation.scale[1]:
+            raise ValueError(f'augmentation.scale {self.augmentation.scale} is no smallest and '
+                             f'largest factor above 0')
         if self.loss.alpha != 'inverse' and not 0 <= float(self.loss.alpha) <= 1:
             raise ValueError(f'loss.alpha {self.loss.alpha} is not within 0 to 1')
 
@@ -189,12 +198,7 @@ def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> Tr
     content: dict[str, Any] = {}
     for path in paths:
         content = _merge(content, _read(Path(path)))
-    content = _merge(content, overrides)
-    network = content.get('network')
-    if isinstance(network, Mapping) and 'shared_levels' in network:
-        network = dict(network)
-        content['shared_levels'] = network.pop('shared_levels')
-        content['network'] = network
+    content = _merge(content, _lifted(overrides))
     try:
         return _convert(TrainConfig, content, '')
     except ValueError as error:
@@ -209,7 +213,17 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no mapping of keys to values')
     base = content.pop('extends', None)
+    content = _lifted(content)
     return content if base is None else _merge(_read(path.parent / base), content)
+
+
+def _lifted(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's keys, its network's ``shared_levels`` among them."""
+    lifted, network = dict(content), content.get('network')
+    if isinstance(network, Mapping) and 'shared_levels' in network:
+        lifted['network'] = dict(network)
+        lifted['shared_levels'] = lifted['network'].pop('shared_levels')
+    return lifted
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

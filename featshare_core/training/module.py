@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -41,15 +42,18 @@ class Learner(lightning.LightningModule):
     :param teacher: the frozen network whose logits are distilled, and its config; not saved with
         the run.
     :param steps_per_epoch: optimisation steps.
+    :param files: fingerprints of the files that the run begins with, by what they are.
     """
 
     class_weights: Tensor | None
 
     def __init__(self, config: TrainConfig, network: SplitNetwork, checkpoint: Config,
                  steps_per_epoch: int, class_weights: Tensor | None = None,
-                 teacher: tuple[SplitNetwork, Config] | None = None) -> None:
+                 teacher: tuple[SplitNetwork, Config] | None = None,
+                 files: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config, self.network, self.checkpoint = config, network, checkpoint
+        self._run = {**asdict(config), 'steps_per_epoch': steps_per_epoch, **(files or {})}
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.mending:
             assert isinstance(network, FPN)
@@ -101,6 +105,9 @@ class Learner(lightning.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Return the loss of a collated batch of ``pairs.Triplets``."""
         seeds = batch['noise']
+        # What is drawn in a step, dropout above all, is the same after an interruption.
+        torch.manual_seed(np.random.SeedSequence(
+            (self.config.seed, self.global_step, self.global_rank)).generate_state(1)[0].item())
         images, masks = augment(batch['image'], batch['mask'], batch['view'], batch['colours'],
                                 seeds, self.config.crop)
         taught = self._taught(images)
@@ -202,8 +209,9 @@ class Learner(lightning.LightningModule):
                                         in_place=self.global_step % 2 == 0)
             logits = network.decode_propagated(low, carried).float()
             # By the features' own size, which differs tenfold from network to network.
-            size = high[0].abs().mean().clamp(min=1e-6)
-            match = loss.feature_match([high[0][:count] / size], [carried[0] / size],
+            own = high[0][:count]
+            size = own.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+            match = loss.feature_match([own / size], [carried[0] / size],
                                        config.match)
             distilled = loss.distillation(logits, target)
             total = config.match_weight * match + config.distillation_weight * distilled
@@ -307,13 +315,13 @@ class Learner(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration, so that another one does not go on with this run."""
-        checkpoint['featshare'] = json.dumps(asdict(self.config))
+        checkpoint['featshare'] = json.dumps(self._run)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run of another configuration."""
         theirs = json.loads(checkpoint['featshare'])
-        ours = json.loads(json.dumps(asdict(self.config)))
-        other = sorted(name for name in ours if ours[name] != theirs.get(name))
+        ours = json.loads(json.dumps(self._run))
+        other = sorted(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         if other:
             raise LearningError(
                 f'the run that was interrupted here had another {", ".join(other)}: name another '

@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
+from featshare_core.evaluation.provenance import fingerprint
 from featshare_core.inference.device import choose_device, choose_precision
-from featshare_core.labels import LabelSet
+from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet
 from featshare_core.networks.checkpoint import (
     Config,
     find_checkpoint,
@@ -65,7 +66,14 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         warnings.filterwarnings('ignore', expected, module='lightning')
     cv2.setNumThreads(1)  # its threads and PyTorch's spin against each other
     torch.manual_seed(config.seed)
-    kind = choose_device(device).type
+    chosen = choose_device(device)
+    if chosen.index and device != 'auto':
+        raise ValueError(f'device {device}: training takes cpu or cuda; CUDA_VISIBLE_DEVICES='
+                         f'{chosen.index} says which')
+    kind = chosen.type
+    if config.batch % (devices * nodes):
+        raise ValueError(f'a batch of {config.batch} cannot be shared evenly by '
+                         f'{devices * nodes} processes')
     lags = config.distances[1] if config.is_sharing else 0
     for named in (config.baseline, config.teacher):
         if named:
@@ -78,7 +86,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     pseudo, teacher = None, None
     if config.baseline:
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
-        _start_from(network, baseline, config, baseline_config, labels)
+        _start_from(network, baseline, config, baseline_config, labels, checkpoint)
         checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
         if config.is_sharing and not config.mending:
             teacher = baseline, baseline_config
@@ -102,7 +110,9 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     learner = Learner(
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
-        teacher if config.loss.distillation_weight else None)
+        teacher if config.loss.distillation_weight else None,
+        {f"{name}'s content": fingerprint(file) for name in ('baseline', 'teacher')
+         if (file := getattr(config, name))})
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        multiplied_in)
     world, rank_number = trainer.world_size, trainer.global_rank
@@ -158,7 +168,7 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
 
 
 def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainConfig,
-                baseline_config: Config, labels: LabelSet) -> None:
+                baseline_config: Config, labels: LabelSet, checkpoint: Config) -> None:
     """Give the network the baseline's weights, the key frames' norms included."""
     theirs = {name: value for name, value in baseline_config.options.items()
               if name not in ('shared_levels', 'levels', 'key_norms', 'aligned', 'mending')}
@@ -172,17 +182,21 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
                          f'these {len(labels)}')
     state = baseline.state_dict()
     if config.key_norms:
-        state.update({f'key_{name}': tensor for name, tensor in baseline.state_dict().items()
-                      if name.startswith(('fusion_norm', 'tail_norm'))})
+        # Its own, where it has any; a per-frame network's are those of all its frames.
+        state = {**{f'key_{name}': tensor for name, tensor in state.items()
+                    if name.startswith(('fusion_norm', 'tail_norm'))}, **state}
     fresh = network.state_dict()
     # Mendings fit the features that they were trained on: only a network that mends takes them.
     own = {name: tensor for name, tensor in fresh.items() if name.startswith('mendings')}
     state = {**own, **{name: tensor for name, tensor in state.items()
                        if name in own or not name.startswith('mendings')}}
     if not same_classes:
-        # The classifier is new; all else is as it was.
-        state.update({name: tensor for name, tensor in fresh.items()
-                      if name in state and tensor.shape != state[name].shape})
+        # The classifier is new, which is what another number of classes would change; all else is
+        # as it was.
+        other = CAMVID if len(labels) != len(CAMVID) else CITYSCAPES
+        shapes = replace(checkpoint, labels=other).build().state_dict()
+        state.update({name: fresh[name] for name, tensor in shapes.items()
+                      if name in state and tensor.shape != fresh[name].shape})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
