@@ -75,7 +75,7 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError('a fleet of workers needs ray and tqdm, which are not installed: pip '
-                          'install "featshare_ros[fleet]"') from error
+                          'install ray tqdm') from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
     if Path(job.weights).suffix:

@@ -143,8 +143,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'weights',
             default_value='',
-            description='Checkpoint: "default" (the one in this package) or the path of a '
-            '.safetensors file. Empty: as in params_file.',
+            description='Checkpoint: "default" or "densenet121", which come with this package, or '
+            'the path of a .safetensors file. Empty: as in params_file.',
         ),
         DeclareLaunchArgument(
             'device',

@@ -109,4 +109,4 @@ def test_without_ray(archive, tmp_path):
     done = subprocess.run([sys.executable, '-c', code, '--ray', archive, tmp_path / 'out'],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert 'pip install "featshare_ros[fleet]"' in done.stderr
+    assert 'pip install ray tqdm' in done.stderr
