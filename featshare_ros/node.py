@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
-from featshare_core.inference.memory import map_large_blocks
+from featshare_core.inference.memory import keep_freed_blocks
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Arrival, Camera
@@ -369,7 +369,7 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; SIGINT and SIGTERM are the usual ways."""
-    map_large_blocks()
+    keep_freed_blocks()
     rclpy.init(args=args)
     node = None
     try:

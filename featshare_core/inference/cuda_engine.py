@@ -312,8 +312,9 @@ class _Plan:
             pool = torch.cuda.graph_pool_handle()
             for mode, run in runs.items():
                 graphs[mode] = self._captured(run, side, pool)
-            self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
-                                            torch.cuda.graph_pool_handle())
+            if self.shared:  # PyTorch warns of an empty graph
+                self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
+                                                torch.cuda.graph_pool_handle())
             for mode in eager:
                 masks = []
                 for modes in (eager, graphs):
