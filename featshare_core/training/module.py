@@ -185,9 +185,8 @@ class Learner(lightning.LightningModule):
         """
         Return the loss and the means of its terms where the mendings alone learn.
 
-        They learn what the frame gives on its own, not its labels: those are better known on the
-        frames that the network has seen than on others, so that mendings learned to change even
-        what fits (docs/ablation.md). Those of all cuts learn in a step, each as if alone: what is
+        They learn what the frame gives on its own, not its labels, which gain too little to be
+        asked for (docs/ablation.md). Those of all cuts learn in a step, each as if alone: what is
         frozen is computed once for all of them.
         """
         config, network, count = self.config.loss, self.network, len(images)
