@@ -132,7 +132,7 @@ def main() -> None:
         'instead': (), 'cold_start': ('--runs', '1'), 'multi_camera': (),
         'deferred': ('--rate', '60' if cuda else '10', '--frames', '600' if cuda else '150'),
         'node_overhead': ('--rate', '30' if cuda else '5', '--frames', '100'),
-        **({'kernels': ()} if cuda else {})}
+        **({'kernels': (), 'live_cameras': ('--seconds', '10')} if cuda else {})}
     for name, more in scripts.items():
         result['questions'][name] = run(arguments.output, name, str(HERE / f'{name}.py'),
                                         '--device', kind, *more)

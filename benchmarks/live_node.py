@@ -61,6 +61,12 @@ class LiveNode:
         """Return the newest values of the engine or of a camera."""
         return self._told.get(status, {})
 
+    def engine_ms(self, percentile: str) -> dict[str, float]:
+        """Return the engine's time of both modes, ``p50`` or ``p95``, in milliseconds."""
+        engine = self.told('engine')
+        return {mode: float(engine[f'{mode} engine {percentile} (ms)'])
+                for mode in ('key', 'current')}
+
     def rss(self) -> float:
         """Return the node's resident memory in MiB."""
         for line in Path(f'/proc/{self.process.pid}/status').read_text().splitlines():

@@ -12,37 +12,14 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+from camera import Camera
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def publish(width: int, height: int, rate: float, frames: int) -> None:
-    """Publish a noisy picture at a rate, once somebody subscribes."""
-    import rclpy
-    from rclpy.qos import qos_profile_sensor_data
-    from sensor_msgs.msg import Image
-    from std_msgs.msg import Header
-
-    from featshare_ros.images import encode_image
-    rclpy.init()
-    node = rclpy.create_node('camera')
-    publisher = node.create_publisher(Image, 'image', qos_profile_sensor_data)
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    while not publisher.get_subscription_count():
-        time.sleep(0.05)
-    time.sleep(0.5)
-    for _ in range(frames):
-        header = Header(stamp=node.get_clock().now().to_msg())
-        publisher.publish(encode_image(pixels, 'rgb8', header))
-        time.sleep(1 / rate)
-    rclpy.shutdown()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -69,8 +46,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     threading.Thread(target=executor.spin, daemon=True).start()
-    subprocess.run([sys.executable, __file__, '--publish', f'--size={arguments.size}',
-                    f'--rate={arguments.rate}', f'--frames={arguments.frames + 10}'], check=True)
+    camera = Camera('image', arguments.size, arguments.rate,
+                    (arguments.frames + 10) / arguments.rate)
+    camera.wait_until_ready()
+    camera.begin()
+    camera.sent()
     time.sleep(1.0)
     device = 'none' if node._segmenter is None else node._segmenter.engine['device']
     executor.shutdown()
@@ -97,15 +77,11 @@ def main() -> None:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--weights', default='default')
     parser.add_argument('--json', type=Path)
-    parser.add_argument('--publish', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
         os.environ.setdefault(variable, str(REPOSITORY / 'config' / 'fastdds_large_images.xml'))
-    if arguments.publish:
-        publish(*map(int, arguments.size.split('x')), arguments.rate, arguments.frames)
-        return
     text = json.dumps(measure(arguments), indent=2)
     print(text)
     if arguments.json:

@@ -13,43 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from camera import Camera
 from live_node import LiveNode, prepare_environment
-
-
-def publish(width: int, height: int, rate: float, seconds: float) -> None:
-    """Publish a noisy picture at a rate, and print how many it were."""
-    import rclpy
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from sensor_msgs.msg import Image
-    from std_msgs.msg import Header
-
-    from featshare_ros.images import encode_image
-    rclpy.init()
-    node = rclpy.create_node('camera')
-    publisher = node.create_publisher(Image, 'image', QoSProfile(
-        depth=5, reliability=ReliabilityPolicy.BEST_EFFORT))
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    message = encode_image(pixels, 'rgb8', Header())
-    while not publisher.get_subscription_count():
-        time.sleep(0.05)
-    time.sleep(0.5)
-    start, sent = time.monotonic(), 0
-    while time.monotonic() < start + seconds:
-        time.sleep(max(0.0, start + sent / rate - time.monotonic()))
-        message.header.stamp = node.get_clock().now().to_msg()
-        publisher.publish(message)
-        sent += 1
-    time.sleep(0.5)
-    print(sent)
-    rclpy.shutdown()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -84,21 +55,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     live.ros.destroy_publisher(publisher)
 
     rate = arguments.times * sustainable
-    camera = subprocess.Popen(
-        [sys.executable, __file__, '--publish', f'{rate}', f'--size={arguments.size}',
-         f'--seconds={arguments.seconds}'], stdout=subprocess.PIPE, text=True)
-    count = len(ages)
+    camera = Camera('image', arguments.size, rate, arguments.seconds)
+    camera.wait_until_ready()
+    count, end = len(ages), time.monotonic() + arguments.seconds
+    camera.begin()
     live.wait_until(lambda: len(ages) > count + 20, 'masks under overload')
     count, memory = len(ages), []
-    while camera.poll() is None:
+    while time.monotonic() < end:
         memory.append(live.rss())
         time.sleep(1.0)
-    assert camera.stdout is not None
-    sent = int(camera.stdout.read())
+    sent = camera.sent()
     under_load = np.array(ages[count:]) * 1e3
     time.sleep(2.5)
     told, engine = live.told('camera'), live.told('engine')
-    engine_ms = float(engine['key engine p95 (ms)'])
+    engine_ms = live.engine_ms('p95')['key']
     figures = {key: int(told[key]) for key in ('received', 'processed', 'dropped', 'failed')}
     tenth = max(1, len(memory) // 6)
     first, last = np.median(memory[tenth:2 * tenth]), np.median(memory[-tenth:])
@@ -109,8 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'load average': round(os.getloadavg()[0], 1),
         'sustainable rate (Hz)': round(sustainable, 1),
         'images sent': sent, 'rate sent (Hz)': round(sent / arguments.seconds, 1), **figures,
-        'engine time p50 (ms)': {mode: float(engine[f'{mode} engine p50 (ms)'])
-                                 for mode in ('key', 'current')},
+        'engine time p50 (ms)': live.engine_ms('p50'),
         'engine time, key frames p95 (ms)': engine_ms,
         'age (ms)': {'p50': round(p50, 1), 'p99': round(p99, 1), 'max': round(largest, 1)},
         'memory (MiB)': {'first': round(float(first), 1), 'last': round(float(last), 1)},
@@ -133,12 +102,8 @@ def main() -> None:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--engine', default='auto')
     parser.add_argument('--weights', default='default')
-    parser.add_argument('--publish', type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     prepare_environment()
-    if arguments.publish:
-        publish(*map(int, arguments.size.split('x')), arguments.publish, arguments.seconds)
-        return
     print(json.dumps(measure(arguments), indent=2))
 
 

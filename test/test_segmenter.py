@@ -358,5 +358,6 @@ for _ in range(20):
     receive()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     faults = int(done.stdout)
     assert faults < 500 if kept else faults > 5000

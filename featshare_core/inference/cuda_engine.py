@@ -313,8 +313,8 @@ class _Plan:
             for mode, run in runs.items():
                 graphs[mode] = self._captured(run, side, pool)
             if self.shared:  # PyTorch warns of an empty graph
-                self._deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
-                                                torch.cuda.graph_pool_handle())
+                deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
+                                          torch.cuda.graph_pool_handle())
             for mode in eager:
                 masks = []
                 for modes in (eager, graphs):
@@ -325,7 +325,7 @@ class _Plan:
                 if same < SAME:
                     raise RuntimeError(f'the graph of {mode[0]} frames agrees with the '
                                        f'network on {same:.1%} of pixels only')
-        self._runs = graphs
+        self._runs, self._deep_run = graphs, deep_run
 
     def _captured(self, run: Callable[[], None], side: torch.cuda.Stream,
                   pool: Any) -> Callable[[], None]:

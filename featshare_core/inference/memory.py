@@ -5,8 +5,8 @@ import ctypes
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-MAPPED = 32 << 20  # the most that every glibc takes
-KEPT = 128 << 20
+MAPPED = 32 << 20  # larger blocks are mapped, and so given back; the most that every glibc takes
+KEPT = 128 << 20  # so much free memory at the heap's end stays: several cameras' images
 
 
 def keep_freed_blocks() -> None:

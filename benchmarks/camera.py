@@ -1,0 +1,105 @@
+"""
+A camera for benchmarks, a process of its own: a noisy picture at a rate.
+
+    python benchmarks/camera.py TOPIC WIDTHxHEIGHT RATE SECONDS
+
+It prints ``ready`` once somebody takes its images, begins when a line comes in, and prints how many
+it has sent: fewer than the rate makes of the seconds where it cannot publish so fast.
+"""
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+READY_S = 60.0
+"""How long a camera waits for somebody who takes its images, and others wait for it."""
+
+
+class Camera:
+    """
+    Such a process, as others start it and wait for it.
+
+    It ends with what started it: a camera that has not begun does so when its stdin is closed.
+    """
+
+    def __init__(self, topic: str, size: str, rate: float, seconds: float) -> None:
+        self._seconds = seconds
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, topic, size, str(rate), str(seconds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def wait_until_ready(self) -> None:
+        """
+        Wait until somebody takes its images.
+
+        :raises RuntimeError: where nobody does in time.
+        """
+        output = self._process.stdout
+        assert output is not None
+        if not select.select([output], [], [], 2 * READY_S)[0] or output.readline() != 'ready\n':
+            self._process.kill()
+            raise RuntimeError('a camera waited in vain for somebody who takes its images')
+
+    def begin(self) -> None:
+        """Have it publish, once it is ready."""
+        assert self._process.stdin is not None
+        self._process.stdin.write('\n')
+        self._process.stdin.flush()
+
+    def sent(self) -> int:
+        """
+        Wait for its end, and return how many images it has sent.
+
+        :raises subprocess.TimeoutExpired: where it does not end.
+        :raises RuntimeError: where it failed; its stderr, which is ours, says why.
+        """
+        try:
+            count = self._process.communicate(timeout=self._seconds + 60)[0]
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        if self._process.returncode:
+            raise RuntimeError(f'a camera failed with exit status {self._process.returncode}')
+        return int(count)
+
+
+def main(topic: str, size: str, rate: float, seconds: float) -> None:
+    """Publish, as this file's first lines say."""
+    import rclpy
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from featshare_ros.images import encode_image
+    rclpy.init()
+    node = rclpy.create_node(f'{topic.replace("/", "_")}_source')
+    publisher = node.create_publisher(Image, topic, qos_profile_sensor_data)
+    width, height = map(int, size.split('x'))
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    message = encode_image(pixels, 'rgb8', Header())
+    end = time.monotonic() + READY_S
+    while not publisher.get_subscription_count():
+        if time.monotonic() > end:
+            sys.exit(f'nobody takes the images of {topic}')
+        time.sleep(0.05)
+    time.sleep(0.5)  # the other side may see us a little later than we see it
+    print('ready', flush=True)
+    if not sys.stdin.readline():
+        return
+    start, sent, wanted = time.monotonic(), 0, round(rate * seconds)
+    while sent < wanted and time.monotonic() < start + seconds:
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+        sent += 1
+        time.sleep(max(0.0, start + sent / rate - time.monotonic()))
+    print(sent, flush=True)
+    time.sleep(1.0)  # what was sent last is still on its way
+    rclpy.shutdown()
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
