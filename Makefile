@@ -28,7 +28,7 @@ demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], th
 test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
 	$(VENV)/bin/pytest test -n 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## measure all that this device can run, in ten minutes at most; see bench/
+bench: $(STAMP)  ## measure all that this device can run, in about ten minutes; see bench/
 	$(VENV)/bin/python benchmarks/bench.py
 
 nightly: $(STAMP)  ## fuzz messages and parameters, 10,000 examples each
