@@ -3,8 +3,8 @@ A camera for benchmarks, a process of its own: a noisy picture at a rate.
 
     python benchmarks/camera.py TOPIC WIDTHxHEIGHT RATE SECONDS
 
-It prints ``ready`` once somebody takes its images, begins when a line comes in, and prints how many
-it has sent: fewer than the rate makes of the seconds where it cannot publish so fast.
+It prints ``ready`` once somebody takes its images, begins when a line comes in, and prints how
+many it has sent: fewer than the rate makes of the seconds where it cannot publish so fast.
 """
 from __future__ import annotations
 
