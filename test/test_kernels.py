@@ -184,16 +184,16 @@ with torch.inference_mode():
     shared = network.high(low)
     def current(image, *shared):
         return network.decode(network.low(image), shared)
-    for function, inputs in ((current, (image.flip(3), *shared)), (network.forward, (image,))):
+    # Moved by whole cells: one halfway between two is carried from either, by the last bit.
+    moved = image.roll(8, 3)
+    for function, inputs in ((current, (moved, *shared)), (network.forward, (image,))):
         expected = function(*inputs)
         with _carried_by(network, kernels):
             fused = fuse(settled(function, *inputs))
         names = [getattr(node.target, '__name__', '') for node in fused.graph.nodes]
         assert not {'conv2d.default', 'relu.default', 'relu6.default', 'batch_norm.default',
                     'copy_.default', 'upsample_bilinear2d.vec'} & {*names}, names
-        # A cell halfway between two others is carried from either, by the last bit of where it is.
-        error = (fused(*inputs).float() - expected.float()).abs() / expected.float().abs().max()
-        assert error.mean() < 2e-3 and (error > 0.01).float().mean() < 0.01, error.max()
+        same(fused(*inputs), expected, 0.02)
 """
 
 
