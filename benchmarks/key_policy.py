@@ -26,6 +26,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.alignment import displacement, warp
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.mending import mismatch
+from featshare_core.networks.split import Tensors
 
 LONGEST = 15
 """The most frames from one key frame to the next."""
@@ -33,7 +34,7 @@ LONGEST = 15
 Table = npt.NDArray[np.float64]
 
 
-def landmarks(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[torch.Tensor]:
+def landmarks(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[Tensors]:
     """Return the shallow features by which every frame is matched."""
     network, config = load_checkpoint(weights)
     network.eval()
@@ -50,9 +51,11 @@ def landmarks(frames: list[npt.NDArray[np.uint8]], weights: str) -> list[torch.T
 
 
 @torch.inference_mode()
-def mean_mismatch(key: torch.Tensor, current: torch.Tensor) -> float:
+def mean_mismatch(key: Tensors, current: Tensors) -> float:
     """Return how badly a key frame's landmarks fit a current frame's once they are moved."""
-    return float(mismatch(current, warp(key, displacement(current, key))).mean())
+    (ours, *finer), (theirs, *finer_key) = current, key
+    moved = displacement(ours, theirs, *finer, *finer_key)
+    return float(mismatch(ours, warp(theirs, moved)).mean())
 
 
 def distances(items: list[Any], distance: Callable[[Any, Any], float]) -> Table:

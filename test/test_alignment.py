@@ -44,6 +44,22 @@ def test_a_shift_is_found(shift, size):
     assert difference < (key - current)[:, :, 12:-12, 12:-12].abs().mean() / 3 + 0.1
 
 
+@pytest.mark.parametrize('shift', [(1, 0), (-3, 1), (5, -7)])
+@pytest.mark.parametrize('size', [(96, 128), (90, 122)])
+def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
+    x, y = shift
+    wide = scene(size[0] + 48, size[1] + 48)
+    current = wide[:, :, 24:24 + size[0], 24:24 + size[1]]
+    key = wide[:, :, 24 - y:24 - y + size[0], 24 - x:24 - x + size[1]]
+    coarse = [F.avg_pool2d(frame, 2) for frame in (current, key)]
+    moved = displacement(*coarse, current, key)
+    assert moved.shape == (1, 2, *size)
+    truth = torch.tensor([x, y]).view(1, 2, 1, 1)
+    error, without = ((found - truth)[:, :, 24:-24, 24:-24].abs().mean() for found in (
+        moved, 2 * F.interpolate(displacement(*coarse), scale_factor=2, mode='bilinear')))
+    assert error < 0.3 and error < 0.7 * without
+
+
 def test_without_anything_to_see_nothing_moves():
     flat = torch.ones(2, 4, 64, 64)
     # Near the border, where only the inner cells are there to choose from, it does.
@@ -60,8 +76,11 @@ def test_warp_takes_each_cell_from_where_it_was():
     # What was outside is the border's.
     torch.testing.assert_close(warp(features, moved)[:, :, 0, :-2], features[:, :, 0, 2:])
     # Found on coarser features, it is as far in the image, and so more cells.
-    torch.testing.assert_close(warp(features, moved[:, :, ::2, ::2] / 2)[:, :, 1:, :-2],
-                               features[:, :, :-1, 2:])
+    for nearest in (False, True):
+        for field in (moved, moved[:, :, ::2, ::2] / 2, 2 * moved.repeat_interleave(
+                2, 2).repeat_interleave(2, 3)):
+            torch.testing.assert_close(warp(features, field, nearest)[:, :, 1:, :-2],
+                                       features[:, :, :-1, 2:])
     half = warp(features.bfloat16(), moved)
     assert half.dtype == torch.bfloat16
 
@@ -112,22 +131,23 @@ def test_a_checkpoint_says_whether_it_is_aligned(tmp_path):
 def test_frames_of_a_batch_are_aligned_each_by_itself():
     current, key = scene(48, 64, seed=1), scene(48, 64, seed=2)
     pair = [torch.cat((current, key)), torch.cat((key, current.roll(2, 3)))]
-    moved = displacement(*pair)
     fine = torch.randn(2, 3, 96, 128)
+    pair += [fine, fine.flip(0)]
+    moved = displacement(*pair)
     for index in range(2):
         alone = displacement(*(frames[index:index + 1] for frames in pair))
         torch.testing.assert_close(moved[index:index + 1], alone, rtol=0, atol=1e-3)
-        assert torch.equal(warp(fine, moved)[index:index + 1],
-                           warp(fine[index:index + 1], moved[index:index + 1]))
+        assert torch.equal(warp(fine, moved, True)[index:index + 1],
+                           warp(fine[index:index + 1], moved[index:index + 1], True))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_finer_features_come_whole_from_the_nearest_cell(dtype):
+def test_features_come_whole_from_the_nearest_cell(dtype):
     # More cells than bf16 can count.
     features = torch.randn(1, 4, 40, 480).to(dtype)
     moved = torch.full((1, 2, 20, 240), 0.9, dtype=dtype)
     moved[:, 0] = -3.1
-    taken = warp(features, moved)
+    taken = warp(features, moved, True)
     assert taken.dtype == dtype
     assert torch.equal(taken[:, :, :-2, 6:], features[:, :, 2:, :-6])
     assert torch.equal(taken[:, :, -2:, :6], features[:, :, -1:, :1].expand(-1, -1, 2, 6))

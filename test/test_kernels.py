@@ -78,7 +78,8 @@ same(sampling.upsample(source, (10, 12), addend, gate),
 moved = F.interpolate(2 * torch.randn(1, 2, 6, 5), (12, 10), mode='bilinear')
 for size in ((24, 20), (12, 10), (6, 5)):
     source = features(20, *size)
-    same(kernels.warp(source, moved), alignment.warp(source, moved))
+    for nearest in (False, True):
+        same(kernels.warp(source, moved, nearest), alignment.warp(source, moved, nearest))
 ours, theirs = features(16, 12, 10), features(16, 12, 10)
 same(kernels.mismatch(ours, theirs), mending.mismatch(ours.float(), theirs.float()))
 for logits in (features(11, 8, 10),
@@ -110,8 +111,10 @@ for dtype, count, channels, height, width in (
         memory_format=torch.channels_last)
     wide[:, :channels] = current
     given = wide.to(dtype)[:, :channels], key.to(dtype)
-    torch.testing.assert_close(kernels.displacement(*given),
-                               alignment.displacement(*given), rtol=0, atol=1e-3)
+    finer = [F.interpolate(frame[:, :7].float(), scale_factor=2).to(dtype) for frame in given]
+    for more in ((), finer):
+        torch.testing.assert_close(kernels.displacement(*given, *more),
+                                   alignment.displacement(*given, *more), rtol=0, atol=1e-3)
 """
 COMPILED = """
 from triton import compile

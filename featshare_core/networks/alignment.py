@@ -15,49 +15,55 @@ PYRAMID = ((4, 2), (2, 1), (1, 1))
 """Steps from coarse to fine: cells pooled to one, and how many of these are searched each way."""
 SHARPNESS = 24.0
 """Of the softmax over costs, which are relative to their mean."""
+FINER_RADIUS = 1
+"""Cells searched each way where there are landmarks twice as fine."""
 OUTSIDE = 3.0
 """The cost of a place outside the key frame, beside that of what lies at its border."""
 
 
-def displacement(current: Tensor, key: Tensor) -> Tensor:
+def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
+                 finer_key: Tensor | None = None) -> Tensor:
     """
     Return Nx2xhxw: how far away, in cells (x, y), the key frame shows what a cell shows now.
 
     At most 11 cells each way are found.
 
     :param current, key: NxCxhxw, the same features of both frames.
+    :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
+        cells: what is off by a part of a cell costs more than what moves far (docs/ablation.md).
     """
-    current, key = current.float(), key.float()
+    scale = 1 if finer is None else 2
+    levels = [(*(F.avg_pool2d(t.float(), pooled, ceil_mode=True) if pooled > 1 else t.float()
+                 for t in (current, key)), radius, scale * pooled) for pooled, radius in PYRAMID]
+    if finer is not None and finer_key is not None:
+        levels.append((finer.float(), finer_key.float(), FINER_RADIUS, 1))
     moved: Tensor | None = None
-    for pooled, radius in PYRAMID:
-        ours, theirs = (F.avg_pool2d(t, pooled, ceil_mode=True) if pooled > 1 else t
-                        for t in (current, key))
+    for ours, theirs, radius, unit in levels:
         if moved is None:
-            moved = _search(ours, theirs, radius, pooled)
+            moved = _search(ours, theirs, radius, unit)
         else:
             height, width = ours.shape[-2:]
-            finer = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
-            moved = finer[:, :, :height, :width]
-            moved = moved + _search(ours, _sampled(theirs, moved, pooled), radius, pooled)
+            moved = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
+            moved = moved[:, :, :height, :width]
+            moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit)
     assert moved is not None
     return moved
 
 
-def warp(features: Tensor, moved: Tensor) -> Tensor:
+def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
     """
     Return NxCxHxW features, each cell taken from where ``moved`` says that it was.
 
-    Finer features than ``moved`` are taken from the nearest cell: at stride 4 that is as good as
-    interpolating, and several times as fast.
-
-    :param moved: Nx2xhxw in cells of its own, h and w as much smaller than H and W.
+    :param moved: Nx2xhxw in cells of its own, which may be finer or coarser than the features'.
+    :param nearest: from the nearest cell, which at stride 4 is as good as interpolating, and
+        several times as fast.
     """
     height, width = features.shape[-2:]
-    finer, unit = height > moved.shape[-2], moved.shape[-1] / width
+    unit = moved.shape[-1] / width
     if moved.shape[-2:] != (height, width):
-        moved = F.interpolate(moved / unit if finer else moved, (height, width), mode='bilinear',
-                              align_corners=False)
-    return _taken(features, moved.float()) if finer else _sampled(features, moved, unit)
+        moved = F.interpolate(moved / unit if nearest else moved, (height, width),
+                              mode='bilinear', align_corners=False)
+    return _taken(features, moved.float()) if nearest else _sampled(features, moved, unit)
 
 
 def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:

@@ -8,7 +8,12 @@ from torch.nn import functional as F
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.mending import Mending
-from featshare_core.networks.split import LANDMARK_CHANNELS, SplitNetwork, Tensors
+from featshare_core.networks.split import (
+    FINER_CHANNELS,
+    LANDMARK_CHANNELS,
+    SplitNetwork,
+    Tensors,
+)
 
 PYRAMID_CHANNELS = 128
 HEAD_CHANNELS = 64
@@ -49,6 +54,7 @@ class FPN(SplitNetwork):
     """
 
     input_multiple = 32
+    landmark_maps = 2
 
     def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
                  backbone: str = 'densenet121', key_norms: bool = False,
@@ -121,8 +127,8 @@ class FPN(SplitNetwork):
         mend = self.mendings[self.shared_levels - 1]
         return (mend(_at_stride_8(low), *carried, wrong),)
 
-    def _landmarks(self, low: Tensors) -> Tensor:
-        return _at_stride_8(low)[:, :LANDMARK_CHANNELS]
+    def _landmarks(self, low: Tensors) -> Tensors:
+        return _at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]
 
     def _fused(self, deep: Tensors, low: Tensors) -> Tensor:
         """

@@ -220,7 +220,7 @@ class Undivided(SmpNetwork):
         """Return the deep features."""
         return super()._high(low[1:])
 
-    def _landmarks(self, low: Tensors) -> Tensor:
+    def _landmarks(self, low: Tensors) -> Tensors:
         return super()._landmarks(low[1:])
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:

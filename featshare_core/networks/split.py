@@ -12,6 +12,8 @@ from featshare_core.networks.mending import mismatch
 
 LANDMARK_CHANNELS = 16
 """So many tell places apart as well as twice as many, see docs/ablation.md."""
+FINER_CHANNELS = 8
+"""Of the landmarks twice as fine, which need not tell places apart that lie far from each other."""
 Tensors = tuple[Tensor, ...]
 """What passes between the parts: plain tensors, so that each part can be exported or captured."""
 
@@ -42,13 +44,16 @@ class SplitNetwork(nn.Module, ABC):
     aligned: bool = False
     """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
 
-    displacement: Callable[[Tensor, Tensor], Tensor] = staticmethod(displacement)
-    warp: Callable[[Tensor, Tensor], Tensor] = staticmethod(warp)
+    displacement: Callable[..., Tensor] = staticmethod(displacement)
+    warp: Callable[[Tensor, Tensor, bool], Tensor] = staticmethod(warp)
     mismatch: Callable[[Tensor, Tensor], Tensor] = staticmethod(mismatch)
     """How features are carried over; an engine may put faster ways here."""
 
     mends: bool = False
     """Whether an aligned ``propagate`` corrects what it moved, by ``Mending``."""
+
+    landmark_maps: int = 1
+    """How many tensors ``_landmarks`` returns."""
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -62,7 +67,7 @@ class SplitNetwork(nn.Module, ABC):
     def high(self, low: Tensors) -> Tensors:
         """Return all that depends on the key frame's deep features alone; run on key frames."""
         shared = self._high(low)
-        return (*shared, self._landmarks(low)) if self.aligned and shared else shared
+        return (*shared, *self._landmarks(low)) if self.aligned and shared else shared
 
     def propagate(self, low: Tensors, shared: Tensors, in_place: bool = False) -> Tensors:
         """
@@ -76,16 +81,17 @@ class SplitNetwork(nn.Module, ABC):
         """
         if not self.aligned or not shared:
             return shared
-        *deep, theirs = shared
-        ours = self._landmarks(low)
+        deep, landmarks = self._deep(shared), self._landmarks(low)
+        (ours, *finer), (theirs, *finer_key) = landmarks, shared[len(deep):]
         if not in_place:
-            moved = self.displacement(ours, theirs)
+            moved = self.displacement(ours, theirs, *finer, *finer_key)
             # What is one for the whole image does not move.
-            deep = [self.warp(t, moved) if max(t.shape[-2:]) > 1 else t for t in deep]
-            theirs = self.warp(theirs, moved) if self.mends else theirs
+            deep = tuple(self.warp(t, moved, t.shape[-2] > ours.shape[-2])
+                         if max(t.shape[-2:]) > 1 else t for t in deep)
+            theirs = self.warp(theirs, moved, False) if self.mends else theirs
         if self.mends:
-            deep = [*self._mended(low, tuple(deep), self.mismatch(ours, theirs))]
-        return (*deep, ours)
+            deep = self._mended(low, deep, self.mismatch(ours, theirs))
+        return (*deep, *landmarks)
 
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """
@@ -98,11 +104,15 @@ class SplitNetwork(nn.Module, ABC):
 
     def decode_propagated(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits of a current frame from what ``propagate`` has returned."""
-        return self._decode(low, shared[:-1] if self.aligned else shared)
+        return self._decode(low, self._deep(shared))
 
     def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits of the frame that ``low`` and ``shared`` both come from."""
-        return self._decode_key(low, shared[:-1] if self.aligned else shared)
+        return self._decode_key(low, self._deep(shared))
+
+    def _deep(self, shared: Tensors) -> Tensors:
+        """Return ``shared`` without the landmarks."""
+        return shared[:-self.landmark_maps] if self.aligned else shared
 
     @abstractmethod
     def _high(self, low: Tensors) -> Tensors:
@@ -120,8 +130,12 @@ class SplitNetwork(nn.Module, ABC):
         raise NotImplementedError(f'{type(self).__name__} does not mend')
 
     @abstractmethod
-    def _landmarks(self, low: Tensors) -> Tensor:
-        """Return the features at stride 8 by which frames are matched; few channels will do."""
+    def _landmarks(self, low: Tensors) -> Tensors:
+        """
+        Return the features by which frames are matched; few channels will do.
+
+        They are at stride 8, and, where there are two, of others at stride 4.
+        """
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of a frame on its own, which is what a key frame gets."""

@@ -84,12 +84,12 @@ class StagedNetwork(SplitNetwork):
         """Return the logits."""
         return self.merge(self._by_stage(low), shared)
 
-    def _landmarks(self, low: Tensors) -> Tensor:
+    def _landmarks(self, low: Tensors) -> Tensors:
         features = self._by_stage(low)
         # Stage n has stride 2^n: the third, or the one nearest to it.
         stage = min(features, key=lambda number: abs(number - 3))
         landmarks = features[stage][:, :LANDMARK_CHANNELS]
-        return F.avg_pool2d(landmarks, 2 ** (3 - stage)) if stage < 3 else landmarks
+        return F.avg_pool2d(landmarks, 2 ** (3 - stage)) if stage < 3 else landmarks,
 
     def _by_stage(self, low: Tensors) -> Features:
         return dict(zip(self.used, low))

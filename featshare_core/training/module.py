@@ -169,7 +169,7 @@ class Learner(lightning.LightningModule):
         if config.match_where_classes_agree:
             winners = on_key.detach().argmax(1)
             agreement = winners[:count] == winners[count:]
-        deep = len(high) - network.aligned
+        deep = len(high) - network.aligned * network.landmark_maps
         match = loss.feature_match([part[:count] for part in high[:deep]], carried[:deep],
                                    config.match, agreement)
         distilled = torch.zeros_like(current) if taught is None \

@@ -117,7 +117,7 @@ def upsample(source: Tensor, size: tuple[int, int], addend: Tensor | None = None
 
 
 @torch.library.custom_op('featshare::warp', mutates_args=())
-def warp(features: Tensor, moved: Tensor) -> Tensor:
+def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
     """Return what ``alignment.warp`` does, for one image's features on a CUDA device."""
     features, moved = channels_last(features), moved.contiguous()
     channels, height, width = features.shape[1:]
@@ -126,12 +126,12 @@ def warp(features: Tensor, moved: Tensor) -> Tensor:
     some = min(CHANNELS, triton.next_power_of_2(channels))
     _warp[triton.cdiv(height * width, CELLS), triton.cdiv(channels, some)](
         features, moved, result, height, width, *moved.shape[2:], features.stride(3) // unit,
-        result.stride(3) // 8, channels // unit, height > moved.shape[2], unit, CELLS, some)
+        result.stride(3) // 8, channels // unit, nearest, unit, CELLS, some)
     return result
 
 
 @warp.register_fake
-def _(features: Tensor, moved: Tensor) -> Tensor:
+def _(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
     return new_map(features, *features.shape[1:])
 
 

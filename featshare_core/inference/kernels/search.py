@@ -1,5 +1,5 @@
 """
-``alignment.displacement`` as seven Triton kernels and ``mending.mismatch`` as two.
+``alignment.displacement`` as nine Triton kernels and ``mending.mismatch`` as two.
 
 As operations of PyTorch they were some sixty, and on a large GPU each small one takes as long as
 its launch. All arithmetic is in fp32, and sums are taken in a fixed order.
@@ -153,13 +153,15 @@ def _choose(costs, sums, summands, moved, result, height, width, coarse_height, 
 
 
 @torch.library.custom_op('featshare::displacement', mutates_args=())
-def displacement(current: Tensor, key: Tensor) -> Tensor:
+def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
+                 finer_key: Tensor | None = None) -> Tensor:
     """
     Return what ``alignment.displacement`` does.
 
     An operation of its own, so that what is traced holds it whole.
 
     :param current, key: NxCxhxw of one type, on a CUDA device.
+    :param finer, finer_key: NxCx2hx2w or None; in cells of these the displacement is then.
     """
     current, key = _channels_adjacent(current), _channels_adjacent(key)
     count, channels, height, width = current.shape
@@ -171,10 +173,14 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
         current, key, halves, quarters, height, width, channels, *_steps(current),
         *_steps(key), padded, FEW_CELLS)
     frames = {1: (current, key), 2: halves.unbind(), 4: quarters.unbind()}
+    scale = 1 if finer is None else 2
+    levels = [(*frames[cells], radius, scale * cells) for cells, radius in alignment.PYRAMID]
+    if finer is not None and finer_key is not None:
+        levels.append((_channels_adjacent(finer), _channels_adjacent(finer_key),
+                       alignment.FINER_RADIUS, 1))
     moved = torch.empty(0, device=current.device)
     coarse = torch.Size((1, 1))
-    for cells, radius in alignment.PYRAMID:
-        ours, theirs = frames[cells]
+    for ours, theirs, radius, unit in levels:
         size = ours.shape[2:]
         shifts = (2 * radius + 1) ** 2
         programs = triton.cdiv(size[0] * size[1], CELLS)
@@ -183,10 +189,11 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
         has_moved = moved.numel() > 0
         _compare[programs, count, shifts](
             ours, theirs, moved, costs, sums, *size, *coarse, ours.shape[1], *_steps(ours),
-            *_steps(theirs), radius, cells, has_moved, padded, CELLS)
+            *_steps(theirs), radius, unit, has_moved,
+            max(triton.next_power_of_2(ours.shape[1]), 2), CELLS)
         result = current.new_empty(count, 2, *size, dtype=torch.float32)
         _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
-            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cells,
+            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, unit,
             has_moved, alignment.SHARPNESS, alignment.OUTSIDE, triton.next_power_of_2(shifts),
             triton.next_power_of_2(shifts * programs), FEW_CELLS)
         moved, coarse = result, size
@@ -194,8 +201,10 @@ def displacement(current: Tensor, key: Tensor) -> Tensor:
 
 
 @displacement.register_fake
-def _(current: Tensor, key: Tensor) -> Tensor:
-    return current.new_empty(current.shape[0], 2, *current.shape[2:], dtype=torch.float32)
+def _(current: Tensor, key: Tensor, finer: Tensor | None = None,
+      finer_key: Tensor | None = None) -> Tensor:
+    size = (current if finer is None else finer).shape[2:]
+    return current.new_empty(current.shape[0], 2, *size, dtype=torch.float32)
 
 
 @triton.jit
