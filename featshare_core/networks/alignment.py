@@ -33,8 +33,11 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
         cells: what is off by a part of a cell costs more than what moves far (docs/ablation.md).
     """
     scale = 1 if finer is None else 2
-    levels = [(*(F.avg_pool2d(t.float(), pooled, ceil_mode=True) if pooled > 1 else t.float()
-                 for t in (current, key)), radius, scale * pooled) for pooled, radius in PYRAMID]
+    levels: list[tuple[Tensor, Tensor, int, int]] = []
+    for pooled, radius in PYRAMID:
+        ours, theirs = (F.avg_pool2d(t.float(), pooled, ceil_mode=True) if pooled > 1
+                        else t.float() for t in (current, key))
+        levels.append((ours, theirs, radius, scale * pooled))
     if finer is not None and finer_key is not None:
         levels.append((finer.float(), finer_key.float(), FINER_RADIUS, 1))
     moved: Tensor | None = None

@@ -13,7 +13,7 @@ from featshare_core.networks.mending import mismatch
 LANDMARK_CHANNELS = 16
 """So many tell places apart as well as twice as many, see docs/ablation.md."""
 FINER_CHANNELS = 8
-"""Of the landmarks twice as fine, which need not tell places apart that lie far from each other."""
+"""Of the landmarks twice as fine, which need not tell far places apart."""
 Tensors = tuple[Tensor, ...]
 """What passes between the parts: plain tensors, so that each part can be exported or captured."""
 

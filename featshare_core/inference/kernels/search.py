@@ -172,9 +172,10 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     _pool[triton.cdiv(quarters.shape[3] * quarters.shape[4], FEW_CELLS), count, 2](
         current, key, halves, quarters, height, width, channels, *_steps(current),
         *_steps(key), padded, FEW_CELLS)
-    frames = {1: (current, key), 2: halves.unbind(), 4: quarters.unbind()}
+    frames = {1: (current, key), 2: (halves[0], halves[1]), 4: (quarters[0], quarters[1])}
     scale = 1 if finer is None else 2
-    levels = [(*frames[cells], radius, scale * cells) for cells, radius in alignment.PYRAMID]
+    levels: list[tuple[Tensor, Tensor, int, int]] = [
+        (*frames[cells], radius, scale * cells) for cells, radius in alignment.PYRAMID]
     if finer is not None and finer_key is not None:
         levels.append((_channels_adjacent(finer), _channels_adjacent(finer_key),
                        alignment.FINER_RADIUS, 1))
