@@ -27,14 +27,18 @@ def scene(height, width, channels=8, seed=0):
     return total
 
 
+def shifted(x, y, size, margin):
+    """Return two frames; a cell of the current one was x to the right of here on the key frame."""
+    wide = scene(size[0] + 2 * margin, size[1] + 2 * margin)
+    return [wide[:, :, top:top + size[0], left:left + size[1]]
+            for top, left in ((margin, margin), (margin - y, margin - x))]
+
+
 @pytest.mark.parametrize('shift', [(0, 0), (1, 0), (-3, 2), (8, -6), (0, 9)])
 @pytest.mark.parametrize('size', [(48, 64), (45, 61)])
 def test_a_shift_is_found(shift, size):
     x, y = shift
-    wide = scene(size[0] + 24, size[1] + 24)
-    current = wide[:, :, 12:12 + size[0], 12:12 + size[1]]
-    # A cell of the current frame was x to the right of here on the key frame.
-    key = wide[:, :, 12 - y:12 - y + size[0], 12 - x:12 - x + size[1]]
+    current, key = shifted(x, y, size, 12)
     moved = displacement(current, key)
     assert moved.shape == (1, 2, *size)
     inner = moved[:, :, 12:-12, 12:-12]
@@ -48,9 +52,7 @@ def test_a_shift_is_found(shift, size):
 @pytest.mark.parametrize('size', [(96, 128), (90, 122)])
 def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
     x, y = shift
-    wide = scene(size[0] + 48, size[1] + 48)
-    current = wide[:, :, 24:24 + size[0], 24:24 + size[1]]
-    key = wide[:, :, 24 - y:24 - y + size[0], 24 - x:24 - x + size[1]]
+    current, key = shifted(x, y, size, 24)
     coarse = [F.avg_pool2d(frame, 2) for frame in (current, key)]
     moved = displacement(*coarse, current, key)
     assert moved.shape == (1, 2, *size)

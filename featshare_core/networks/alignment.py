@@ -26,7 +26,7 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     """
     Return Nx2xhxw: how far away, in cells (x, y), the key frame shows what a cell shows now.
 
-    At most 11 cells each way are found.
+    At most 11 cells each way are found, or 23 finer ones.
 
     :param current, key: NxCxhxw, the same features of both frames.
     :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
