@@ -34,18 +34,18 @@ def shifted(x, y, size, margin):
             for top, left in ((margin, margin), (margin - y, margin - x))]
 
 
-@pytest.mark.parametrize('shift', [(0, 0), (1, 0), (-3, 2), (8, -6), (0, 9)])
-@pytest.mark.parametrize('size', [(48, 64), (45, 61)])
+@pytest.mark.parametrize('shift', [(0, 0), (1, 0), (-3, 2), (8, -6), (0, 9), (-17, 4), (6, 15)])
+@pytest.mark.parametrize('size', [(96, 128), (93, 125)])
 def test_a_shift_is_found(shift, size):
     x, y = shift
-    current, key = shifted(x, y, size, 12)
+    current, key = shifted(x, y, size, 20)
     moved = displacement(current, key)
     assert moved.shape == (1, 2, *size)
-    inner = moved[:, :, 12:-12, 12:-12]
+    inner = moved[:, :, 20:-20, 20:-20]
     assert (inner - torch.tensor([x, y]).view(1, 2, 1, 1)).abs().median() < 0.3
     # Up to where it left the picture, the key frame now looks as the current one does.
-    difference = (warp(key, moved) - current)[:, :, 12:-12, 12:-12].abs().mean()
-    assert difference < (key - current)[:, :, 12:-12, 12:-12].abs().mean() / 3 + 0.1
+    difference = (warp(key, moved) - current)[:, :, 20:-20, 20:-20].abs().mean()
+    assert difference < (key - current)[:, :, 20:-20, 20:-20].abs().mean() / 3 + 0.1
 
 
 @pytest.mark.parametrize('shift', [(1, 0), (-3, 1), (5, -7)])
@@ -57,16 +57,16 @@ def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
     moved = displacement(*coarse, current, key)
     assert moved.shape == (1, 2, *size)
     truth = torch.tensor([x, y]).view(1, 2, 1, 1)
-    error, without = ((found - truth)[:, :, 24:-24, 24:-24].abs().mean() for found in (
+    error, without = ((found - truth)[:, :, 24:-24, 24:-24].abs() for found in (
         moved, 2 * F.interpolate(displacement(*coarse), scale_factor=2, mode='bilinear')))
-    assert error < 0.3 and error < 0.7 * without
+    assert error.median() < 0.25 and error.mean() < 0.95 * without.mean()
 
 
 def test_without_anything_to_see_nothing_moves():
-    flat = torch.ones(2, 4, 64, 64)
+    flat = torch.ones(2, 4, 128, 128)
     # Near the border, where only the inner cells are there to choose from, it does.
     for key in (flat, 2 * flat):
-        assert displacement(flat, key)[:, :, 24:-24, 24:-24].abs().max() < 1e-4
+        assert displacement(flat, key)[:, :, 48:-48, 48:-48].abs().max() < 1e-4
 
 
 def test_warp_takes_each_cell_from_where_it_was():

@@ -122,16 +122,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from featshare_core.inference.kernels import convolution, images, pooling, sampling, search
 
-FP32 = ('halves', 'quarters', 'moved', 'costs', 'sums', 'scale', 'shift', 'differences')
+FP32 = ('moved', 'costs', 'sums', 'scale', 'shift', 'differences')
 MAPS = ('source', 'kernel', 'floor', 'bias', 'addend', 'result', 'first', 'second', 'gate',
         'current', 'carried', 'key', 'logits')
 TILE = {'side': 3, 'has_floor': False, 'has_addend': True, 'flat': False, 'unit': 8,
         'result_unit': 8, 'some_cells': 64, 'some_inputs': 64, 'some_outputs': 32}
 CELLS = {'unit': 8, 'some_cells': 32, 'some_channels': 64}
-FINE = {'radius': 1, 'unit': 1, 'has_moved': True, 'channels': 16, 'padded': 16, 'cells': 16,
-        'sharpness': 24.0, 'outside': 3.0, 'shifts': 16, 'most_summands': 1024}
-COARSE = {**FINE, 'radius': 2, 'unit': 4, 'has_moved': False, 'shifts': 32,
-          'coarse_height': 1, 'coarse_width': 1}
+FINE = {'radius': 1, 'cross': True, 'unit': 1, 'has_moved': True, 'channels': 16, 'padded': 16,
+        'cells': 16, 'sharpness': 10.0, 'outside': 3.0, 'shifts': 5, 'most_shifts': 8,
+        'most_summands': 1024}
+COARSE = {**FINE, 'radius': 2, 'cross': False, 'unit': 8, 'has_moved': False, 'shifts': 25,
+          'most_shifts': 32, 'coarse_height': 1, 'coarse_width': 1}
 # Whatever is 1 is a constant to Triton: steps where features lie as they do not on GPUs.
 STEPS = {'cell_step': 1, 'key_cell_step': 1}
 KERNELS = [
@@ -147,8 +148,8 @@ KERNELS = [
     (images._normalise, {'down': 1, 'across': 1, 'some_pixels': 64}),
     (images._normalise, {'down': 5, 'across': 5, 'some_pixels': 64}),
     (images._decide, {'classes': 11, 'padded': 16, 'unit': 8, 'sure': True, 'some_pixels': 64}),
-    (search._pool, FINE), (search._pool, {**FINE, **STEPS}),
-    (search._pool, {**FINE, 'cell_step': 1}), (search._compare, FINE),
+    (search._halve, FINE), (search._halve, {**FINE, **STEPS}),
+    (search._halve, {**FINE, 'cell_step': 1}), (search._compare, FINE),
     (search._compare, {**COARSE, **STEPS}), (search._choose, FINE), (search._choose, COARSE),
     (search._differ, {**FINE, 'some_cells': 64}), (search._relate, {**FINE, 'some_cells': 64})]
 for architecture in (75, 87, 90):
@@ -158,7 +159,7 @@ for architecture in (75, 87, 90):
         constants = {name: value for name, value in given.items() if name in names}
         kinds = {**dict.fromkeys(MAPS, half), **dict.fromkeys(FP32, '*fp32'), 'low': 'fp32',
                  'high': 'fp32', 'image': '*u8', 'planes': '*u8'}
-        if kernel is search._choose:
+        if kernel in (search._choose, search._halve):
             kinds['result'] = '*fp32'
         signature = {n: 'constexpr' if n in constants else kinds.get(n, 'i32') for n in names}
         source = ASTSource(kernel, signature,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PYRAMID = ((4, 2), (2, 1), (1, 1))
-"""Steps from coarse to fine: cells pooled to one, and how many of these are searched each way."""
-SHARPNESS = 24.0
+PYRAMID = ((8, 2), (4, 1), (2, 1), (1, 1))
+"""
+Steps from coarse to fine: cells pooled to one, each twice as many as the next one's, and how many
+of these are searched each way.
+"""
+SHARPNESS = 10.0
 """Of the softmax over costs, which are relative to their mean."""
-FINER_RADIUS = 1
-"""Cells searched each way where there are landmarks twice as fine."""
 OUTSIDE = 3.0
 """The cost of a place outside the key frame, beside that of what lies at its border."""
 
@@ -26,29 +27,31 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     """
     Return Nx2xhxw: how far away, in cells (x, y), the key frame shows what a cell shows now.
 
-    At most 11 cells each way are found, or 23 finer ones.
+    At most 23 cells each way are found, or 47 finer ones.
 
     :param current, key: NxCxhxw, the same features of both frames.
     :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
         cells: what is off by a part of a cell costs more than what moves far (docs/ablation.md).
     """
     scale = 1 if finer is None else 2
-    levels: list[tuple[Tensor, Tensor, int, int]] = []
-    for pooled, radius in PYRAMID:
-        ours, theirs = (F.avg_pool2d(t.float(), pooled, ceil_mode=True) if pooled > 1
-                        else t.float() for t in (current, key))
-        levels.append((ours, theirs, radius, scale * pooled))
+    frames = current.float(), key.float()
+    levels: list[tuple[Tensor, Tensor, int, int, bool]] = []
+    for pooled, radius in reversed(PYRAMID):
+        if levels:
+            frames = F.avg_pool2d(frames[0], 2, ceil_mode=True), \
+                F.avg_pool2d(frames[1], 2, ceil_mode=True)
+        levels.insert(0, (*frames, radius, scale * pooled, False))
     if finer is not None and finer_key is not None:
-        levels.append((finer.float(), finer_key.float(), FINER_RADIUS, 1))
+        levels.append((finer.float(), finer_key.float(), 1, 1, True))
     moved: Tensor | None = None
-    for ours, theirs, radius, unit in levels:
+    for ours, theirs, radius, unit, cross in levels:
         if moved is None:
-            moved = _search(ours, theirs, radius, unit)
+            moved = _search(ours, theirs, radius, unit, cross)
         else:
             height, width = ours.shape[-2:]
             moved = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
             moved = moved[:, :, :height, :width]
-            moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit)
+            moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit, cross)
     assert moved is not None
     return moved
 
@@ -97,11 +100,12 @@ def _taken(features: Tensor, moved: Tensor) -> Tensor:
     return rows[cell].permute(0, 3, 1, 2)
 
 
-def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
+def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -> Tensor:
     """
     Return Nx2xhxw: the mean of the shifts of up to ``radius`` cells, by how well they match.
 
     :param unit: what a cell is counted as.
+    :param cross: shifts along one axis alone, by one cell.
     """
     count, _, height, width = ours.shape
     padded = F.pad(theirs, (radius,) * 4, mode='replicate')
@@ -109,7 +113,7 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
                     value=OUTSIDE)
     steps = range(2 * radius + 1)
     places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
-              for y in steps for x in steps]
+              for y in steps for x in steps if not cross or y == radius or x == radius]
     # All places in one batch: few large operations cost less than many small ones.
     costs = torch.cat([padded[place] for place in places])
     costs = costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))
@@ -121,6 +125,9 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int) -> Tensor:
     costs = costs / (scale * (-1 / SHARPNESS)) + never
     # A cell is matched with its neighbours, lest what looks alike be mistaken.
     weights = F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False).softmax(1)
+    if cross:
+        up, left, _, right, down = weights.split(1, 1)
+        return unit * torch.cat((right - left, down - up), 1)
     shifts = unit * torch.arange(-radius, radius + 1, dtype=weights.dtype, device=ours.device)
     shifts = torch.stack(torch.meshgrid(shifts, shifts, indexing='xy')).view(2, -1, 1, 1)
     return F.conv2d(weights, shifts)

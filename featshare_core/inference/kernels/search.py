@@ -1,5 +1,5 @@
 """
-``alignment.displacement`` as nine Triton kernels and ``mending.mismatch`` as two.
+``alignment.displacement`` as thirteen Triton kernels and ``mending.mismatch`` as two.
 
 As operations of PyTorch they were some sixty, and on a large GPU each small one takes as long as
 its launch. All arithmetic is in fp32, and sums are taken in a fixed order.
@@ -18,17 +18,15 @@ CELLS, FEW_CELLS = 64, 16  # a program's: with more, what it holds does not fit 
 
 
 @triton.jit
-def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
-          image_step, row_step, cell_step, key_image_step, key_row_step, key_cell_step,
-          padded: tl.constexpr, cells: tl.constexpr):
-    """Average 2x2 and 4x4 cells of both frames; at the far borders, those that are there."""
-    height4, width4 = (height + 3) // 4, (width + 3) // 4
-    height2, width2 = (height + 1) // 2, (width + 1) // 2
+def _halve(current, key, result, height, width, channels: tl.constexpr,
+           image_step, row_step, cell_step, key_image_step, key_row_step, key_cell_step,
+           padded: tl.constexpr, cells: tl.constexpr):
+    """Average 2x2 cells of both frames; at the far borders, those that are there."""
+    half_height, half_width = (height + 1) // 2, (width + 1) // 2
     place = tl.program_id(0) * cells + tl.arange(0, cells)
     image, frame = tl.program_id(1), tl.program_id(2)
-    images = tl.num_programs(1)
-    inside = place < height4 * width4
-    y4, x4 = place // width4, place % width4
+    inside = place < half_height * half_width
+    half_y, half_x = place // half_width, place % half_width
     channel = tl.arange(0, padded)
     # Not assigned in the branch: steps of one are constants to Triton, others are not.
     row_step = tl.where(frame == 0, row_step, key_row_step)
@@ -37,25 +35,17 @@ def _pool(current, key, halves, quarters, height, width, channels: tl.constexpr,
     if frame == 1:
         source = key
     source += image * tl.where(frame == 0, image_step, key_image_step)
-    which = frame * images + image
-    whole = tl.zeros((cells, padded), tl.float32)
-    for part in tl.static_range(4):
-        y2, x2 = 2 * y4 + part // 2, 2 * x4 + part % 2
-        quarter = tl.zeros((cells, padded), tl.float32)
-        for cell in tl.static_range(4):
-            y, x = 2 * y2 + cell // 2, 2 * x2 + cell % 2
-            there = inside & (y < height) & (x < width)
-            quarter += tl.load(
-                source + (y * row_step + x * cell_step)[:, None] + channel[None],
-                mask=there[:, None] & (channel < channels)[None], other=0).to(tl.float32)
-        whole += quarter
-        count = tl.minimum(height - 2 * y2, 2) * tl.minimum(width - 2 * x2, 2)
-        there = inside & (y2 < height2) & (x2 < width2)
-        tl.store(halves + ((which * height2 + y2) * width2 + x2)[:, None] * padded + channel[None],
-                 quarter / tl.maximum(count, 1).to(tl.float32)[:, None], mask=there[:, None])
-    count = tl.minimum(height - 4 * y4, 4) * tl.minimum(width - 4 * x4, 4)
-    tl.store(quarters + ((which * height4 + y4) * width4 + x4)[:, None] * padded + channel[None],
-             whole / tl.maximum(count, 1).to(tl.float32)[:, None], mask=inside[:, None])
+    total = tl.zeros((cells, padded), tl.float32)
+    for cell in tl.static_range(4):
+        y, x = 2 * half_y + cell // 2, 2 * half_x + cell % 2
+        there = inside & (y < height) & (x < width)
+        total += tl.load(source + (y * row_step + x * cell_step)[:, None] + channel[None],
+                         mask=there[:, None] & (channel < channels)[None], other=0).to(tl.float32)
+    count = tl.minimum(height - 2 * half_y, 2) * tl.minimum(width - 2 * half_x, 2)
+    which = frame * tl.num_programs(1) + image
+    tl.store(result + (which * half_height * half_width + place)[:, None] * padded
+             + channel[None], total / tl.maximum(count, 1).to(tl.float32)[:, None],
+             mask=inside[:, None])
 
 
 @triton.jit
@@ -68,11 +58,22 @@ def _twice_as_fine(moved, y, x, height, width):
 
 
 @triton.jit
+def _shift(index, radius: tl.constexpr, cross: tl.constexpr):
+    """Return (y, x) of a place that is searched: row by row, with ``cross`` without corners."""
+    if cross:
+        return ((index == 4).to(tl.int32) - (index == 0).to(tl.int32),
+                (index == 3).to(tl.int32) - (index == 1).to(tl.int32))
+    else:
+        side: tl.constexpr = 2 * radius + 1
+        return index // side - radius, index % side - radius
+
+
+@triton.jit
 def _compare(current, key, moved, costs, sums, height, width, coarse_height, coarse_width,
              channels: tl.constexpr, image_step, row_step, cell_step,
              key_image_step, key_row_step, key_cell_step, radius: tl.constexpr,
-             unit: tl.constexpr, has_moved: tl.constexpr, padded: tl.constexpr,
-             cells: tl.constexpr):
+             cross: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
+             padded: tl.constexpr, cells: tl.constexpr):
     """Write what a shift of each cell costs, and the sum of every program's costs."""
     place = tl.program_id(0) * cells + tl.arange(0, cells)
     image, shift = tl.program_id(1), tl.program_id(2)
@@ -86,10 +87,10 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
     moved += image * 2 * coarse_height * coarse_width
     ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + channel[None],
                    mask=known, other=0).to(tl.float32)
-    side: tl.constexpr = 2 * radius + 1
+    shift_y, shift_x = _shift(shift, radius, cross)
     # Beyond the border lies what is at the border.
-    there_y = tl.minimum(tl.maximum(y + shift // side - radius, 0), height - 1)
-    there_x = tl.minimum(tl.maximum(x + shift % side - radius, 0), width - 1)
+    there_y = tl.minimum(tl.maximum(y + shift_y, 0), height - 1)
+    there_x = tl.minimum(tl.maximum(x + shift_x, 0), width - 1)
     if has_moved:
         by_x, by_y = _twice_as_fine(moved, there_y, there_x, coarse_height, coarse_width)
         at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
@@ -100,7 +101,7 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
         there = there_y * key_row_step + there_x * key_cell_step
         theirs = tl.load(key + there[:, None] + channel[None], mask=known, other=0).to(tl.float32)
     cost = tl.sum(tl.abs(theirs - ours), 1)
-    which = image * side * side + shift
+    which = image * tl.num_programs(2) + shift
     tl.store(costs + which * height * width + place, cost, mask=inside)
     tl.store(sums + which * tl.num_programs(0) + tl.program_id(0),
              tl.sum(tl.where(inside, cost, 0), 0))
@@ -108,35 +109,35 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
 
 @triton.jit
 def _choose(costs, sums, summands, moved, result, height, width, coarse_height, coarse_width,
-            radius: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
-            sharpness: tl.constexpr, outside: tl.constexpr, shifts: tl.constexpr,
-            most_summands: tl.constexpr, cells: tl.constexpr):
+            radius: tl.constexpr, cross: tl.constexpr, unit: tl.constexpr,
+            has_moved: tl.constexpr, sharpness: tl.constexpr, outside: tl.constexpr,
+            shifts: tl.constexpr, most_shifts: tl.constexpr, most_summands: tl.constexpr,
+            cells: tl.constexpr):
     """Write the mean of the shifts, by how well each cell and its neighbours match."""
     place = tl.program_id(0) * cells + tl.arange(0, cells)
     image = tl.program_id(1)
     inside = place < height * width
     y, x = place // width, place % width
-    side: tl.constexpr = 2 * radius + 1
-    shift = tl.arange(0, shifts)
-    by_y, by_x = shift // side - radius, shift % side - radius
+    shift = tl.arange(0, most_shifts)
+    by_y, by_x = _shift(shift, radius, cross)
     summand = tl.arange(0, most_summands)
     total = tl.sum(tl.load(sums + image * summands + summand, mask=summand < summands, other=0), 0)
-    scale = tl.maximum(total / (1.0 * side * side * height * width), 1e-6)
-    costs += image * side * side * height * width
-    summed = tl.zeros((cells, shifts), tl.float32)
+    scale = tl.maximum(total / (1.0 * shifts * height * width), 1e-6)
+    costs += image * shifts * height * width
+    summed = tl.zeros((cells, most_shifts), tl.float32)
     count = tl.zeros((cells,), tl.float32)
     for neighbour in tl.static_range(9):
         near_y, near_x = y + neighbour // 3 - 1, x + neighbour % 3 - 1
         there = inside & (near_y >= 0) & (near_y < height) & (near_x >= 0) & (near_x < width)
         cost = tl.load(costs + (shift * height * width)[None] + (near_y * width + near_x)[:, None],
-                       mask=there[:, None] & (shift < side * side)[None], other=0)
+                       mask=there[:, None] & (shift < shifts)[None], other=0)
         key_y, key_x = near_y[:, None] + by_y[None], near_x[:, None] + by_x[None]
         beyond = (key_y < 0) | (key_y >= height) | (key_x < 0) | (key_x >= width)
         cost = cost / scale + tl.where(beyond, outside, 0.0)
         summed += tl.where(there[:, None], cost, 0.0)
         count += there.to(tl.float32)
     match = -sharpness * summed / tl.maximum(count, 1)[:, None]
-    match = tl.where((shift < side * side)[None], match, float('-inf'))
+    match = tl.where((shift < shifts)[None], match, float('-inf'))
     weight = tl.exp(match - tl.max(match, 1)[:, None])
     weight /= tl.sum(weight, 1)[:, None]
     move_x = unit * tl.sum(weight * by_x.to(tl.float32)[None], 1)
@@ -164,40 +165,33 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     :param finer, finer_key: NxCx2hx2w or None; in cells of these the displacement is then.
     """
     current, key = _channels_adjacent(current), _channels_adjacent(key)
-    count, channels, height, width = current.shape
-    padded = max(triton.next_power_of_2(channels), 2)
-    halves, quarters = (current.new_empty(
-        2, count, triton.cdiv(height, cells), triton.cdiv(width, cells), padded,
-        dtype=torch.float32).permute(0, 1, 4, 2, 3) for cells in (2, 4))
-    _pool[triton.cdiv(quarters.shape[3] * quarters.shape[4], FEW_CELLS), count, 2](
-        current, key, halves, quarters, height, width, channels, *_steps(current),
-        *_steps(key), padded, FEW_CELLS)
-    frames = {1: (current, key), 2: (halves[0], halves[1]), 4: (quarters[0], quarters[1])}
     scale = 1 if finer is None else 2
-    levels: list[tuple[Tensor, Tensor, int, int]] = [
-        (*frames[cells], radius, scale * cells) for cells, radius in alignment.PYRAMID]
+    frames = current, key
+    levels: list[tuple[Tensor, Tensor, int, int, bool]] = []
+    for pooled, radius in reversed(alignment.PYRAMID):
+        if levels:
+            frames = _halved(*frames)
+        levels.insert(0, (*frames, radius, scale * pooled, False))
     if finer is not None and finer_key is not None:
-        levels.append((_channels_adjacent(finer), _channels_adjacent(finer_key),
-                       alignment.FINER_RADIUS, 1))
+        levels.append((_channels_adjacent(finer), _channels_adjacent(finer_key), 1, 1, True))
     moved = torch.empty(0, device=current.device)
     coarse = torch.Size((1, 1))
-    for ours, theirs, radius, unit in levels:
-        size = ours.shape[2:]
-        shifts = (2 * radius + 1) ** 2
+    for ours, theirs, radius, unit, cross in levels:
+        count, channels, *size = ours.shape
+        shifts = 5 if cross else (2 * radius + 1) ** 2
         programs = triton.cdiv(size[0] * size[1], CELLS)
         costs = current.new_empty(count, shifts, *size, dtype=torch.float32)
         sums = current.new_empty(count, shifts * programs, dtype=torch.float32)
         has_moved = moved.numel() > 0
         _compare[programs, count, shifts](
-            ours, theirs, moved, costs, sums, *size, *coarse, ours.shape[1], *_steps(ours),
-            *_steps(theirs), radius, unit, has_moved,
-            max(triton.next_power_of_2(ours.shape[1]), 2), CELLS)
+            ours, theirs, moved, costs, sums, *size, *coarse, channels, *_steps(ours),
+            *_steps(theirs), radius, cross, unit, has_moved, _padded(channels), CELLS)
         result = current.new_empty(count, 2, *size, dtype=torch.float32)
         _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
-            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, unit,
-            has_moved, alignment.SHARPNESS, alignment.OUTSIDE, triton.next_power_of_2(shifts),
-            triton.next_power_of_2(shifts * programs), FEW_CELLS)
-        moved, coarse = result, size
+            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cross, unit,
+            has_moved, alignment.SHARPNESS, alignment.OUTSIDE, shifts,
+            triton.next_power_of_2(shifts), triton.next_power_of_2(shifts * programs), FEW_CELLS)
+        moved, coarse = result, ours.shape[2:]
     return moved
 
 
@@ -263,6 +257,24 @@ def mismatch(current: Tensor, carried: Tensor) -> Tensor:
 @mismatch.register_fake
 def _(current: Tensor, carried: Tensor) -> Tensor:
     return current.new_empty(current.shape[0], 1, *current.shape[2:])
+
+
+def _halved(current: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both frames with 2x2 cells pooled to one, in fp32."""
+    count, channels, height, width = current.shape
+    padded = _padded(channels)
+    result = current.new_empty(2, count, triton.cdiv(height, 2), triton.cdiv(width, 2), padded,
+                               dtype=torch.float32)
+    _halve[triton.cdiv(result.shape[2] * result.shape[3], FEW_CELLS), count, 2](
+        current, key, result, height, width, channels, *_steps(current), *_steps(key), padded,
+        FEW_CELLS)
+    ours, theirs = result.permute(0, 1, 4, 2, 3).unbind()
+    return ours, theirs
+
+
+def _padded(channels: int) -> int:
+    """Return how many channels a program holds."""
+    return max(triton.next_power_of_2(channels), 2)
 
 
 def _channels_adjacent(features: Tensor) -> Tensor:
