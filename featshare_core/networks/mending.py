@@ -8,6 +8,8 @@ from torch.nn import functional as F
 HIDDEN_CHANNELS = 64
 DILATIONS = (1, 2)
 """Of the 5x5 depthwise convolutions at stride 16: together they see 13 cells, 208 pixels."""
+STEEPNESS = 4
+"""With which a correction sets in, by the mismatch: what nearly fits is better left alone."""
 
 
 def mismatch(current: Tensor, carried: Tensor) -> Tensor:
@@ -59,7 +61,8 @@ class Mending(nn.Module):
         features = F.relu(self.first(features))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise):
             features = features + F.relu(pointwise(depthwise(features)))
-        correction = _twice_as_fine(self.last(features)) * (1 - torch.exp(-wrong))
+        correction = _twice_as_fine(self.last(features)) \
+            * (1 - torch.exp(-(1.5 * wrong.pow(STEEPNESS))))
         return carried + _twice_as_fine(correction)
 
 
