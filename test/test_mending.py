@@ -55,6 +55,16 @@ def test_only_what_does_not_fit_is_mended(cut):
 
 
 @torch.inference_mode()
+def test_what_nearly_fits_is_left_alone():
+    mending = mending_network().mendings[1]
+    low, carried, context = (torch.randn(1, c, *size) for c, size in (
+        (40, (8, 12)), (64, (16, 24)), (64, (4, 6))))
+    nearly, not_at_all = ((mending(low, carried, context, torch.full((1, 1, 8, 12), wrong))
+                           - carried).abs().mean() for wrong in (0.2, 3))
+    assert 0 < nearly < 0.01 * not_at_all
+
+
+@torch.inference_mode()
 def test_with_fresh_weights_it_changes_nothing():
     network = mending_network(fresh=True)
     frame, key = torch.randn(2, 1, 3, 64, 96)
