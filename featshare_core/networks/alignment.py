@@ -38,8 +38,10 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     levels: list[tuple[Tensor, Tensor, int, int, bool]] = []
     for pooled, radius in reversed(PYRAMID):
         if levels:
-            frames = F.avg_pool2d(frames[0], 2, ceil_mode=True), \
-                F.avg_pool2d(frames[1], 2, ceil_mode=True)
+            # Of one row nothing is pooled: OpenVINO 2026.4 crashes where a cell is less than two.
+            cell = [min(2, int(side)) for side in frames[0].shape[-2:]]
+            frames = F.avg_pool2d(frames[0], cell, ceil_mode=True), \
+                F.avg_pool2d(frames[1], cell, ceil_mode=True)
         levels.insert(0, (*frames, radius, scale * pooled, False))
     if finer is not None and finer_key is not None:
         levels.append((finer.float(), finer_key.float(), 1, 1, True))
