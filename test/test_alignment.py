@@ -49,7 +49,7 @@ def test_a_shift_is_found(shift, size):
 
 
 @pytest.mark.parametrize('shift', [(1, 0), (-3, 1), (5, -7)])
-@pytest.mark.parametrize('size', [(96, 128), (90, 122)])
+@pytest.mark.parametrize('size', [(192, 256), (186, 250)])
 def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
     x, y = shift
     current, key = shifted(x, y, size, 24)
@@ -57,9 +57,9 @@ def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
     moved = displacement(*coarse, current, key)
     assert moved.shape == (1, 2, *size)
     truth = torch.tensor([x, y]).view(1, 2, 1, 1)
-    error, without = ((found - truth)[:, :, 24:-24, 24:-24].abs() for found in (
+    error, without = ((found - truth)[:, :, 24:-24, 24:-24].abs().mean() for found in (
         moved, 2 * F.interpolate(displacement(*coarse), scale_factor=2, mode='bilinear')))
-    assert error.median() < 0.25 and error.mean() < 0.95 * without.mean()
+    assert error < 0.3 and error < 0.95 * without
 
 
 def test_without_anything_to_see_nothing_moves():

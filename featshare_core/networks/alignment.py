@@ -7,19 +7,32 @@ in place of its layers.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PYRAMID = ((8, 2), (4, 1), (2, 1), (1, 1))
-"""
-Steps from coarse to fine: cells pooled to one, each twice as many as the next one's, and how many
-of these are searched each way.
-"""
+RADII = (2, 1, 1, 1)
+"""Cells searched each way, from coarse to fine; a cell is 2x2 of the next level's."""
 SHARPNESS = 10.0
 """Of the softmax over costs, which are relative to their mean."""
 OUTSIDE = 3.0
 """The cost of a place outside the key frame, beside that of what lies at its border."""
+
+Frames = tuple[Tensor, Tensor]
+"""Features of the current frame, and the same ones of its key frame."""
+
+
+class Level(NamedTuple):
+    """What is compared in one step of the search, and how: see ``_search``."""
+
+    ours: Tensor
+    theirs: Tensor
+    radius: int
+    unit: int
+    cross: bool
 
 
 def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
@@ -33,20 +46,9 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
         cells: what is off by a part of a cell costs more than what moves far (docs/ablation.md).
     """
-    scale = 1 if finer is None else 2
-    frames = current.float(), key.float()
-    levels: list[tuple[Tensor, Tensor, int, int, bool]] = []
-    for pooled, radius in reversed(PYRAMID):
-        if levels:
-            # Of one row nothing is pooled: OpenVINO 2026.4 crashes where a cell is less than two.
-            cell = [min(2, int(side)) for side in frames[0].shape[-2:]]
-            frames = F.avg_pool2d(frames[0], cell, ceil_mode=True), \
-                F.avg_pool2d(frames[1], cell, ceil_mode=True)
-        levels.insert(0, (*frames, radius, scale * pooled, False))
-    if finer is not None and finer_key is not None:
-        levels.append((finer.float(), finer_key.float(), 1, 1, True))
+    fine = None if finer is None or finer_key is None else (finer.float(), finer_key.float())
     moved: Tensor | None = None
-    for ours, theirs, radius, unit, cross in levels:
+    for ours, theirs, radius, unit, cross in levels((current.float(), key.float()), fine, _halved):
         if moved is None:
             moved = _search(ours, theirs, radius, unit, cross)
         else:
@@ -56,6 +58,18 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
             moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit, cross)
     assert moved is not None
     return moved
+
+
+def levels(frames: Frames, finer: Frames | None,
+           halved: Callable[[Tensor, Tensor], Frames]) -> list[Level]:
+    """Return what is compared, coarse to fine; ``halved`` pools 2x2 cells of both frames."""
+    unit = 1 if finer is None else 2
+    found: list[Level] = []
+    for radius in reversed(RADII):
+        if found:
+            frames, unit = halved(*frames), 2 * unit
+        found.insert(0, Level(*frames, radius, unit, False))
+    return found if finer is None else [*found, Level(*finer, 1, 1, True)]
 
 
 def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
@@ -72,6 +86,12 @@ def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
         moved = F.interpolate(moved / unit if nearest else moved, (height, width),
                               mode='bilinear', align_corners=False)
     return _taken(features, moved.float()) if nearest else _sampled(features, moved, unit)
+
+
+def _halved(current: Tensor, key: Tensor) -> Frames:
+    # Of one row nothing is pooled: OpenVINO 2026.4 crashes where a cell is less than two.
+    cell = [min(2, int(side)) for side in current.shape[-2:]]
+    return F.avg_pool2d(current, cell, ceil_mode=True), F.avg_pool2d(key, cell, ceil_mode=True)
 
 
 def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:

@@ -61,6 +61,7 @@ class Mending(nn.Module):
         features = F.relu(self.first(features))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise):
             features = features + F.relu(pointwise(depthwise(features)))
+        # The CUDA engine looks for 1 - exp(-x), see ``fuse``.
         correction = _twice_as_fine(self.last(features)) \
             * (1 - torch.exp(-(1.5 * wrong.pow(STEEPNESS))))
         return carried + _twice_as_fine(correction)

@@ -164,19 +164,12 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     :param current, key: NxCxhxw of one type, on a CUDA device.
     :param finer, finer_key: NxCx2hx2w or None; in cells of these the displacement is then.
     """
-    current, key = _channels_adjacent(current), _channels_adjacent(key)
-    scale = 1 if finer is None else 2
-    frames = current, key
-    levels: list[tuple[Tensor, Tensor, int, int, bool]] = []
-    for pooled, radius in reversed(alignment.PYRAMID):
-        if levels:
-            frames = _halved(*frames)
-        levels.insert(0, (*frames, radius, scale * pooled, False))
-    if finer is not None and finer_key is not None:
-        levels.append((_channels_adjacent(finer), _channels_adjacent(finer_key), 1, 1, True))
+    frames = _channels_adjacent(current), _channels_adjacent(key)
+    fine = None if finer is None or finer_key is None else (
+        _channels_adjacent(finer), _channels_adjacent(finer_key))
     moved = torch.empty(0, device=current.device)
     coarse = torch.Size((1, 1))
-    for ours, theirs, radius, unit, cross in levels:
+    for ours, theirs, radius, unit, cross in alignment.levels(frames, fine, _halved):
         count, channels, *size = ours.shape
         shifts = 5 if cross else (2 * radius + 1) ** 2
         programs = triton.cdiv(size[0] * size[1], CELLS)
