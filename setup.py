@@ -48,9 +48,10 @@ setup(
     },
     entry_points={
         'console_scripts': [
+            'compare_bags = featshare_ros.recordings.compare:main',
             'featshare = featshare_core.cli:main',
-            'make_recording = featshare_ros.make_recording:main',
-            'segment_bag = featshare_ros.segment_bag:main',
+            'make_recording = featshare_ros.recordings.make_recording:main',
+            'segment_bag = featshare_ros.recordings.segment_bag:main',
             'segmentation_node = featshare_ros.node:main',
         ],
     },

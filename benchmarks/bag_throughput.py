@@ -26,9 +26,9 @@ import torch
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_ros.bag import open_recording, write_recording
 from featshare_ros.images import decode_compressed, decode_image
-from featshare_ros.segment_recording import Job, segment_recording
+from featshare_ros.recordings.bag import open_recording, write_recording
+from featshare_ros.recordings.segment_recording import Job, segment_recording
 
 SIZE, FPS = (960, 540), 25
 
@@ -86,7 +86,7 @@ def workers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                 'import ray, sys, time\n'
                 'from pathlib import Path\n'
                 'from featshare_ros import fleet\n'
-                'from featshare_ros.segment_recording import Job\n'
+                'from featshare_ros.recordings.segment_recording import Job\n'
                 'source, output, count, weights = Path(sys.argv[1]), *sys.argv[2:]\n'
                 'ray.init(num_cpus=int(count), logging_level=40, log_to_driver=False)\n'
                 'task = ray.remote(num_cpus=1)(fleet.segment_one)\n'

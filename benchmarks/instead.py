@@ -82,7 +82,7 @@ def variants(arguments: argparse.Namespace) -> dict[str, Run]:
         found['the same network per frame, ONNX Runtime fp32'] = make_engine(
             arguments.weights, 'onnx', shared_levels=0, input_size=size).key
     if find_spec('segmentation_models_pytorch'):
-        from featshare_core.networks.smp import smp_model
+        from featshare_core.networks.smp.build import smp_model
         for architecture, encoder in LIGHT:
             for precision in dict.fromkeys(('fp32', best)):
                 found[f'smp {architecture}-{encoder} per frame, PyTorch eager {precision}'] = \

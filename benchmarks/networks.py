@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from featshare_core.evaluation.provenance import provenance
-from featshare_core.networks.smp import divide, smp_model
+from featshare_core.networks.smp.build import divide, smp_model
 
 CLASSES = 19
 NETWORKS: list[tuple[str, str, dict[str, Any]]] = [

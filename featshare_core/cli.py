@@ -4,68 +4,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
 
+from featshare_core.data.frames import count_frames, frames_of
 from featshare_core.evaluation.command import add_evaluation_commands
-from featshare_core.evaluation.compare import compare_bags, report
-from featshare_core.inference.command import add_export_command
 from featshare_core.inference.engine import Frame
-from featshare_core.inference.pipeline import overlap
+from featshare_core.inference.export.command import add_export_command
 from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.inference.timing import Rolling
 from featshare_core.networks.convert import add_convert_command
 from featshare_core.overlay import paint
+from featshare_core.pipeline import overlap
 from featshare_core.training.command import add_train_command
-
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
-
-
-def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
-    """
-    Yield (name, HxWx3 uint8 RGB) of each frame of a video file, or of a folder's images by name.
-
-    :raises ValueError: where there is nothing to read, or an image cannot be decoded.
-    """
-    if source.is_dir():
-        files = sorted(f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise ValueError(f'{source} holds no image ({", ".join(IMAGE_SUFFIXES)})')
-        for one, other in pairwise(files):
-            if one.stem == other.stem:
-                raise ValueError(f'{one.name} and {other.name} would have the same mask '
-                                 f'{one.stem}.png: rename one of them')
-        for file in files:
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f'{file} cannot be decoded as an image')
-            yield file.stem, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        return
-    video = cv2.VideoCapture(str(source))
-    index = 0
-    while True:
-        read, image = video.read()
-        if not read:
-            break
-        yield f'{index:06d}', cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        index += 1
-    video.release()
-    if not index:
-        raise ValueError(f'{source} is no folder, and no video file that OpenCV can read')
-
-
-def count_frames(source: Path) -> int:
-    """Return how many frames ``frames_of`` yields, for a video as far as the container knows."""
-    if source.is_dir():
-        return sum(file.suffix.lower() in IMAGE_SUFFIXES for file in source.iterdir())
-    video = cv2.VideoCapture(str(source))
-    count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-    video.release()
-    return count
 
 
 def segment(arguments: argparse.Namespace) -> None:
@@ -113,11 +66,6 @@ def segment(arguments: argparse.Namespace) -> None:
                   f'{p95:.1f} ms 95th percentile, {largest:.1f} ms at most')
 
 
-def compare(arguments: argparse.Namespace) -> None:
-    """Print how far the masks of two recordings agree: per class, and per distance to the key."""
-    print(report(compare_bags(arguments.a, arguments.b)))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser('featshare', description=__doc__)
@@ -133,12 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument('--key-interval', type=int, default=5)
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
     command.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    command = commands.add_parser('compare-bags',
-                                  help='agreement between two segmented recordings',
-                                  description=compare.__doc__)
-    command.set_defaults(run=compare)
-    command.add_argument('a', type=Path, help='a rosbag2 recording with masks')
-    command.add_argument('b', type=Path, help='another, of the same images')
     add_train_command(commands)
     add_convert_command(commands)
     add_export_command(commands)

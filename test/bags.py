@@ -13,8 +13,8 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from featshare_ros.bag import COMPRESSED_IMAGE, IMAGE, message_types
-from featshare_ros.bag_output import output_types
+from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, message_types
+from featshare_ros.recordings.bag_output import output_types
 
 STRING = 'std_msgs/msg/String'
 QOS = [Qos(QosHistory.KEEP_LAST, 7, QosReliability.BEST_EFFORT, QosDurability.VOLATILE,

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from featshare_ros.bag import (
+from featshare_ros.images import decode_compressed, decode_image
+from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
     IMAGE,
     START_NS,
@@ -17,7 +18,6 @@ from featshare_ros.bag import (
     open_recording,
     write_recording,
 )
-from featshare_ros.images import decode_compressed, decode_image
 
 SIZE, COUNT, FPS = (48, 64), 9, 12.5
 RECORDINGS = Path(__file__).parents[2] / 'shared' / 'data' / 'recordings'
@@ -202,7 +202,7 @@ def test_real_recordings(name: str, count: int, shape: tuple[int, ...], topic: s
 
 
 def test_make_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from featshare_ros.make_recording import main
+    from featshare_ros.recordings.make_recording import main
 
     (tmp_path / 'images').mkdir()
     for index in range(3):

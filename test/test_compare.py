@@ -3,17 +3,16 @@ import numpy as np
 import pytest
 from bags import write_bag
 
-from featshare_core.cli import main
-from featshare_core.evaluation.compare import compare_bags, report
-from featshare_ros.bag import message_types, write_recording
-from featshare_ros.segment_bag import main as segment_bag
+from featshare_ros.recordings.bag import message_types, write_recording
+from featshare_ros.recordings.compare import compare_bags, main, report
+from featshare_ros.recordings.segment_bag import main as segment_bag
 
 
 def write_masks(path, masks, topic='/segmentation/mask'):
     """Write (stamp in ns, mask) as raw masks without anything else."""
     from rosbags.rosbag2 import StoragePlugin, Writer
 
-    from featshare_ros.bag import IMAGE, _header, image_message
+    from featshare_ros.recordings.bag import IMAGE, _header, image_message
     types = message_types()
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(topic, IMAGE, typestore=types)
@@ -41,7 +40,7 @@ def test_two_runs(tmp_path, random_checkpoint, capsys):
         assert segment_bag([str(tmp_path / 'in'), str(tmp_path / name), '--weights',
                             str(random_checkpoint), '--device', 'cpu', '--only-masks', *more]) == 0
     capsys.readouterr()
-    assert main(['compare-bags', str(tmp_path / 'png'), str(tmp_path / 'raw')]) == 0
+    assert main([str(tmp_path / 'png'), str(tmp_path / 'raw')]) == 0
     said = capsys.readouterr().out
     assert ': 12 frames compared, 0 only in A, 0 only in B\n100.00 % of the pixels' in said
     agreement = compare_bags(tmp_path / 'png', tmp_path / 'every')
@@ -55,7 +54,7 @@ def test_two_runs(tmp_path, random_checkpoint, capsys):
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     def failure(a, b):
-        assert main(['compare-bags', str(tmp_path / a), str(tmp_path / b)]) == 1
+        assert main([str(tmp_path / a), str(tmp_path / b)]) == 1
         return capsys.readouterr().err
 
     write_masks(tmp_path / 'a', [(1, [[0, 0]])])

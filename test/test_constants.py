@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference import cuda_engine
-from featshare_core.inference.constants import settled
-from featshare_core.inference.cuda_engine import CudaEngine
+from featshare_core.inference.cuda import cuda_engine
+from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.inference.device import kernels_chosen
 from featshare_core.networks.checkpoint import load_checkpoint
 

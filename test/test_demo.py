@@ -14,10 +14,10 @@ import torch
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
-from featshare_ros import demo
-from featshare_ros.bag import open_recording, write_recording
-from featshare_ros.demo_replay import Run
-from featshare_ros.demo_report import OverlayVideo, draw_legend, write_contact_sheet
+from featshare_ros.demo import __main__ as demo
+from featshare_ros.demo.replay import Run
+from featshare_ros.demo.report import OverlayVideo, draw_legend, write_contact_sheet
+from featshare_ros.recordings.bag import open_recording, write_recording
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
 

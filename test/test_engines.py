@@ -8,17 +8,17 @@ from torch.nn import functional as F
 
 from featshare_core.cli import main
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference import engines, host_engine
-from featshare_core.inference.cuda_engine import CudaEngine
-from featshare_core.inference.dense import buffer_dense_blocks
+from featshare_core.inference import engines
+from featshare_core.inference.cpu import host_engine
+from featshare_core.inference.cuda.cuda_engine import CudaEngine
+from featshare_core.inference.cuda.dense import buffer_dense_blocks
+from featshare_core.inference.cuda.fold import fold_batch_norms
+from featshare_core.inference.cuda.tiles import winning_class
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.export import ExportedModels, export
-from featshare_core.inference.fold import fold_batch_norms
-from featshare_core.inference.parts import Pixels
+from featshare_core.inference.export.models import ExportedModels, export
+from featshare_core.inference.parts import Pixels, prepare
 from featshare_core.inference.pixels import resize
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.inference.tiles import winning_class
-from featshare_core.inference.torch_engine import prepare
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 
 CPU_ENGINES = [('torch', 'bf16'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'fp32')]
@@ -245,7 +245,7 @@ def test_a_deep_half_that_fails_beside_is_reported_and_the_stream_goes_on(video,
     ((1, 5, 16, 24), (64, 64), 16 << 20), ((1, 5, 16, 24), (333, 501), 40_000),
     ((1, 3, 40, 40), (17, 23), 1), ((1, 2, 1, 1), (5, 7), 16 << 20)])
 def test_bands_are_what_whole_logits_are(shape, size, band, monkeypatch):
-    monkeypatch.setattr('featshare_core.inference.tiles.TILE_BYTES', band)
+    monkeypatch.setattr('featshare_core.inference.cuda.tiles.TILE_BYTES', band)
     logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(logits, size, mode='bilinear').softmax(1).max(1)
     mask, confidence = torch.zeros(2, *size, dtype=torch.uint8)

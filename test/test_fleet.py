@@ -10,9 +10,9 @@ import time
 import pytest
 from bags import outputs, without_times, write_bag
 
-from featshare_ros import fleet
-from featshare_ros.bag import RecordingError
-from featshare_ros.segment_bag import _parse, main
+from featshare_ros.recordings import fleet
+from featshare_ros.recordings.bag import RecordingError
+from featshare_ros.recordings.segment_bag import _parse, main
 
 ray = pytest.importorskip('ray')
 
@@ -105,7 +105,7 @@ def writers(file):
 
 def test_without_ray(archive, tmp_path):
     code = ('import sys; sys.modules["ray"] = None\n'
-            'from featshare_ros.segment_bag import main; sys.exit(main())')
+            'from featshare_ros.recordings.segment_bag import main; sys.exit(main())')
     done = subprocess.run([sys.executable, '-c', code, '--ray', archive, tmp_path / 'out'],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

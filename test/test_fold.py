@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featshare_core.inference.cuda_engine import CudaEngine
-from featshare_core.inference.dense import BufferedBlock, buffer_dense_blocks
-from featshare_core.inference.fold import FARTHEST, Clamp, FoldError, fold_batch_norms
-from featshare_core.inference.torch_engine import prepare
+from featshare_core.inference.cuda.cuda_engine import CudaEngine
+from featshare_core.inference.cuda.dense import BufferedBlock, buffer_dense_blocks
+from featshare_core.inference.cuda.fold import FARTHEST, Clamp, FoldError, fold_batch_norms
+from featshare_core.inference.parts import prepare
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference.cuda_engine import CudaEngine
+from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.networks.checkpoint import load_checkpoint
 
 # In fp16: Triton's interpreter multiplies bf16 wrongly.
@@ -15,9 +15,9 @@ COMMON = """
 import math
 import torch
 from torch.nn import functional as F
-from featshare_core.inference import kernels
-from featshare_core.inference.kernels import convolution, pooling, sampling
-from featshare_core.inference.tiles import winning_class
+from featshare_core.inference.cuda import kernels
+from featshare_core.inference.cuda.kernels import convolution, pooling, sampling
+from featshare_core.inference.cuda.tiles import winning_class
 from featshare_core.networks import alignment, mending
 
 torch.manual_seed(0)
@@ -120,7 +120,7 @@ COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from featshare_core.inference.kernels import convolution, images, pooling, sampling, search
+from featshare_core.inference.cuda.kernels import convolution, images, pooling, sampling, search
 
 FP32 = ('moved', 'costs', 'sums', 'scale', 'shift', 'differences')
 MAPS = ('source', 'kernel', 'floor', 'bias', 'addend', 'result', 'first', 'second', 'gate',
@@ -167,13 +167,13 @@ for architecture in (75, 87, 90):
         assert compile(source, target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 FUSED = COMMON + """
-from featshare_core.inference.constants import settled
-from featshare_core.inference.cuda_engine import _carried_by
-from featshare_core.inference.fold import fold_batch_norms
-from featshare_core.inference.fuse import fuse
-from featshare_core.inference.dense import buffer_dense_blocks
+from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.cuda_engine import _carried_by
+from featshare_core.inference.cuda.fold import fold_batch_norms
+from featshare_core.inference.cuda.fuse import fuse
+from featshare_core.inference.cuda.dense import buffer_dense_blocks
 from featshare_core.inference.parts import parts
-from featshare_core.inference.torch_engine import prepare
+from featshare_core.inference.parts import prepare
 from featshare_core.networks.checkpoint import load_checkpoint
 
 # Large tiles: the interpreter takes its time for each program.
@@ -215,7 +215,7 @@ def test_kernels(script, interpreted, tmp_path):
 
 
 def test_without_triton_operations_are_as_they_were(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'featshare_core.inference.kernels', None)
+    monkeypatch.setitem(sys.modules, 'featshare_core.inference.cuda.kernels', None)
     image = RenderedStreet(64, 32, seed=0).frame(0)[0]
     masks = []
     for fuses in (False, True):

@@ -6,7 +6,7 @@ from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
 from featshare_core.networks.fpn import FPN
 from featshare_core.networks.mending import mismatch
-from featshare_core.networks.smp import import_smp, smp_network
+from featshare_core.networks.smp.build import import_smp, smp_network
 
 
 def mending_network(cut=2, fresh=False, **options):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from featshare_core.inference import model_cache
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.export import Models, NetworkModels
-from featshare_core.inference.model_cache import cached, identity
+from featshare_core.inference.export import cache as model_cache
+from featshare_core.inference.export.cache import cached, identity
+from featshare_core.inference.export.models import Models, NetworkModels
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.fpn import FPN

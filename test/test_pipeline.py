@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from featshare_core.inference import pipeline
-from featshare_core.inference.pipeline import overlap
+from featshare_core import pipeline
+from featshare_core.pipeline import overlap
 
 
 def test_order_and_overlap():

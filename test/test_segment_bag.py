@@ -11,11 +11,11 @@ from rosbags.rosbag2 import Reader
 
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
-from featshare_ros.bag import message_types
-from featshare_ros.bag_input import BagInput, camera_name
 from featshare_ros.images import decode_compressed, decode_image
-from featshare_ros.segment_bag import main
-from featshare_ros.segment_recording import Job
+from featshare_ros.recordings.bag import message_types
+from featshare_ros.recordings.bag_input import BagInput, camera_name
+from featshare_ros.recordings.segment_bag import main
+from featshare_ros.recordings.segment_recording import Job
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_it_needs_no_ros(tmp_path, random_checkpoint):
     code = ('import sys\n'
             'for name in ("rclpy", "sensor_msgs", "std_msgs", "diagnostic_msgs"):\n'
             '    sys.modules[name] = None\n'
-            'from featshare_ros.segment_bag import main\n'
+            'from featshare_ros.recordings.segment_bag import main\n'
             'sys.exit(main())')
     done = subprocess.run(
         [sys.executable, '-c', code, tmp_path / 'in', tmp_path / 'out', '--weights',
@@ -238,7 +238,7 @@ def test_memory_is_bounded(tmp_path, random_checkpoint):
     """A recording twelve times as large takes no more memory."""
     # Not the child's resource usage, which counts what it was before it was Python.
     code = ('import re, sys\n'
-            'from featshare_ros.segment_bag import main\n'
+            'from featshare_ros.recordings.segment_bag import main\n'
             'assert main(sys.argv[1:]) == 0\n'
             'print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])')
     peaks = []

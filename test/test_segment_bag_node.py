@@ -9,8 +9,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from featshare_ros.parameters import PARAMETERS
-from featshare_ros.segment_bag import _parse, main
-from featshare_ros.segment_recording import Job
+from featshare_ros.recordings.segment_bag import _parse, main
+from featshare_ros.recordings.segment_recording import Job
 
 
 def test_defaults_are_those_of_the_live_node():

@@ -14,8 +14,8 @@ from bags import outputs, without_times, write_bag
 from rosbags.rosbag2 import Reader
 
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_ros import mcap_file
-from featshare_ros.segment_bag import main
+from featshare_ros.recordings import mcap_file
+from featshare_ros.recordings.segment_bag import main
 
 TOPICS = ('--topic', '/front/image_raw', '--topic', '/rear/image_raw')
 FRAMES = 60
@@ -23,8 +23,8 @@ FRAMES = 60
 # A child with small chunks, as a long recording has many of; and as slow as a large network.
 CHILD = """
 import sys, time
-from featshare_ros import mcap_file
-from featshare_ros.segment_bag import main
+from featshare_ros.recordings import mcap_file
+from featshare_ros.recordings.segment_bag import main
 from featshare_core.inference.segmenter import VideoSegmenter
 mcap_file.CHUNK_BYTES = int(sys.argv.pop(1))
 segment = VideoSegmenter.segment

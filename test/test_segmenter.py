@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from featshare_core.inference.cpu.masks import MaskMaker
 from featshare_core.inference.device import choose_device, choose_precision
-from featshare_core.inference.masks import MaskMaker
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import network_size
 from featshare_core.inference.segmenter import VideoSegmenter

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from featshare_core.inference.fold import fold_batch_norms
+from featshare_core.inference.cuda.fold import fold_batch_norms
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import (
@@ -20,9 +20,9 @@ from featshare_core.networks.checkpoint import (
     save_checkpoint,
 )
 from featshare_core.networks.fcn import fcn_network
-from featshare_core.networks.smp import divide, smp_model, smp_network
-from featshare_core.networks.smp_base import ExportablePool
-from featshare_core.networks.smp_decoders import DECODERS
+from featshare_core.networks.smp.base import ExportablePool
+from featshare_core.networks.smp.build import divide, smp_model, smp_network
+from featshare_core.networks.smp.decoders import DECODERS
 
 try:
     import segmentation_models_pytorch  # noqa: F401

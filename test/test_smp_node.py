@@ -8,7 +8,7 @@ from sensor_msgs.msg import Image
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
-from featshare_core.networks.smp import smp_network
+from featshare_core.networks.smp.build import smp_network
 
 try:
     import segmentation_models_pytorch  # noqa: F401

@@ -12,7 +12,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
-from featshare_core.networks.smp import (
+from featshare_core.networks.smp.build import (
     encoder_normalisation,
     load_encoder_weights,
     smp_model,

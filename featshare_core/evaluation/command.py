@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featshare_core.evaluation.videos import KINDS, DataChoice
-from featshare_core.inference.command import size_argument
+from featshare_core.inference.export.command import size_argument
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:

@@ -2,14 +2,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.inference.pixels import Size
 from featshare_core.labels import LabelSet
+from featshare_core.networks.checkpoint import Config
 
 Frame = npt.NDArray[np.uint8]
+
+KEPT_SIZES = 4
+"""Image sizes that an engine stays prepared for, beside those that streams have."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +94,33 @@ class Engine(ABC):
     @abstractmethod
     def forget(self, stream: str) -> None:
         """Free what is remembered of a stream."""
+
+
+def drop_oldest(prepared: OrderedDict[Size, Any], used: Collection[Size]) -> None:
+    """
+    Free what was prepared for a size that no stream has, if there is too much.
+
+    :param prepared: by size, the one used last at the end; that one stays.
+    """
+    spare = [size for size in list(prepared)[:-1] if size not in used]
+    if len(prepared) > KEPT_SIZES and spare:
+        del prepared[spare[0]]
+
+
+def named(config: Config, shared_levels: int) -> str:
+    """Return which network it is and where it is cut, for people."""
+    words = (value for value in config.options.values() if isinstance(value, str))
+    name = f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
+    if config.options.get('aligned'):
+        name += ', aligned, mending' if config.options.get('mending') else ', aligned'
+    return name
+
+
+def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:
+    """Return (width, height) as (height, width); raise ValueError where a network cannot."""
+    if wanted is None:
+        return None
+    if min(wanted) <= 0 or any(side % multiple for side in wanted):
+        raise ValueError(f'input_size {wanted[0]}x{wanted[1]} is not made of multiples of '
+                         f'{multiple}')
+    return wanted[1], wanted[0]

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from featshare_core.inference.cpu.torch_engine import TorchEngine
 from featshare_core.inference.device import choose_device, named_device
 from featshare_core.inference.engine import Engine
-from featshare_core.inference.export import CONFIG_FILE, ExportedModels, ModelSource, NetworkModels
-from featshare_core.inference.torch_engine import TorchEngine
+from featshare_core.inference.export.models import (
+    CONFIG_FILE,
+    ExportedModels,
+    ModelSource,
+    NetworkModels,
+)
 from featshare_core.networks.checkpoint import load_checkpoint
 
 ENGINES = {'auto': ('cpu', 'cuda'), 'torch': ('cpu', 'cuda'), 'graphs': ('cuda',),
@@ -70,13 +75,13 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     def torch_engine() -> Engine:
         network, config = load_checkpoint(weights, shared_levels, aligned)
         if where is not None and where.type == 'cuda':
-            from featshare_core.inference.cuda_engine import CudaEngine
+            from featshare_core.inference.cuda.cuda_engine import CudaEngine
             return CudaEngine(network, config, where, precision, input_size, full_size,
                               graphs=engine != 'torch')
         return TorchEngine(network, config, precision, input_size, full_size)
 
     def openvino_engine() -> Engine:
-        from featshare_core.inference.openvino_engine import OpenVinoEngine
+        from featshare_core.inference.cpu.openvino_engine import OpenVinoEngine
         return OpenVinoEngine(source(), precision, input_size, full_size)
 
     if engine in ('torch', 'graphs') or (where is not None and where.type == 'cuda'):
@@ -92,7 +97,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
                           f'pip install {" ".join(missing)}')
     if engine == 'openvino':
         return openvino_engine()
-    from featshare_core.inference.onnx_engine import OnnxEngine
+    from featshare_core.inference.cpu.onnx_engine import OnnxEngine
     return OnnxEngine(source(), engine.partition('-')[2] or 'cpu', precision, input_size,
                       full_size, index=(where.index or 0) if where is not None else 0)
 

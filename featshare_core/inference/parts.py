@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from featshare_core.inference.device import PRECISIONS
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork, Tensors
 
@@ -57,3 +58,14 @@ def parts(network: SplitNetwork, config: Config) -> tuple[KeyPart, CurrentPart]:
     """Return both kinds of frame over one copy of the weights, in evaluation mode."""
     pixels = Pixels(config)
     return KeyPart(network, pixels).eval(), CurrentPart(network, pixels).eval()
+
+
+def prepare(network: SplitNetwork, device: torch.device, precision: str) -> SplitNetwork:
+    """Return the network, taken over: in evaluation mode, on a device, cast, channels last."""
+    network = network.eval().to(device, PRECISIONS[precision])
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        # Statistics of 8 bits would shift whole channels; kernels take them in fp32.
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    return network

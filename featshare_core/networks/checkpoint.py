@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from featshare_core.labels import LabelSet
 from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.fpn import FPN
-from featshare_core.networks.smp import smp_network
+from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
 
 HEADER_KEY = 'featshare'

@@ -14,7 +14,12 @@ from safetensors.torch import load_file
 from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet, load_label_set
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_core.networks.fcn import fcn_network
-from featshare_core.networks.smp import divide, encoder_normalisation, smp_arguments, smp_model
+from featshare_core.networks.smp.build import (
+    divide,
+    encoder_normalisation,
+    smp_arguments,
+    smp_model,
+)
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import State, read_state
 

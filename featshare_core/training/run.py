@@ -25,8 +25,8 @@ from featshare_core.networks.checkpoint import (
 )
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.fpn import FPN
-from featshare_core.networks.smp import encoder_normalisation, load_encoder_weights
-from featshare_core.networks.smp_base import SmpNetwork
+from featshare_core.networks.smp.base import SmpNetwork
+from featshare_core.networks.smp.build import encoder_normalisation, load_encoder_weights
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (

@@ -1,0 +1,1 @@
+"""Engines whose images and masks stay in host memory."""

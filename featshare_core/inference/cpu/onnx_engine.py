@@ -1,0 +1,92 @@
+"""OnnxEngine: the network in ONNX Runtime, on any of its execution providers."""
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime as ort
+import torch
+
+from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
+from featshare_core.inference.engine import Frame
+from featshare_core.inference.export.models import Models, ModelSource
+
+PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider',
+             'tensorrt': 'TensorrtExecutionProvider', 'openvino': 'OpenVINOExecutionProvider'}
+ON_CUDA = ('cuda', 'tensorrt')
+
+
+class OnnxEngine(CompiledEngine):
+    """
+    Runs the models with ONNX Runtime; shared tensors stay on the provider's device.
+
+    It computes in fp32, whatever the device could do.
+
+    :param provider: a key of ``PROVIDERS``.
+    :param precision: ``fp32``, or ``auto``, which is the same.
+    :param index: which of several devices.
+    :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start.
+    """
+
+    name = 'onnx'
+
+    def __init__(self, source: ModelSource, provider: str = 'cpu', precision: str = 'auto',
+                 input_size: tuple[int, int] | None = None, full_size: bool = True,
+                 index: int = 0) -> None:
+        if precision not in ('auto', 'fp32'):
+            raise ValueError(f'engine onnx computes in fp32, not in {precision}: choose precision '
+                             f'auto, or another engine')
+        if provider not in PROVIDERS:
+            raise ValueError(f'provider {provider!r} is none of {", ".join(PROVIDERS)}')
+        available = ort.get_available_providers()
+        if PROVIDERS[provider] not in available:
+            raise RuntimeError(f'this ONNX Runtime has no {PROVIDERS[provider]}, it has '
+                               f'{", ".join(available)}: install the onnxruntime build for it')
+        super().__init__(source, 'fp32', input_size, full_size)
+        self._provider, self._index = provider, index
+        self.device = f'{provider}:{index}' if provider in ON_CUDA else provider
+
+    def _load(self, models: Models) -> _Runner:
+        return _Runner(models, self._provider, self._index)
+
+
+class _Runner:
+    def __init__(self, models: Models, provider: str, index: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait take the cores from images still to be decoded.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        where = {'device_id': str(index)} if provider in ON_CUDA else {}
+        self._key, self._current = (
+            ort.InferenceSession(model, options, providers=[(PROVIDERS[provider], where)])
+            for model in models)
+        # One that lacks a library leaves all to the CPU, with no more than a line on the console.
+        if self._key.get_providers()[0] != PROVIDERS[provider]:
+            raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: what it '
+                               f'printed says which library or device is missing')
+        self._place, self._index = ('cuda' if provider in ON_CUDA else 'cpu'), index
+        self._shared = [output.name for output in self._key.get_outputs()[1:]]
+        self._bound_key, self._bound_current = self._key.io_binding(), self._current.io_binding()
+        self._bound_current.bind_output('logits', 'cpu')
+
+    def key(self, image: Frame) -> tuple[Array, Any]:
+        binding = self._bound_key
+        binding.bind_cpu_input('image', image)
+        # Bound anew, so that each key frame's tensors get memory of their own.
+        binding.bind_output('logits', 'cpu')
+        for name in self._shared:
+            binding.bind_output(name, self._place, self._index)
+        self._key.run_with_iobinding(binding)
+        logits, *shared = binding.get_outputs()
+        return logits.numpy()[0], shared
+
+    def deep(self, image: Frame) -> Any:
+        # Asked for fewer outputs, ONNX Runtime computes them all the same.
+        return self.key(image)[1]
+
+    def current(self, image: Frame, shared: Any) -> Array:
+        binding = self._bound_current
+        binding.bind_cpu_input('image', image)
+        for name, value in zip(self._shared, shared):
+            binding.bind_ortvalue_input(name, value)
+        self._current.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy()[0]

@@ -1,0 +1,63 @@
+"""TorchEngine: eager PyTorch on the CPU; every other engine is held against it."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from featshare_core.inference.cpu.host_engine import Array, HostEngine, Mark
+from featshare_core.inference.device import PRECISIONS, choose_precision
+from featshare_core.inference.engine import Frame
+from featshare_core.inference.parts import Pixels, prepare
+from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.split import SplitNetwork
+
+
+class TorchEngine(HostEngine):
+    """
+    Runs a ``SplitNetwork`` eagerly.
+
+    :param network: taken over: it is cast.
+    :param precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the CPU multiplies it.
+    """
+
+    name = 'torch'
+
+    def __init__(self, network: SplitNetwork, config: Config, precision: str = 'auto',
+                 input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
+        super().__init__(config, network.input_multiple, network.shared_levels, input_size,
+                         full_size)
+        self.precision = choose_precision(precision, torch.device('cpu'))
+        self._network = prepare(network, torch.device('cpu'), self.precision)
+        self._pixels = Pixels(config)
+
+    @torch.inference_mode()
+    def _run_key(self, image: Frame, mark: Mark) -> tuple[Array, Any]:
+        low = self._network.low(self._normalised(image))
+        mark('low')
+        shared = self._network.high(low)
+        mark('high')
+        logits = _on_host(self._network.decode_key(low, shared))
+        mark('decode')
+        return logits, shared
+
+    @torch.inference_mode()
+    def _run_deep(self, image: Frame) -> Any:
+        return self._network.high(self._network.low(self._normalised(image)))
+
+    @torch.inference_mode()
+    def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
+        low = self._network.low(self._normalised(image))
+        mark('low')
+        logits = _on_host(self._network.decode(low, shared))
+        mark('decode')
+        return logits
+
+    def _normalised(self, image: Frame) -> torch.Tensor:
+        normalised: torch.Tensor = self._pixels(torch.from_numpy(image)[None])
+        return normalised.to(PRECISIONS[self.precision])
+
+
+def _on_host(logits: torch.Tensor) -> Array:
+    host: Array = logits[0].float().contiguous().numpy()
+    return host

@@ -1,0 +1,1 @@
+"""A network as ONNX models: making, caching, exporting them."""

@@ -1,0 +1,108 @@
+"""Exported models on disk, so that a robot waits for the exporter once, not at every start."""
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+KEPT = 16
+"""So many entries stay, those used last: one for each network, cut and image size."""
+DIGEST = hashlib.sha256().digest_size
+PACKAGE = Path(__file__).parents[2]
+LIBRARIES = ('torch', 'onnx', 'segmentation-models-pytorch', 'timm', 'torchvision')
+"""Whose code models come from, beside the package's own."""
+
+log = logging.getLogger(__name__)
+
+
+def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
+    """
+    Return the files that an earlier start made for the same ``identity``, or make and keep them.
+
+    They lie in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
+    once they are there. A warning says where nothing can be kept, or what was kept is damaged.
+    """
+    path = _folder() / identity
+    files = _read(path)
+    if files is None:
+        files = make()
+        try:
+            _write(path, files)
+        except OSError as error:
+            log.warning('exported models are not kept, so every start makes them anew: %s', error)
+    return files
+
+
+def identity(network: nn.Module, *more: object) -> str:
+    """Return a name for what a network, with its weights, and ``more`` are exported to."""
+    digest = hashlib.sha256(repr((_code(), network, more)).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+@cache
+def _code() -> tuple[str, ...]:
+    """Return what tells the code apart: models of another version of it are not to be met."""
+    sources = hashlib.sha256()
+    for room in ('networks', 'inference'):
+        for file in sorted((PACKAGE / room).rglob('*.py')):
+            sources.update(file.read_bytes())
+    return sources.hexdigest(), *map(_version, LIBRARIES)
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ''
+
+
+def _folder() -> Path:
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    # Without a home ~ stays as it is: such a place cannot be made.
+    return Path(base if base[0] != '~' else os.devnull, 'featshare', 'models')
+
+
+def _read(path: Path) -> Mapping[str, bytes] | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None  # whether it can be made is for the writing to say
+    with suppress(OSError):
+        os.utime(path)
+    if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+        log.warning('%s is damaged, and is made anew', path)
+        return None
+    with zipfile.ZipFile(io.BytesIO(content[DIGEST:])) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _write(path: Path, files: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, 'w') as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    # Whole or not at all: another process may read it.
+    unfinished = path.with_suffix(f'.{os.getpid()}')
+    try:
+        unfinished.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    # Those that a killed process left unfinished age too; another process may remove them as well.
+    with suppress(FileNotFoundError):
+        for file in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            file.unlink()

@@ -1,0 +1,147 @@
+"""A network as two ONNX models: what a key frame runs, and what a current frame runs."""
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featshare_core.inference.export.cache import cached, identity
+from featshare_core.inference.parts import Part, parts
+from featshare_core.inference.pixels import Size
+from featshare_core.networks.checkpoint import CheckpointError, Config, parse_config
+from featshare_core.networks.split import SplitNetwork
+
+KEY_FILE, CURRENT_FILE, CONFIG_FILE = 'key.onnx', 'current.onnx', 'config.json'
+OPSET = 20  # the newest that PyTorch's tracing exporter writes
+
+
+class Models(NamedTuple):
+    """
+    ONNX models of one image size; ``image`` is 1xhxwx3 uint8 RGB.
+
+    ``key`` yields ``logits`` (1xCxh'xw') and ``shared0``, ``shared1``, ...; ``current`` takes
+    these beside its ``image`` and yields ``logits``.
+    """
+
+    key: bytes
+    current: bytes
+
+
+class ModelSource(ABC):
+    """Where an engine gets its models from."""
+
+    config: Config
+    multiple: int
+    shared_levels: int
+
+    @abstractmethod
+    def models(self, size: Size) -> Models:
+        """Return the models for images of (height, width) pixels."""
+
+
+class NetworkModels(ModelSource):
+    """Models made from a network, of any size."""
+
+    def __init__(self, network: SplitNetwork, config: Config) -> None:
+        self.config = config
+        self.multiple = network.input_multiple
+        self.shared_levels = network.shared_levels
+        self._network = network
+        self._key, self._current = parts(network, config)
+
+    def models(self, size: Size) -> Models:
+        """Return the models for images of (height, width) pixels."""
+        network, config = self._network, self.config
+        return Models(**cached(
+            identity(network, network.shared_levels, network.aligned, network.mends,
+                     config.network, config.options, config.mean, config.std, OPSET, size),
+            lambda: self._export(size)._asdict()))
+
+    def _export(self, size: Size) -> Models:
+        image = torch.zeros(1, *size, 3, dtype=torch.uint8)
+        with torch.inference_mode():
+            shared = self._key(image)[1:]
+        names = [f'shared{index}' for index in range(len(shared))]
+        return Models(_onnx(self._key, (image,), ['image'], ['logits', *names]),
+                      _onnx(self._current, (image, *shared), ['image', *names], ['logits']))
+
+
+class ExportedModels(ModelSource):
+    """
+    Models of one size, from a folder that ``export`` has written.
+
+    :raises CheckpointError: where the folder lacks a file, or its config cannot be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        for name in (KEY_FILE, CURRENT_FILE, CONFIG_FILE):
+            if not (self.folder / name).is_file():
+                raise CheckpointError(f'{self.folder} holds no {name}: give the folder that '
+                                      f'`featshare export` has written')
+        path = self.folder / CONFIG_FILE
+        try:
+            content = json.loads(path.read_text())
+            self.size: Size = int(content['size'][0]), int(content['size'][1])
+            self.multiple = int(content['multiple'])
+            self.shared_levels = int(content['shared_levels'])
+        except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(f'{path} cannot be read ({error!r})') from error
+        self.config = parse_config(path, json.dumps(content.get('checkpoint')))
+
+    def models(self, size: Size) -> Models:
+        """
+        Return the models.
+
+        :raises ValueError: where they are of another size.
+        """
+        if size != self.size:
+            raise ValueError(f'{self.folder} was exported for images of {self.size[1]}x'
+                             f'{self.size[0]}, not {size[1]}x{size[0]}')
+        return Models((self.folder / KEY_FILE).read_bytes(),
+                      (self.folder / CURRENT_FILE).read_bytes())
+
+
+def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size) -> None:
+    """
+    Write key.onnx, current.onnx and their config.json for images of (height, width) pixels.
+
+    :raises ValueError: where the network cannot take images of that size.
+    :raises ImportError: where onnx, which PyTorch exports with, is not installed.
+    """
+    if not find_spec('onnx'):
+        raise ImportError('exporting needs onnx: pip install onnx')
+    multiple = network.input_multiple
+    if min(size) <= 0 or any(side % multiple for side in size):
+        raise ValueError(f'size {size[1]}x{size[0]} is not made of multiples of {multiple}')
+    source = NetworkModels(network, config)
+    key, current = source.models(size)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / KEY_FILE).write_bytes(key)
+    (folder / CURRENT_FILE).write_bytes(current)
+    (folder / CONFIG_FILE).write_text(json.dumps({
+        'size': size, 'multiple': multiple, 'shared_levels': network.shared_levels,
+        'checkpoint': asdict(config)}))
+
+
+def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],
+          outputs: list[str]) -> bytes:
+    buffer: Any = io.BytesIO()  # documented, but not typed, as taken in place of a path
+    with warnings.catch_warnings(), torch.no_grad():
+        # The shapes that tracing fixes are wanted fixed; it takes a second where the newer
+        # exporter, which the other warning is for, takes a minute.
+        warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
+        warnings.filterwarnings('ignore', category=DeprecationWarning)
+        warnings.filterwarnings('ignore', 'Constant folding')
+        torch.onnx.export(part, inputs, buffer, input_names=names, output_names=outputs,
+                          opset_version=OPSET, dynamo=False)
+    return bytes(buffer.getvalue())

@@ -1,6 +1,0 @@
-"""What ``CudaEngine`` runs in place of PyTorch's operations; importing it needs Triton."""
-from featshare_core.inference.kernels.images import decide, normalise
-from featshare_core.inference.kernels.sampling import warp
-from featshare_core.inference.kernels.search import displacement, mismatch
-
-__all__ = ['decide', 'displacement', 'mismatch', 'normalise', 'warp']

@@ -1,0 +1,1 @@
+"""segmentation_models_pytorch, divided into a shallow and a deep half."""

@@ -1,0 +1,1 @@
+"""The demo: a recording, replayed through the node over ROS 2."""

@@ -1,0 +1,301 @@
+"""
+The whole path, to be seen: a camera recording in, masks out, through real ROS 2.
+
+Starts the segmentation node as its own process, replays a recording into it at the recorded rate,
+receives the masks over ROS 2, and writes a video, a contact sheet and a latency table.
+Run as ``python -m featshare_ros.demo``.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.labels import LabelSet
+from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
+from featshare_ros.demo.report import (
+    OverlayVideo,
+    Picture,
+    ReportError,
+    markdown_table,
+    percentiles,
+    write_contact_sheet,
+)
+from featshare_ros.images import (
+    ImageError,
+    decode_compressed,
+    decode_image,
+    stamp_seconds,
+)
+from featshare_ros.recordings.bag import (
+    COMPRESSED_IMAGE,
+    RecordedImage,
+    Recording,
+    RecordingError,
+    open_recording,
+    write_recording,
+)
+
+MAX_KEY_AGE = 0.3
+STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
+MOMENTS = 12
+"""Pictures in the contact sheet."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    options = _parse(arguments)
+    # A terminated demo stops its node as an interrupted one does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_demo(options.recording, options.topic, options.output, options.weights,
+                 options.key_interval, options.device)
+    except (RecordingError, ReplayError, ReportError, ImportError) as error:
+        print(f'demo: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('demo: interrupted', file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_interval: int,
+             device: str) -> Run:
+    """
+    Replay a recording, or where ``path`` is None the rendered street, and write what came of it.
+
+    :returns: what was sent and received.
+    :raises RecordingError, ReplayError, ReportError: where it cannot be done; the text says why.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    prepare_environment()
+    with open_recording(path or street_recording(output), topic) as recording:
+        print(f'recording: {path or "rendered street"}, {recording.frame_count} frames of '
+              f'{recording.topic}, {recording.duration:.1f} s')
+        compressed = recording.message_type == COMPRESSED_IMAGE
+        command = [
+            sys.executable, '-m', 'featshare_ros.node', '--ros-args', '-r', f'__ns:={NAMESPACE}',
+            '-p', f'weights:={weights}', '-p', f'device:={device}', '-p', 'autostart:=true',
+            '-p', f'image_transport:={"compressed" if compressed else "raw"}',
+            '-p', f'key_interval:={key_interval}', '-p', f'max_key_age:={MAX_KEY_AGE}']
+        with NodeProcess(command, output / 'node.log') as process, \
+                Replay(compressed) as replay:
+            print('waiting for the node ...')
+            replay.wait_for_node(process)
+            replay.play(tqdm(recording, 'replay', recording.frame_count, unit='frame',
+                             disable=None), process)
+            run = replay.run
+            if not run.received:
+                raise ReplayError(process.with_log(
+                    f'{len(run.sent)} frames were sent and no mask came back'))
+        labels = load_checkpoint(weights)[1].labels
+        write_pictures(recording, run, key_stamps(run, key_interval), labels, output)
+        table = latency_table(run, recording, path)
+    (output / 'latency.md').write_text(table)
+    print(f'\n{table}\n')
+    for name in ('overlay.mp4', 'contact_sheet.png', 'latency.md'):
+        print(output / name)
+    return run
+
+
+def prepare_environment() -> None:
+    """
+    Set up ROS 2 for this process and the node: on this computer alone, and fit for large images.
+
+    A ROS_DOMAIN_ID that is set already is kept, so that other tools can look on.
+    """
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ['ROS_LOCALHOST_ONLY'] = '1'  # Humble's name for it
+    # Up to 101 the ports stay below those that Linux hands out by itself.
+    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+    # With Fast DDS's own settings, images above half a megabyte are lost between processes.
+    # Kilted reads the first of these variables, distributions up to Jazzy only the second.
+    profile = str(_find_config('fastdds_large_images.xml'))
+    os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', profile)
+    os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', profile)
+
+
+def street_recording(output: Path) -> Path:
+    """Return the recording of the rendered street, made first where it is not there or whole."""
+    from featshare_core.data.synthetic import RenderedStreet
+
+    width, height = STREET_SIZE
+    path = output / f'street_{width}x{height}_{STREET_FPS}hz'
+    if (path / 'metadata.yaml').exists():
+        return path
+    if path.exists():
+        shutil.rmtree(path)
+    street = RenderedStreet(width, height, STREET_SEED, STREET_FPS)
+    frames = (street.frame(index)[0]
+              for index in tqdm(range(STREET_FRAMES), 'rendering a street', unit='frame',
+                            disable=None))
+    write_recording(path, frames, '/camera/image_raw/compressed', STREET_FPS, jpeg_quality=92)
+    return path
+
+
+def key_stamps(run: Run, key_interval: int) -> set[int] | None:
+    """
+    Return the stamps of key frames, or None where they are not known.
+
+    Masks do not say it: it follows from the schedule, where a mask came for every frame that the
+    node counts as processed.
+    """
+    if run.diagnostics.get('processed') != str(len(run.received)):
+        return None
+    schedule = KeyFrameSchedule(key_interval, MAX_KEY_AGE)
+    keys = set()
+    for stamp_ns in run.received:
+        stamp = stamp_seconds(*divmod(stamp_ns, 10**9))
+        if schedule.next('', run.mask_size(stamp_ns), stamp).reason:
+            keys.add(stamp_ns)
+    return keys
+
+
+def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels: LabelSet,
+                   output: Path) -> None:
+    """Write overlay.mp4 with every frame, and contact_sheet.png with moments that have masks."""
+    stamps = sorted(run.received)
+    chosen = {stamps[round(at)] for at in np.linspace(0, len(stamps) - 1, MOMENTS)}
+    moments: list[tuple[Picture, npt.NDArray[np.uint8], str]] = []
+    mask: npt.NDArray[np.uint8] | None = None
+    age = 0
+    fps = min(100.0, max(1.0, _rate(sorted(run.sent))))
+    with OverlayVideo(output / 'overlay.mp4', labels, fps) as video:
+        for index, (stamp, rgb) in enumerate(tqdm(_pictures(recording), 'overlay.mp4',
+                                                  len(run.sent), unit='frame', disable=None)):
+            caption = f'frame {index + 1}'
+            alert = ''
+            if stamp in run.received:
+                mask, age = run.mask(stamp), 0
+                latency = 1e3 * (run.received[stamp] - run.sent[stamp])
+                kind = '' if keys is None else '  key' if stamp in keys else '  current'
+                caption += f'{kind}  {latency:.0f} ms'
+            else:
+                age += 1
+                alert = 'dropped: no mask yet' if mask is None \
+                    else f'dropped: mask of {age} frame{"s" if age > 1 else ""} ago'
+            video.add(rgb, mask, caption, alert)
+            if stamp in chosen and mask is not None:
+                moments.append((rgb, mask, caption))
+    write_contact_sheet(output / 'contact_sheet.png', moments, labels,
+                        'featshare_ros: camera image and published mask')
+
+
+def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
+    """Return the contents of latency.md."""
+    told = run.diagnostics
+    sent, received = len(run.sent), len(run.received)
+    rows = [
+        ('recording', path.name if path else 'rendered street'),
+        ('image', f'{recording.topic}, {recording.message_type.rsplit("/", 1)[1]}'),
+        ('frames sent', f'{sent} at {_rate_text(list(run.sent.values()))}'),
+        ('masks received', f'{received} at {_rate_text(list(run.received.values()))}'),
+        ('dropped by the node: overtaken by newer frames', told.get('dropped', '–')),
+        ('latency, frame published to mask received: p50 / p95 / max ms',
+         percentiles(run.latencies())),
+        ('in the node, key frames: p50 / p95 / max ms', _told_latency(told, 'key latency')),
+        ('in the node, current frames: p50 / p95 / max ms',
+         _told_latency(told, 'current latency')),
+        ('engine', f'{told.get("network", "–")}, {told.get("precision", "–")} on '
+                   f'{told.get("device", "–")}, key frame every {told.get("key_interval", "–")}'),
+        ('checkpoint', told.get('checkpoint', '–')),
+        ('machine', f'{_processor()}, {os.cpu_count()} cores'),
+    ]
+    faults = {'images that the node could not segment': int(told.get('failed', 0)),
+              'frames that did not reach the node': sent - int(told.get('received', sent)),
+              'masks that did not come back': int(told.get('processed', received)) - received,
+              'masks with a stamp that no frame had': run.strangers}
+    rows[5:5] = [(name, str(count)) for name, count in faults.items() if count]
+    return f'# Latency of the demo\n\n{markdown_table(rows)}\n'
+
+
+def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
+    """Yield stamp and picture of every frame; a damaged image shows the one before it."""
+    rgb: Picture | None = None
+    waiting: list[RecordedImage] = []
+    for image in recording:
+        waiting.append(image)
+        try:
+            decode = decode_compressed if image.compressed else decode_image
+            rgb = decode(image.message)
+        except ImageError:
+            if rgb is None:
+                continue
+        for earlier in waiting:
+            yield earlier.stamp_ns, rgb
+        waiting.clear()
+
+
+def _told_latency(told: Mapping[str, str], name: str) -> str:
+    """Return 'p50 / p95 / max' of a latency that the node's diagnostics tell."""
+    return ' / '.join(told.get(f'{name} {which} (ms)', '–') for which in ('p50', 'p95', 'max'))
+
+
+def _rate(times_ns: Sequence[int]) -> float:
+    """Return the mean rate in Hz of ascending times in nanoseconds, 1 where it has none."""
+    if len(times_ns) < 2 or times_ns[-1] == times_ns[0]:
+        return 1.0
+    return (len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0])
+
+
+def _rate_text(seconds: Sequence[float]) -> str:
+    """Return the mean rate of ascending times."""
+    return f'{_rate([round(time * 1e9) for time in seconds]):.1f} Hz' if len(seconds) > 1 else '–'
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _find_config(name: str) -> Path:
+    """Return a file of ``config/``: of the source tree, or of the prefix we are installed in."""
+    for parent in Path(__file__).resolve().parents:
+        for folder in (parent / 'config', parent / 'share' / 'featshare_ros' / 'config'):
+            if (folder / name).is_file():
+                return folder / name
+    raise ReplayError(f'{name} was not installed with the package')
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat a signal as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser('python -m featshare_ros.demo', description=__doc__)
+    parser.add_argument('--recording', type=lambda text: Path(text) if text else None,
+                        help='a rosbag2 recording (directory, .mcap, .db3) or a video file; '
+                             'default: a rendered street')
+    parser.add_argument('--topic', default='', help='the image topic, where there are several')
+    parser.add_argument('--output', type=Path, default=Path('demo'), help='default: %(default)s')
+    parser.add_argument('--weights', default='default',
+                        help="a shipped checkpoint's name or a .safetensors file; "
+                             'default: %(default)s')
+    parser.add_argument('--key-interval', type=int, default=5, metavar='N',
+                        help='a key frame every N processed frames; default: %(default)s')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""What the demo runs: the node as its own process, and a camera that replays a recording."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from featshare_ros.recordings.bag import RecordedImage
+
+NAMESPACE, NODE_NAME = '/featshare_demo', 'segmentation'
+START_TIMEOUT = 120.0
+"""Seconds for the node to load its checkpoint, warm up and be discovered."""
+LAST_MASK_TIMEOUT = 10.0
+"""The replay is over when the last frame's mask came, or nothing for so many seconds."""
+
+
+class ReplayError(RuntimeError):
+    """The replay cannot go on; the text says what is missing and ends with the node's log."""
+
+
+class NodeProcess:
+    """A child process with its output in a file; a context manager that ends it in any case."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self._log = log
+        # A session of its own: a Ctrl-C in the terminal reaches us, and we stop the node once.
+        with log.open('wb') as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
+                                             start_new_session=True)
+
+    def check(self) -> None:
+        """Raise ReplayError where the process has ended."""
+        if self._process.poll() is not None:
+            raise ReplayError(self.with_log(
+                f'the node ended by itself with status {self._process.returncode}'))
+
+    def with_log(self, text: str, lines: int = 25) -> str:
+        """Return the text with the end of the process's output below it."""
+        output = self._log.read_text(errors='replace').splitlines()[-lines:]
+        return '\n'.join([f'{text}. The end of its log ({self._log}):',
+                          *(f'    {line}' for line in output or ['(nothing)'])])
+
+    def stop(self, patience: float = 10.0) -> None:
+        """End the process: SIGINT as Ctrl-C would, then SIGTERM, then SIGKILL."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                return
+            os.killpg(self._process.pid, number)
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def __enter__(self) -> NodeProcess:
+        """Return the running process."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """End the process, though Ctrl-C be pressed again meanwhile."""
+        try:
+            self.stop()
+        except KeyboardInterrupt:
+            self.stop(patience=2.0)
+            raise
+
+
+@dataclass
+class Run:
+    """
+    What happened in a replay.
+
+    Frames and masks are told by the stamp in their headers, in nanoseconds; times are those of
+    one monotonic clock, in seconds.
+    """
+
+    sent: dict[int, float] = field(default_factory=dict)
+    received: dict[int, float] = field(default_factory=dict)
+    strangers: int = 0
+    """Masks with a stamp that no frame had: a node that changes headers."""
+    diagnostics: dict[str, str] = field(default_factory=dict)
+    """The node's newest values from /diagnostics, by key."""
+    problem: str = ''
+    """What the node's newest /diagnostics call an error."""
+    _masks: dict[int, tuple[tuple[int, int], bytes]] = field(default_factory=dict)
+
+    def keep_mask(self, stamp_ns: int, message: Image) -> None:
+        """Keep a mask; packed, for long recordings have thousands."""
+        size = (message.height, message.width)
+        self._masks[stamp_ns] = (size, zlib.compress(message.data, 1))
+
+    def mask(self, stamp_ns: int) -> npt.NDArray[np.uint8] | None:
+        """Return the class ids (HxW uint8) for the frame with this stamp, if they came."""
+        if stamp_ns not in self._masks:
+            return None
+        size, packed = self._masks[stamp_ns]
+        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(size)
+
+    def mask_size(self, stamp_ns: int) -> tuple[int, int]:
+        """Return the (height, width) of a mask that came."""
+        return self._masks[stamp_ns][0]
+
+    def latencies(self) -> list[float]:
+        """Return the milliseconds from publishing a frame to receiving its mask, in order."""
+        return [1e3 * (time - self.sent[stamp]) for stamp, time in self.received.items()]
+
+
+class Replay:
+    """A camera on ROS 2 that publishes recorded images and collects what the node makes."""
+
+    def __init__(self, compressed: bool) -> None:
+        self.run = Run()
+        self._lock = threading.Lock()
+        # Python's own Ctrl-C handling stays: it must unwind to where the node is stopped.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node('camera', namespace=NAMESPACE)
+        kind, topic = (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
+        # Best effort of a small depth, as a camera driver publishes.
+        self._publisher = self._node.create_publisher(kind, topic, qos_profile_sensor_data)
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._mask_topic = f'{NAMESPACE}/{NODE_NAME}/mask'
+        self._node.create_subscription(Image, self._mask_topic, self._on_mask, reliable)
+        self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics,
+                                       reliable)
+        self._diagnosed = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        """Serve the subscriptions until the end."""
+        executor = SingleThreadedExecutor()
+        executor.add_node(self._node)
+        while not self._ending.is_set():
+            executor.spin_once(timeout_sec=0.1)
+        executor.shutdown()
+
+    def _on_mask(self, message: Image) -> None:
+        """Note when a mask came, and keep it."""
+        now = time.monotonic()
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        with self._lock:
+            if stamp_ns not in self.run.sent:
+                self.run.strangers += 1
+                return
+        self.run.keep_mask(stamp_ns, message)
+        self.run.received[stamp_ns] = now
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Keep the newest values that the node tells of itself."""
+        own = [status for status in message.status
+               if status.name.lstrip('/').startswith(f'{NAMESPACE}/{NODE_NAME}'.lstrip('/'))]
+        for status in own:
+            self.run.diagnostics.update({item.key: item.value for item in status.values})
+        if own:
+            self.run.problem = ' '.join(
+                status.message for status in own if status.level == DiagnosticStatus.ERROR)
+            self._diagnosed.set()
+
+    def wait_for_node(self, process: NodeProcess) -> None:
+        """
+        Wait until images and masks have both ends.
+
+        :raises ReplayError: where the node ends or is not there in time.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            process.check()
+            if self.run.problem:
+                raise ReplayError(process.with_log(f'the node {self.run.problem}'))
+            missing = []
+            if self._publisher.get_subscription_count() == 0:
+                missing.append(f'subscribes to {self._publisher.topic_name}')
+            if self._node.count_publishers(self._mask_topic) == 0:
+                missing.append(f'publishes {self._mask_topic}')
+            if not missing:
+                break
+            if time.monotonic() > deadline:
+                raise ReplayError(process.with_log(
+                    f'after {START_TIMEOUT:.0f} s nobody {" or ".join(missing)}'))
+            time.sleep(0.05)
+        # The graph knows a publisher a little before data flow from it.
+        time.sleep(0.5)
+
+    def play(self, images: Iterable[RecordedImage], process: NodeProcess) -> None:
+        """
+        Publish images at the pace of their log times, and wait for the masks of the last ones.
+
+        :raises ReplayError: where the node ends meanwhile, or two images have the same stamp.
+        """
+        start = first_log_time = None
+        stamp_ns = 0
+        for image in images:
+            if start is None or first_log_time is None:
+                start, first_log_time = time.monotonic(), image.log_time_ns
+            due = start + (image.log_time_ns - first_log_time) / 1e9
+            time.sleep(max(0.0, due - time.monotonic()))
+            stamp_ns = image.stamp_ns
+            if stamp_ns in self.run.sent:
+                raise ReplayError(f'two images of the recording have the stamp {stamp_ns} ns: '
+                                  'masks are told by their stamps')
+            with self._lock:
+                self.run.sent[stamp_ns] = time.monotonic()
+            self._publisher.publish(image.serialized)
+            process.check()
+        count, quiet_since = -1, time.monotonic()
+        while stamp_ns not in self.run.received:
+            process.check()
+            if len(self.run.received) > count:
+                count, quiet_since = len(self.run.received), time.monotonic()
+            if time.monotonic() - quiet_since > LAST_MASK_TIMEOUT:
+                break
+            time.sleep(0.02)
+        # A report that counts them all: the second from here, for the first may be halfway done.
+        for _ in range(2):
+            self._diagnosed.clear()
+            self._diagnosed.wait(2.0)
+
+    def close(self) -> None:
+        """Leave ROS 2."""
+        self._ending.set()
+        self._thread.join(5.0)
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def __enter__(self) -> Replay:
+        """Return the replay, which is on ROS 2 already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Leave ROS 2."""
+        self.close()

@@ -1,0 +1,1 @@
+"""Recordings (rosbag2, video) in and out, without DDS."""

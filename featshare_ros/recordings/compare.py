@@ -1,0 +1,237 @@
+"""
+Agreement between the masks of two recordings, to see what a new checkpoint changes.
+
+Neither is the truth: intersection over union says how alike they are, not which is better.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
+from featshare_core.labels import UNLABELLED
+
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Agreement:
+    """
+    What two recordings have in common.
+
+    ``matrix`` counts pixels by class in A and class in B; ``per_lag`` does so for each distance
+    from the key frame, as A's timing has it, where A has one.
+    """
+
+    cameras: list[str]
+    """Those that were compared; what only one recording has is left out."""
+    names: list[str]
+    matrix: Matrix
+    per_lag: dict[int, Matrix] = field(default_factory=dict)
+    frames: int = 0
+    only_a: int = 0
+    only_b: int = 0
+
+
+class MaskRecording:
+    """
+    The masks of a rosbag2 recording: a context manager.
+
+    A camera is told by its topic without /mask or /mask/compressed.
+
+    :raises ValueError: where the path cannot be read, or holds no masks.
+    :raises ImportError: where rosbags is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            from rosbags.rosbag2 import Reader
+            from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+        except ImportError as error:
+            raise ImportError('recordings are read with rosbags, which is not installed: '
+                              'pip install rosbags') from error
+        self.path = Path(path)
+        try:
+            self._reader = Reader(self.path)
+            self._reader.open()
+        except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
+            raise ValueError(f'{path}: unreadable recording: {error}') from error
+        self._types = get_typestore(Stores.ROS2_HUMBLE)
+        self._types.register({
+            **get_types_from_msg('uint16 class_id\nstring class_name',
+                                 'vision_msgs/msg/VisionClass'),
+            **get_types_from_msg('std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n'
+                                 'float32 threshold', 'vision_msgs/msg/LabelInfo')})
+        self._masks = {
+            connection.topic.removesuffix('/compressed').removesuffix('/mask'): connection
+            for connection in self._reader.connections if connection.msgcount
+            and connection.topic.removesuffix('/compressed').endswith('/mask')
+            and connection.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')}
+        if not self._masks:
+            topics = ', '.join(sorted({c.topic for c in self._reader.connections})) or 'nothing'
+            self._reader.close()
+            raise ValueError(f'{path}: no masks in it (topics that end in /mask or '
+                             f'/mask/compressed); it holds {topics}')
+
+    @property
+    def cameras(self) -> set[str]:
+        """The cameras that have masks."""
+        return set(self._masks)
+
+    def masks(self, camera: str) -> Iterator[tuple[int, Mask]]:
+        """
+        Yield stamp in nanoseconds and mask of every frame.
+
+        :raises ValueError: where one cannot be read.
+        """
+        for stamp, message in self._read(camera, self._masks[camera]):
+            if hasattr(message, 'format'):
+                mask = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+            else:
+                rows = message.data[:message.height * message.step]
+                mask = rows.reshape(message.height, message.step)[:, :message.width]
+            if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+                raise ValueError(f'{self.path}: the mask of {camera} at {stamp} ns is no picture '
+                                 'of bytes')
+            yield stamp, mask
+
+    def lags(self, camera: str) -> dict[int, int]:
+        """Return each stamp's frames since the key frame, where the recording tells them."""
+        found = {}
+        for stamp, message in self._read(camera, self._topic(f'{camera}/timing')):
+            values = {item.key: item.value for item in message.status[0].values}
+            if 'frames since key' in values:
+                found[stamp] = int(values['frames since key'])
+        return found
+
+    def class_names(self, camera: str) -> list[str]:
+        """Return the names of the classes by id, as far as the recording tells them."""
+        for _, message in self._read(camera, self._topic(f'{camera}/label_info')):
+            names = {item.class_id: item.class_name for item in message.class_map}
+            return [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
+        return []
+
+    def _topic(self, topic: str) -> Any:
+        return next((c for c in self._reader.connections if c.topic == topic), None)
+
+    def _read(self, camera: str, connection: Any) -> Iterator[tuple[int, Any]]:
+        """Yield stamp and message of every message of a topic, if there is one."""
+        if connection is None:
+            return
+        try:
+            for _, _, content in self._reader.messages([connection]):
+                message: Any = self._types.deserialize_cdr(content, connection.msgtype)
+                stamp = message.header.stamp
+                yield stamp.sec * 10**9 + stamp.nanosec, message
+        except Exception as error:  # by the damage, as above
+            raise ValueError(f'{self.path}: {connection.topic} is unreadable: {error}') from error
+
+    def __enter__(self) -> MaskRecording:
+        """Return the recording, which is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+def compare_bags(path_a: str | Path, path_b: str | Path) -> Agreement:
+    """
+    Compare the masks of two recordings of the same images, told by their stamps.
+
+    :raises ValueError: where they have no camera or no frame in common, or masks differ in size.
+    """
+    with MaskRecording(path_a) as a, MaskRecording(path_b) as b:
+        cameras = sorted(a.cameras & b.cameras)
+        if not cameras:
+            raise ValueError(f'no camera in common: {path_a} has masks of '
+                             f'{", ".join(sorted(a.cameras))}, {path_b} of '
+                             f'{", ".join(sorted(b.cameras))}')
+        names = a.class_names(cameras[0]) or b.class_names(cameras[0])
+        # Room for ids that nobody named. What A leaves unlabelled is not counted.
+        agreement = Agreement(cameras, names,
+                              np.zeros((UNLABELLED + 1, UNLABELLED + 1), np.int64))
+        for camera in cameras:
+            lags = a.lags(camera)
+            for stamp, mask_a, mask_b in _pairs(a.masks(camera), b.masks(camera), agreement):
+                if mask_a.shape != mask_b.shape:
+                    raise ValueError(f'the masks of {camera} at {stamp} ns differ in size: '
+                                     f'{mask_a.shape[::-1]} and {mask_b.shape[::-1]}')
+                matrix = confusion_matrix(mask_a, mask_b, UNLABELLED + 1)
+                agreement.matrix += matrix
+                agreement.frames += 1
+                if stamp in lags:
+                    lag = lags[stamp]
+                    agreement.per_lag[lag] = agreement.per_lag.get(lag, 0) + matrix
+    if not agreement.frames:
+        raise ValueError(f'no frame in common: no stamp of {path_a} is in {path_b}')
+    return agreement
+
+
+def _pairs(a: Iterator[tuple[int, Mask]], b: Iterator[tuple[int, Mask]],
+           agreement: Agreement) -> Iterator[tuple[int, Mask, Mask]]:
+    """Yield what has the same stamp in both, which ascend, and count what is in one alone."""
+    entry_a, entry_b = next(a, None), next(b, None)
+    while entry_a or entry_b:
+        if entry_a and entry_b and entry_a[0] == entry_b[0]:
+            yield entry_a[0], entry_a[1], entry_b[1]
+            entry_a, entry_b = next(a, None), next(b, None)
+        elif entry_b is None or (entry_a and entry_a[0] < entry_b[0]):
+            agreement.only_a += 1
+            entry_a = next(a, None)
+        else:
+            agreement.only_b += 1
+            entry_b = next(b, None)
+
+
+def report(agreement: Agreement) -> str:
+    """Return the agreement as text: in all, per class, and per lag."""
+    matrix = agreement.matrix
+    pixels = int(matrix.sum())
+    lines = [f'{", ".join(agreement.cameras)}: {agreement.frames} frames compared, '
+             f'{agreement.only_a} only in A, {agreement.only_b} only in B',
+             f'{_share(matrix):.2f} % of the pixels agree, mean IoU {100 * mean_iou(matrix):.2f}',
+             '', f'{"class":16} {"IoU":>7} {"in A":>8} {"in B":>8}']
+    iou = class_iou(matrix)
+    for index in np.flatnonzero(matrix.sum(0) + matrix.sum(1)):
+        name = agreement.names[index] if index < len(agreement.names) else f'id {index}'
+        lines.append(f'{name:16} {100 * iou[index]:7.2f} {100 * matrix[index].sum() / pixels:7.2f}'
+                     f'% {100 * matrix[:, index].sum() / pixels:7.2f}%')
+    if agreement.per_lag:
+        lines += ['', f'{"frames since key":16} {"pixels":>7}   {"mean IoU":>8}']
+        lines += [f'{lag:<16} {_share(part):7.2f}%  {100 * mean_iou(part):8.2f}'
+                  for lag, part in sorted(agreement.per_lag.items())]
+    return '\n'.join(lines)
+
+
+def _share(matrix: Matrix) -> float:
+    """Return the percentage of pixels that agree."""
+    return 100 * float(np.trace(matrix)) / float(matrix.sum())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print how far the masks of two recordings agree; return the exit status."""
+    parser = argparse.ArgumentParser(
+        'compare_bags', description='Print how far the masks of two recordings agree: per class, '
+                                    'and per distance to the key frame.')
+    parser.add_argument('a', type=Path, help='a rosbag2 recording with masks')
+    parser.add_argument('b', type=Path, help='another, of the same images')
+    paths = parser.parse_args(arguments)
+    try:
+        print(report(compare_bags(paths.a, paths.b)))
+    except (ValueError, OSError, ImportError) as error:
+        print(f'compare_bags: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

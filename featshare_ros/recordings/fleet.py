@@ -1,0 +1,142 @@
+"""An archive of recordings, spread over a Ray cluster: one task for each recording."""
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
+from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
+
+RETRIES = 5
+"""How often Ray starts a task again whose worker or machine was lost."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the summary table."""
+
+    recording: str
+    state: str
+    frames: int = 0
+    seconds: float = 0.0
+    worker: str = ''
+    problem: str = ''
+
+
+def find_recordings(folder: Path, leave_out: Path) -> dict[str, Path]:
+    """
+    Return every recording under a folder by its name there: rosbag2 directories, lone files.
+
+    :param leave_out: a folder that may lie inside, with the outputs.
+    :raises RecordingError: where there is none.
+    """
+    if not folder.is_dir():
+        raise RecordingError(f'{folder}: no such directory')
+    found: dict[str, Path] = {}
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        folders[:] = sorted(name for name in folders
+                            if (here / name).resolve() != leave_out.resolve())
+        if 'metadata.yaml' in files and here != folder:
+            found[str(here.relative_to(folder))] = here
+            folders.clear()
+            continue
+        for name in sorted(files):
+            if name.endswith(BAG_SUFFIXES):
+                path = here / name
+                plain = path.with_suffix('')
+                taken = plain.is_dir() or str(plain.relative_to(folder)) in found
+                found[str((path if taken else plain).relative_to(folder))] = path
+    if not found:
+        raise RecordingError(f'{folder}: no recording in it: neither a directory with a '
+                             f'metadata.yaml nor a {" or ".join(BAG_SUFFIXES)} file')
+    return found
+
+
+def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_share: float) -> int:
+    """
+    Segment all recordings of a folder into another, and print a table.
+
+    What is done already is skipped and what was interrupted is gone on with. A task whose worker
+    is lost is started again by Ray, and goes on where the lost one stopped. A recording that
+    cannot be segmented does not keep the others from it.
+
+    :param address: of a running cluster, which sees both folders under the same paths and has
+        this package installed; empty for this machine.
+    :param gpu_share: of a task, where the cluster has GPUs.
+    :returns: 0 where every recording is done, otherwise 1.
+    """
+    try:
+        import ray
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError('a fleet of workers needs ray and tqdm, which are not installed: pip '
+                          'install ray tqdm') from error
+    recordings = find_recordings(source, output)
+    source, output = source.resolve(), output.resolve()
+    if Path(job.weights).suffix:
+        job = replace(job, weights=str(Path(job.weights).resolve()))
+    ray.init(address=address or None, logging_level=logging.WARNING, log_to_driver=False)
+    try:
+        gpus = gpu_share if ray.cluster_resources().get('GPU', 0) else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(segment_one)
+        tasks = {task.remote(name, str(path.resolve()), str(output / name), job): name
+                 for name, path in recordings.items()}
+        rows = []
+        with tqdm(desc='recordings', total=len(tasks), unit='recording') as bar:
+            waiting = list(tasks)
+            while waiting:
+                (finished,), waiting = ray.wait(waiting)
+                try:
+                    rows.append(ray.get(finished))
+                except ray.exceptions.RayError as error:
+                    rows.append(Row(tasks[finished], 'failed', problem=_first_line(error)))
+                bar.update()
+    finally:
+        ray.shutdown()
+    print(table(rows))
+    return int(any(row.state == 'failed' for row in rows))
+
+
+def segment_one(name: str, source: str, output: str, job: Job) -> Row:
+    """Segment one recording, on a worker; what goes wrong comes back as a row."""
+    import torch
+    # Ray gives a task so many cores; more threads would take those of its neighbours.
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
+    worker = f'{socket.gethostname()}:{os.getpid()}'
+    begin = time.monotonic()
+    try:
+        outcome = segment_recording(Path(source), Path(output), job, resume=True)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        return Row(name, 'failed', seconds=time.monotonic() - begin, worker=worker,
+                   problem=_first_line(error))
+    return Row(name, _state(outcome), outcome.frames, time.monotonic() - begin, worker,
+               f'{outcome.failed} images left out' if outcome.failed else '')
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as text, by name, with a line that sums them up."""
+    lines = [('recording', 'state', 'frames', 'seconds', 'worker', '')]
+    for row in sorted(rows, key=lambda row: row.recording):
+        lines.append((row.recording, row.state, str(row.frames), f'{row.seconds:.1f}', row.worker,
+                      row.problem))
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    text = ['  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+            for line in lines]
+    states = [row.state for row in rows]
+    counted = ', '.join(f'{states.count(state)} {state}' for state in sorted(set(states)))
+    return '\n'.join([*text, f'{len(rows)} recordings: {counted}'])
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.state == 'complete already':
+        return 'skipped'
+    return 'done' if outcome.new_frames == outcome.frames else 'resumed'
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,75 @@
+"""
+Make a rosbag2 recording of a video, a folder of images or a rendered street, to try things on.
+
+    make_recording VIDEO OUT
+    make_recording FOLDER OUT --fps 10
+    make_recording street OUT --frames 200
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+
+from featshare_core.data.frames import frames_of
+from featshare_core.inference.engine import Frame
+from featshare_ros.recordings.bag import write_recording
+
+STREET_SIZE = (960, 540)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parse(arguments)
+    try:
+        frames, fps = _frames(options.source, options.fps, options.seed)
+        raw, topic = options.raw, options.topic
+        topic = topic or '/camera/image_raw' + ('' if raw else '/compressed')
+        count = write_recording(options.output, itertools.islice(frames, options.frames), topic,
+                                fps, None if raw else options.quality, options.storage)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f'make_recording: {error}', file=sys.stderr)
+        return 1
+    print(f'{options.output}: {count} images of {topic}, {fps:g} a second')
+    return 0
+
+
+def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame], float]:
+    """Return the pictures and their rate: the one wished for, or the video's own."""
+    if source == 'street':
+        from featshare_core.data.synthetic import RenderedStreet
+        street = RenderedStreet(*STREET_SIZE, seed, fps or 25.0)
+        return (street.frame(index)[0] for index in itertools.count()), street.fps
+    if fps is None and Path(source).is_file():
+        video = cv2.VideoCapture(source)
+        fps = video.get(cv2.CAP_PROP_FPS)
+        video.release()
+    return (frame for _, frame in frames_of(Path(source))), fps or 25.0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        'make_recording', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help="a video file, a folder of images, or the word 'street'")
+    parser.add_argument('output', type=Path, help='the directory to make')
+    parser.add_argument('--topic', help='default: /camera/image_raw[/compressed]')
+    parser.add_argument('--fps', type=float, help="default: the video's own, otherwise 25")
+    parser.add_argument('--frames', type=int,
+                        help='how many at most; a street has no end')
+    parser.add_argument('--seed', type=int, default=1, help='which street; default: %(default)s')
+    parser.add_argument('--raw', action='store_true', help='raw images instead of JPEG')
+    parser.add_argument('--quality', type=int, default=92, help='of JPEG; default: %(default)s')
+    parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap')
+    options = parser.parse_args(arguments)
+    if options.source == 'street' and options.frames is None:
+        options.frames = 200
+    return options
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""
+Segment a recording as the live node would, every image, as fast as the device goes.
+
+    segment_bag IN OUT
+    segment_bag IN OUT --topic front=/front/image_raw --topic rear=/rear/image_raw
+    segment_bag IN OUT --resume
+    segment_bag --ray [ADDRESS] IN_DIR OUT_DIR
+
+OUT is a rosbag2 recording with the original topics and, under the names of the live node's
+topics, masks, class names and the timing of each image; stamps and log times are the images'.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status: 130 where it was interrupted, 1 on errors."""
+    options = _parse(arguments)
+    job = Job(
+        weights=options.weights, device=options.device, precision=options.precision,
+        shared_levels=options.shared_levels, key_interval=options.key_interval,
+        max_key_age=options.max_key_age, topics=tuple(options.topic), raw=options.raw,
+        overlay=options.overlay, confidence=options.confidence, only_masks=options.only_masks)
+    try:
+        if options.ray is not None:
+            from featshare_ros.recordings.fleet import segment_archive
+            return segment_archive(options.input, options.output, job, options.ray,
+                                   options.gpu_share)
+        return _segment_one(options.input, options.output, job, options.resume)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f'segment_bag: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('segment_bag: interrupted at once; run it again with --resume', file=sys.stderr)
+        return 130
+
+
+def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
+    """Segment one recording with a progress bar; a first Ctrl-C closes the output."""
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError('the progress bar is drawn with tqdm, which is not installed: '
+                          'pip install tqdm') from error
+    stop = threading.Event()
+    bar = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            # What an earlier run did counts as done, not for the pace.
+            bar = tqdm(desc='segmenting', unit='frame', initial=done - 1, total=total)
+        bar.update()
+
+    try:
+        with _first_signal_sets(stop):
+            outcome = segment_recording(source, output, job, resume, stop, show)
+    finally:
+        if bar is not None:
+            bar.close()
+    _report(outcome, output)
+    return 130 if outcome.state == 'interrupted' else 0
+
+
+def _report(outcome: Outcome, output: Path) -> None:
+    """Say in a line or two what came of it."""
+    if outcome.state == 'complete already':
+        print(f'{output} is complete already: {outcome.frames} images')
+        return
+    print(f'{output}: {outcome.frames} images, {outcome.new_frames} of them now, '
+          f'{outcome.new_frames / max(outcome.seconds, 1e-9):.1f} a second')
+    if outcome.failed:
+        print(f'{outcome.failed} images were left out; the timing topic says why: the first, '
+              f'{outcome.first_problem}', file=sys.stderr)
+    if outcome.missing:
+        print(f'the recording states {outcome.missing} more images than it holds',
+              file=sys.stderr)
+    if outcome.state == 'interrupted':
+        print('interrupted: the recording is closed and readable; --resume goes on where it '
+              'stops', file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _first_signal_sets(stop: threading.Event) -> Iterator[None]:
+    """Make the first SIGINT or SIGTERM set an event, and the second a KeyboardInterrupt."""
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        'segment_bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('paths', nargs='+', type=Path, metavar='IN OUT',
+                        help='a rosbag2 recording (directory, .mcap, .db3), and the directory to '
+                             'write; with --ray, a folder of recordings each')
+    parser.add_argument('--topic', action='append', default=[], metavar='[NAME=]TOPIC',
+                        help='an image topic, where there are several; once for each camera')
+    parser.add_argument('--resume', action='store_true', help='go on with an interrupted output')
+    parser.add_argument('--only-masks', action='store_true',
+                        help='do not copy the original topics')
+    parser.add_argument('--raw', action='store_true',
+                        help='masks as raw images, as the node publishes them, instead of PNG')
+    parser.add_argument('--overlay', action='store_true', help='write coloured pictures too')
+    parser.add_argument('--confidence', action='store_true', help='write confidences too')
+    parser.add_argument('--weights', default='default',
+                        help="a shipped checkpoint's name or a .safetensors file")
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
+    parser.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
+    parser.add_argument('--key-interval', type=int, default=5, metavar='N',
+                        help='a key frame every N images; default: %(default)s')
+    parser.add_argument('--max-key-age', type=float, default=0.3, metavar='SECONDS',
+                        help='a key frame at least so often; 0: no limit; default: %(default)s')
+    parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
+                        help='spread the recordings of a folder over a Ray cluster; without an '
+                             'address over this machine')
+    parser.add_argument('--gpu-share', type=float, default=0.3, metavar='SHARE',
+                        help='with --ray, the part of a GPU for each recording; '
+                             'default: %(default)s')
+    options = parser.parse_args(arguments)
+    paths = options.paths
+    if options.ray and len(paths) == 1:
+        # `--ray IN OUT`: the first path was taken for the address.
+        paths, options.ray = [Path(options.ray), *paths], ''
+    if len(paths) != 2:
+        parser.error(f'two paths are needed, IN and OUT, got {len(paths)}')
+    options.input, options.output = paths
+    return options
+
+
+if __name__ == '__main__':
+    sys.exit(main())

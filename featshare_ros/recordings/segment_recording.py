@@ -1,0 +1,273 @@
+"""One recording in, one with masks out: the stages, and how an interrupted one goes on."""
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from featshare_core.inference.segmenter import Result, VideoSegmenter
+from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.pipeline import overlap
+from featshare_ros.recordings.bag import RecordingError
+from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
+from featshare_ros.recordings.bag_output import Outputs, Wanted, write_metadata
+from featshare_ros.recordings.mcap_file import Channel, McapFile, State, UnknownFileError
+
+
+@dataclass(frozen=True)
+class Job:
+    """How recordings are segmented; defaults are the live node's."""
+
+    weights: str = 'default'
+    device: str = 'auto'
+    precision: str = 'auto'
+    shared_levels: int | None = None
+    key_interval: int = 5
+    max_key_age: float = 0.3
+    """Seconds; 0 for no limit."""
+    topics: tuple[str, ...] = ()
+    """Each TOPIC or NAME=TOPIC; empty for the only image topic."""
+    raw: bool = False
+    overlay: bool = False
+    confidence: bool = False
+    only_masks: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a recording; ``state`` is done, complete already or interrupted."""
+
+    state: str
+    frames: int
+    """Images of the whole output, those of earlier runs included."""
+    new_frames: int = 0
+    seconds: float = 0.0
+    """Of this run, from the first byte read to the last one written; loading is not in it."""
+    failed: int = 0
+    """Images that could not be decoded."""
+    first_problem: str = ''
+    missing: int = 0
+    """Images that the recording's own index promises and that did not come."""
+
+
+@dataclass
+class _Step:
+    """A group on its way through the stages."""
+
+    group: Group
+    image: DecodedImage | None
+    again: bool
+    """An earlier run wrote this image: only the deep features of its key frame are missing."""
+    result: Result | None = None
+    introduce: bool = False
+    """The camera's first image, which comes with the class names."""
+    state: State | None = None
+
+
+def segment_recording(source: Path, output: Path, job: Job, resume: bool = False,
+                      stop: threading.Event | None = None,
+                      progress: Callable[[int, int], None] = lambda done, total: None) -> Outcome:
+    """
+    Write a recording with the masks of every image of ``source``.
+
+    The output is whole at the end, also where this raises or ``stop`` was set; after a crash it
+    has no metadata.yaml. ``resume`` goes on in all these cases.
+
+    :param output: the directory to make; it exists only with ``resume``.
+    :param stop: ends the work early, once it is set.
+    :param progress: called with the images done and the images in all.
+    :raises RecordingError: where input or output cannot be read, written or gone on with.
+    :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
+    """
+    stop = stop or threading.Event()
+    with BagInput(source, job.topics, copy=not job.only_masks) as bag:
+        copies = bag.channels()
+        outputs = Outputs(bag.cameras, Wanted(job.raw, job.overlay, job.confidence),
+                          len(copies) + 1)
+        _refuse_clash(source, copies, outputs)
+        channels = [*copies, *outputs.channels]
+        settings = _settings(job, bag)
+        path = output / f'{output.resolve().name}_0.mcap'
+        file = _open(output, path, channels, settings, resume)
+        try:
+            if file.state.get('complete') and (output / 'metadata.yaml').exists():
+                file.abandon()
+                return Outcome('complete already', file.state['frames'])
+            work = _Work(bag, outputs, file, job, stop, progress)
+        except BaseException:
+            file.abandon()
+            raise
+        (output / 'metadata.yaml').unlink(missing_ok=True)
+        problem: Exception | None = None
+        try:
+            work.run()
+        except Exception as error:
+            problem = error
+        finally:
+            try:
+                # A chunk that is not full yet; there may be no room for it.
+                if not isinstance(problem, OSError):
+                    file.flush()
+            except OSError as error:
+                problem = problem or error
+            try:
+                file.close(lambda: write_metadata(path, file, channels))
+            except OSError as error:
+                raise RecordingError(f'{output} could not be closed: {error}; --resume goes on '
+                                     'with it') from (problem or error)
+        if problem is not None:
+            saved = file.state.get('frames', 0)
+            reason = f'{output} cannot be written: {problem.strerror or problem}' \
+                if isinstance(problem, OSError) else str(problem)
+            raise RecordingError(f'{reason}. The {saved} images until then are in {output}, '
+                                 'closed and readable; --resume goes on with it') from problem
+        return work.outcome()
+
+
+class _Work:
+    """The network and where the recording stands; ``run`` does it all."""
+
+    def __init__(self, bag: BagInput, outputs: Outputs, file: McapFile, job: Job,
+                 stop: threading.Event, progress: Callable[[int, int], None]) -> None:
+        self._bag, self._outputs, self._file = bag, outputs, file
+        self._confidence, self._stop, self._progress = job.confidence, stop, progress
+        self._segmenter = VideoSegmenter.from_checkpoint(
+            job.weights, job.key_interval, job.device, job.precision, job.shared_levels,
+            job.max_key_age or None)
+        self._segmenter.warm_up()
+        state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
+                               'keys': {}, 'introduced': [],
+                               'schedule': self._segmenter.schedule.state()}
+        # A second life continues with the first one's key frames: their deep features are
+        # computed again, and then the schedule is set to where it was.
+        self._state = {**state, 'complete': False}
+        self._before = state['frames']
+        self._start = state['position']
+        self._again = {position: name for name, position in state['keys'].items()}
+        self._segmenter.schedule.restore(state['schedule'])
+        self._seconds = 0.0
+
+    def run(self) -> None:
+        """Segment what is left, and write it."""
+        groups = self._bag.groups(self._stop, self._start, self._again)
+        done, since = self._before, time.monotonic()
+        for messages, state, is_image in overlap(groups, self._decode, self._segment,
+                                                 self._encode):
+            for message in messages:
+                self._file.write(*message)
+            if state is None:
+                continue
+            self._file.checkpoint(state)
+            if is_image:
+                done += 1
+                self._progress(done, self._bag.frame_count)
+        if not self._stop.is_set():
+            self._state = {**self._state, 'complete': True}
+            self._file.checkpoint(self._state)
+        self._file.flush()
+        self._seconds = time.monotonic() - since
+
+    def outcome(self) -> Outcome:
+        """Return what came of it."""
+        state = self._state
+        complete = bool(state['complete'])
+        return Outcome('done' if complete else 'interrupted', state['frames'],
+                       state['frames'] - self._before, self._seconds, state['failed'],
+                       state['first_problem'],
+                       self._bag.frame_count - state['frames'] if complete else 0)
+
+    def _decode(self, group: Group) -> _Step:
+        image = decode(group.camera, group.image) if group.camera is not None else None
+        return _Step(group, image, group.position <= self._start)
+
+    def _segment(self, step: _Step) -> _Step:
+        """Run the network, as the node does; on the one thread that may."""
+        camera, image, state = step.group.camera, step.image, dict(self._state)
+        if step.again:
+            assert camera is not None and image is not None and image.frame is not None
+            if self._again[step.group.position] == camera.name:
+                self._segmenter.engine.key(image.frame, camera.name, self._confidence)
+            return step
+        if camera is not None and image is not None:
+            state['frames'] += 1
+            if image.frame is not None:
+                step.result = self._segmenter.segment(image.frame, camera.name, image.stamp,
+                                                      self._confidence)
+                if step.result.is_key:
+                    state['keys'] = {**state['keys'], camera.name: step.group.position}
+            else:
+                state['failed'] += 1
+                state['first_problem'] = state['first_problem'] or image.problem
+            if image.header is not None and camera.name not in state['introduced']:
+                step.introduce = True
+                state['introduced'] = [*state['introduced'], camera.name]
+        state['position'] = step.group.position
+        state['schedule'] = self._segmenter.schedule.state()
+        step.state = self._state = state
+        return step
+
+    def _encode(self, step: _Step) -> tuple[list[tuple[int, int, bytes]], State | None, bool]:
+        """Return the messages to write: channel id, log time and content."""
+        group, image = step.group, step.image
+        messages = list(group.copies)
+        if group.camera is not None and image is not None and not step.again:
+            labels, log_time = self._segmenter.labels, group.log_time
+            if step.introduce:
+                channel, content = self._outputs.label_info(group.camera, image.header, labels)
+                messages.append((channel, log_time, content))
+            messages += [(channel, log_time, content) for channel, content
+                         in self._outputs.messages(group.camera, image, step.result, labels,
+                                                   self._segmenter.engine.device)]
+        return messages, step.state, group.camera is not None
+
+
+def _settings(job: Job, bag: BagInput) -> dict[str, str]:
+    """Return what must be the same for an output to be gone on with, by what people call it."""
+    weights = hashlib.sha256(find_checkpoint(job.weights).read_bytes()).hexdigest()
+    # The device may be another: a fleet's task may be done by another machine.
+    fields = {key: value for key, value in asdict(job).items() if key not in ('device', 'topics')}
+    return {name: json.dumps(value) for name, value in {
+        **fields, 'weights': weights, 'recording': bag.identity,
+        'cameras': [asdict(camera) for camera in bag.cameras]}.items()}
+
+
+def _refuse_clash(source: Path, copies: list[Channel], outputs: Outputs) -> None:
+    """Raise where the recording has topics called like those that are to be written."""
+    clash = sorted({channel.topic for channel in copies}
+                   & {channel.topic for channel in outputs.channels})
+    if clash:
+        raise RecordingError(f'{source} holds {", ".join(clash)} already, and the new ones would '
+                             'mix with them: --only-masks leaves the old ones out')
+
+
+def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str, str],
+          resume: bool) -> McapFile:
+    """Start the output, or open the one that is to be gone on with."""
+    try:
+        if output.exists() and not resume:
+            raise RecordingError(f'{output}: exists already, not overwritten; --resume goes on '
+                                 'with an interrupted run')
+        if output.exists() and not path.exists() \
+                and (not output.is_dir() or any(output.iterdir())):
+            raise RecordingError(f'{output}: holds no {path.name} to go on with')
+        output.mkdir(parents=True, exist_ok=True)
+        file = McapFile.reopen(path, channels)
+        if not file.settings:  # new, or cut off before its first message
+            file.abandon()
+            return McapFile.create(path, channels, settings)
+    except UnknownFileError as error:
+        raise RecordingError(f'{path}: not an output of segment_bag: {error}') from error
+    except BlockingIOError as error:
+        raise RecordingError(f'{path}: another process is writing it') from error
+    except OSError as error:
+        raise RecordingError(f'{output} cannot be written: {error.strerror or error}') from error
+    other = [name for name, value in settings.items() if file.settings.get(name) != value]
+    if other:
+        file.abandon()
+        raise RecordingError(f'{output} was begun with other settings, so it cannot be gone on '
+                             f'with: {", ".join(other)}')
+    return file
