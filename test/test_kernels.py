@@ -168,7 +168,7 @@ for architecture in (75, 87, 90):
 """
 FUSED = COMMON + """
 from featshare_core.inference.cuda.constants import settled
-from featshare_core.inference.cuda.cuda_engine import _carried_by
+from featshare_core.inference.cuda.plan import _carried_by
 from featshare_core.inference.cuda.fold import fold_batch_norms
 from featshare_core.inference.cuda.fuse import fuse
 from featshare_core.inference.cuda.dense import buffer_dense_blocks

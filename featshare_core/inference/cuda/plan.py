@@ -1,0 +1,289 @@
+"""Plan: the buffers and the graphs for one image size."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.tiles import winning_class
+from featshare_core.inference.device import kernels_chosen
+from featshare_core.inference.engine import Frame, Prediction
+from featshare_core.inference.parts import Pixels
+from featshare_core.inference.pixels import Size
+from featshare_core.networks.split import SplitNetwork, Tensors
+
+WARM_UP_RUNS = 3  # cuDNN chooses its kernels in the first ones
+SAME = 0.98  # share of pixels on which a captured graph must agree with eager execution
+
+
+@dataclass
+class Cache:
+    """
+    A stream's shared tensors; the fields are those of ``host_engine.Cache``.
+
+    While a plan has it ``loaded``, its newest tensors may be the plan's, and not yet ``saved``: a
+    camera that is alone never copies any.
+    """
+
+    plan: Plan
+    shared: Tensors
+    saved: bool = False
+    lag: int = 0
+    newer: Any = None
+    newer_lag: int = 0
+
+    def restart(self) -> None:
+        """Begin anew at a key frame; what was on its way is older than that."""
+        self.lag, self.newer, self.saved = 0, None, False
+
+    def advance(self) -> None:
+        """Go to the next frame."""
+        self.lag += 1
+        self.newer_lag += 1
+        self.take()
+
+    def take(self) -> None:
+        """Take newer features over if they are there."""
+        if self.newer is None or not self.newer.query():
+            return
+        self.saved = self.plan.loaded is not self
+        _copy(self.shared if self.saved else self.plan.shared, self.plan.deep_shared)
+        self.lag, self.newer = self.newer_lag, None
+
+
+@contextmanager
+def _carried_by(network: SplitNetwork, kernels: Any) -> Iterator[None]:
+    """Let a network carry features over by some kernels."""
+    names = ('displacement', 'warp', 'mismatch')
+    for name in names:
+        setattr(network, name, getattr(kernels, name))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(network, name)
+
+
+class Plan:
+    """Buffers and graphs for one image size: nothing is allocated while frames come."""
+
+    def __init__(self, network: SplitNetwork, pixels: Pixels, device: torch.device,
+                 dtype: torch.dtype, image: Size, size: Size, mask: Size) -> None:
+        self._network, self._pixels, self._device, self._dtype = network, pixels, device, dtype
+        self.image, self._size, self._mask_size = image, size, mask
+        pinned = device.type == 'cuda'
+        self._host_image = torch.empty(1, *image, 3, dtype=torch.uint8, pin_memory=pinned)
+        self._image = torch.zeros(1, *image, 3, dtype=torch.uint8, device=device)
+        # The mask, and the confidence.
+        self._host_planes = torch.empty(2, *mask, dtype=torch.uint8, pin_memory=pinned)
+        self.loaded: Cache | None = None
+        self._kernels: Any = None  # while operations are traced that are to be few
+        with torch.inference_mode():
+            shared = self._deep_half(self._image)
+            self.shared = tuple(torch.empty_like(tensor) for tensor in shared)
+            self.deep_shared = tuple(torch.empty_like(tensor) for tensor in shared)
+        self._runs: dict[tuple[str, bool], Callable[[], None]]
+        self._deep_run: Callable[[], None]
+        self._deep_stream = torch.cuda.Stream(device, priority=0) if pinned else None
+        self._deep_image = torch.zeros_like(self._image)
+        self.run_eagerly()
+
+    def run_eagerly(self) -> None:
+        """Run the modes' operations one by one, as the network does them."""
+        self._use(lambda function, *inputs: function)
+
+    def settle(self, fused: bool = False) -> None:
+        """
+        Run them without those whose results are always the same.
+
+        :param fused: with Triton's kernels for most of the others.
+        :raises ImportError: where Triton is missing; others where it does not work here.
+        """
+        if not fused:
+            self._settle(settled)
+            return
+        from featshare_core.inference.cuda import kernels
+        from featshare_core.inference.cuda.fuse import fuse
+        self._kernels = kernels
+        try:
+            with _carried_by(self._network, kernels):
+                self._settle(lambda function, *inputs: fuse(settled(function, *inputs)))
+        finally:
+            self._kernels = None
+
+    def _settle(self, prepared: Callable[..., Callable[..., Any]]) -> None:
+        with torch.inference_mode():
+            logits = self._key_logits(self._image)[0]
+        self._use(prepared, logits)
+
+    def _use(self, prepared: Callable[..., Callable[..., Any]], *logits: Tensor) -> None:
+        runs: dict[tuple[str, bool], Callable[[], None]] = {}
+        with torch.inference_mode():
+            key = prepared(self._key_logits, self._image)
+            current = prepared(self._current_logits, self._image, *self.shared)
+            for sure in (False, True):
+                decided = prepared(partial(self._decided, sure), *logits)
+                runs['key', sure] = partial(self._key, key, decided)
+                runs['current', sure] = partial(self._current, current, decided)
+            deep_run = partial(self._deep, prepared(self._deep_half, self._image))
+        self._runs, self._deep_run = runs, deep_run
+
+    def capture(self) -> None:
+        """
+        Capture every mode as a graph.
+
+        :raises RuntimeError: where that fails, or the graph's mask is another than the network's.
+        """
+        # Graphs read the constants of what they were captured from, but do not keep them.
+        self._read = runs, deep_run = self._runs, self._deep_run
+        self.run_eagerly()
+        eager = self._runs
+        rng = torch.Generator().manual_seed(0)
+        self._host_image.copy_(torch.randint(0, 256, self._host_image.shape, generator=rng))
+        graphs: dict[tuple[str, bool], Callable[[], None]] = {}
+        with torch.inference_mode(), torch.cuda.device(self._device), kernels_chosen():
+            # A graph keeps the priority of the stream that it is captured on. Those that never run
+            # beside each other, and leave nothing for each other there, share their memory.
+            side = torch.cuda.Stream(self._device, priority=-1)
+            pool = torch.cuda.graph_pool_handle()
+            for mode, run in runs.items():
+                graphs[mode] = self._captured(run, side, pool)
+            if self.shared:  # PyTorch warns of an empty graph
+                deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
+                                          torch.cuda.graph_pool_handle())
+            for mode in eager:
+                masks = []
+                for modes in (eager, graphs):
+                    modes[mode]()
+                    torch.cuda.synchronize(self._device)
+                    masks.append(self._host_planes[0].clone())
+                same = (masks[0] == masks[1]).float().mean().item()
+                if same < SAME:
+                    raise RuntimeError(f'the graph of {mode[0]} frames agrees with the '
+                                       f'network on {same:.1%} of pixels only')
+        self._runs, self._deep_run = graphs, deep_run
+
+    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream,
+                  pool: Any) -> Callable[[], None]:
+        # As PyTorch wants it: warmed up on a stream of its own, then captured.
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                run()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # What other threads of the process do on the device shall not spoil it.
+        with torch.cuda.graph(graph, pool, side, capture_error_mode='thread_local'):
+            run()
+        return graph.replay
+
+    def answer(self, frame: Frame, mode: str, confidence: bool, lag: int) -> Prediction:
+        """Run a mode on a frame and wait for its mask: the only wait there is."""
+        start = time.perf_counter()
+        np.copyto(self._host_image.numpy()[0], frame)
+        staged = time.perf_counter()
+        self._runs[mode, confidence]()
+        if self._device.type == 'cuda':
+            torch.cuda.current_stream(self._device).synchronize()
+        done = time.perf_counter()
+        # Buffers are written anew by the next frame; the caller keeps what it gets.
+        planes = self._host_planes.numpy()
+        mask, sure = planes[0].copy(), planes[1].copy() if confidence else None
+        end = time.perf_counter()
+        return Prediction(mask, sure, lag, {
+            'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
+            'postprocess': 1e3 * (end - done)})
+
+    def hand_over(self, cache: Cache) -> None:
+        """Free the shared tensors' buffers for a stream's."""
+        if self.loaded is not None and self.loaded is not cache and not self.loaded.saved:
+            _copy(self.loaded.shared, self.shared)
+            self.loaded.saved = True
+        self.loaded = None
+
+    def load(self, cache: Cache) -> None:
+        """Copy a stream's shared tensors into the buffers that current frames read."""
+        self.hand_over(cache)
+        _copy(self.shared, cache.shared)
+        self.loaded = cache
+
+    def begin_deep(self) -> Any:
+        """Start the deep half on the newest frame; return what ``query`` asks whether it ended."""
+        self._deep_image.copy_(self._image)
+        if self._deep_stream is None:
+            self._deep_run()
+            return _Done()
+        self._deep_stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._deep_stream):
+            self._deep_run()
+            event = torch.cuda.Event()
+            event.record()
+        return event
+
+    def _input(self, image: Tensor) -> Tensor:
+        """Return an image as the network takes it."""
+        if self._kernels:
+            normalised: Tensor = self._kernels.normalise(
+                image, self._pixels.scale, self._pixels.shift, *self._size, self._dtype)
+            return normalised
+        pixels = self._pixels(image)
+        if pixels.shape[-2:] != self._size:
+            pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
+        return pixels.to(self._dtype, memory_format=torch.channels_last)
+
+    def _key_logits(self, image: Tensor) -> Tensors:
+        low = self._network.low(self._input(image))
+        shared = self._network.high(low)
+        return self._network.decode_key(low, shared), *shared
+
+    def _current_logits(self, image: Tensor, *shared: Tensor) -> Tensor:
+        return self._network.decode(self._network.low(self._input(image)), shared)
+
+    def _deep_half(self, image: Tensor) -> Tensors:
+        return self._network.high(self._network.low(self._input(image)))
+
+    def _decided(self, sure: bool, logits: Tensor) -> Tensor:
+        """Return the mask, 1xHxW uint8; where ``sure``, the confidence as a second plane."""
+        if self._kernels:
+            decided: Tensor = self._kernels.decide(logits, *self._mask_size, sure)
+            return decided
+        planes = torch.empty(2 if sure else 1, *self._mask_size, dtype=torch.uint8,
+                             device=logits.device)
+        winning_class(logits, self._mask_size, planes[0], planes[1] if sure else None)
+        return planes
+
+    def _key(self, network: Callable[..., Tensors], decided: Callable[..., Tensor]) -> None:
+        self._image.copy_(self._host_image, non_blocking=True)
+        logits, *shared = network(self._image)
+        _copy(self.shared, tuple(shared))
+        self._take_home(decided(logits))
+
+    def _current(self, network: Callable[..., Tensor], decided: Callable[..., Tensor]) -> None:
+        self._image.copy_(self._host_image, non_blocking=True)
+        self._take_home(decided(network(self._image, *self.shared)))
+
+    def _take_home(self, planes: Tensor) -> None:
+        self._host_planes[:len(planes)].copy_(planes, non_blocking=True)
+
+    def _deep(self, half: Callable[..., Tensors]) -> None:
+        _copy(self.deep_shared, half(self._deep_image))
+
+
+class _Done:
+    def query(self) -> bool:
+        """Return that it ended: on the CPU, the deep half runs at once."""
+        return True
+
+
+def _copy(to: Tensors, source: Tensors) -> None:
+    for target, tensor in zip(to, source):
+        target.copy_(tensor)
