@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference.cuda import cuda_engine
+from featshare_core.inference.cuda import plan
 from featshare_core.inference.cuda.constants import settled
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.inference.device import kernels_chosen
@@ -72,7 +72,7 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is(monkeypatch, caplog):
     def fails(*_):
         raise NotImplementedError('no such thing')
 
-    monkeypatch.setattr(cuda_engine, 'settled', fails)
+    monkeypatch.setattr(plan, 'settled', fails)
     frame, _ = RenderedStreet(96, 64, seed=3).frame(0)
     masks = []
     for graphs in (True, False):
