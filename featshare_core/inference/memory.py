@@ -14,7 +14,8 @@ def keep_freed_blocks() -> None:
     Have blocks of up to 32 MiB reused once they are freed, from now on and in all threads.
 
     Left alone, glibc gives an image's block back to the system with each image, which then clears
-    the next one's, page by page: most of what it takes to receive an image (docs/performance.md).
+    the next one's, page by page: most of what it takes to receive an image
+    (docs/notes/performance-log.md).
     A setting of the whole process, and so for a program to make, not for a library.
     """
     _call('mallopt', M_MMAP_THRESHOLD, MAPPED)

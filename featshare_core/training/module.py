@@ -186,8 +186,8 @@ class Learner(lightning.LightningModule):
         Return the loss and the means of its terms where the mendings alone learn.
 
         They learn what the frame gives on its own, not its labels, which gain too little to be
-        asked for (docs/ablation.md). Those of all cuts learn in a step, each as if alone: what is
-        frozen is computed once for all of them.
+        asked for (docs/notes/ablation.md). Those of all cuts learn in a step, each as if alone:
+        what is frozen is computed once for all of them.
         """
         config, network, count = self.config.loss, self.network, len(images)
         cuts = sorted(self.config.shared_levels)
