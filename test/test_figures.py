@@ -77,7 +77,7 @@ def test_the_goals_missed_stand_in_one_list():
     for path in (*WRITTEN, *DRAWN):
         lists = re.findall(r'^#+ Goals missed$', path.read_text(), re.MULTILINE)
         assert len(lists) == (name(path) in ('docs/speed.md', 'docs/models/models.md')), path
-        assert not '**missed' in path.read_text(), path
+        assert '**missed' not in path.read_text(), path
     assert all(f'| {goal.text} | {goal.where} |' in speed_page(RESULTS)
                for goal in GOALS if not goal.is_met(RESULTS))
 
