@@ -7,6 +7,7 @@ import torch
 from featshare_core.cli import main
 from featshare_core.evaluation.advise import Setting, advise, choose, pareto, settings
 from featshare_core.evaluation.latency import Times
+from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import fingerprint, write_json
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
@@ -60,8 +61,9 @@ def test_report_makes_what_is_missing(tmp_path, street):
         assert cv2.imread(str(plot)).std() > 1, plot
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     assert {path.name for path in results} == {
-        'mine-2-levels-interval-2.json', 'mine-rivals.json',
+        'mine-2-levels-interval-2.json', 'mine-rivals.json', 'report.json',
         'short-0-levels-interval-1.json', 'mine-2-levels.json', 'short-0-levels.json'}
+    assert text == results_page(folder / 'report.json')  # drawn from the files alone
 
     # Other weights are scored anew; the rest is kept, the network's latency too.
     save(weights, 1)

@@ -93,3 +93,22 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict) or 'command' not in result:
         raise ValueError(f'{path} is no result of featshare evaluate, rivals or benchmark')
     return result
+
+
+def figure(results: Path, file: str, keys: str) -> float:
+    """
+    Return one number of a result.
+
+    :param results: the folder docs/results; ``file`` is relative to it.
+    :param keys: keys of objects and indices of lists, joined by dots: ``miou.per_lag.4``.
+    :raises ValueError: naming file and keys, where there is no such number.
+    """
+    value: Any = read_json(results / file)
+    try:
+        for key in keys.split('.'):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f'{file} has no {keys}') from error
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'{file}: {keys} is no number')
+    return value
