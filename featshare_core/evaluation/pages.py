@@ -19,7 +19,7 @@ from pathlib import Path
 
 from featshare_core.evaluation import tables
 from featshare_core.evaluation.cards import TABLES
-from featshare_core.evaluation.provenance import figure, read_json, shown
+from featshare_core.evaluation.provenance import figure, read_json, stem
 from featshare_core.evaluation.speed import speed_page
 from featshare_core.evaluation.tables import Result
 
@@ -84,11 +84,6 @@ def read_page(file: Path) -> dict[str, list[Result]]:
     return {part: [read_json(file.parents[1] / name) for name in names.get(part, [])]
             for part in ('deployed', 'by_lag', 'baseline', 'truncated', 'latencies',
                          'truncated_latency', 'rivals')}
-
-
-def stem(weights: str) -> str:
-    """Return a checkpoint's name for files: ``runs/fast/final.safetensors`` is runs-fast-final."""
-    return '-'.join(Path(shown(weights)).with_suffix('').parts)
 
 
 def results_page(file: Path) -> str:
