@@ -64,12 +64,11 @@ PARAMETERS = (
          choices=tuple(ENGINES)),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
          'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
-         limits=(0, 5)),
+         limits=(0, 4)),
     Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
          'whole network on every frame.', live=True, limits=(1, 1000)),
-    # Time, more than frames, is what ages features: with the shipped weights, those of 0.27 s ago
-    # (lag 4 at 15 Hz) cost half a point of mIoU, those of 0.6 s ago 3. At camera rate the interval
-    # comes first.
+    # Features age by time rather than by frames; what an age costs: docs/models/models.md. At camera
+    # rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
     Spec('key_policy', 'fixed', 'fixed: key frames by the interval and the age alone; change: '
