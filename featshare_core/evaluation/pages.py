@@ -127,8 +127,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
                f'{tables.origin(measured[0])}:\n\n{tables.commands(measured)}')
         yield tables.latency_table(measured, next(iter(truncated_latency), None))
         yield ('In brackets: the ratio to the per-frame baseline of the same run; then, for ours, '
-               'what the multiply-adds alone would make of it.')
-        yield 'Every engine, and the work that a frame is:'
+               'the ratio that multiply-adds alone would give.')
+        yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'
     yield tables.commands([*baseline, *truncated, *deployed])
@@ -151,7 +151,7 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
            "data set's licence keeps its frames out of this repository.")
     yield '## Rivals'
     for one in rivals:
-        yield (f'What a reader will ask about, on the same network ({tables.title(one)}, engine '
+        yield (f'Simpler alternatives on the same network ({tables.title(one)}, engine '
                f'{one["engine"]}, {one["precision"]}), frames and run; latency at '
                f'{one["image"][0]}x{one["image"][1]} on {tables.origin(one)}:\n\n'
                f'{tables.commands([one])}')
