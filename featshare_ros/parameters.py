@@ -67,7 +67,7 @@ PARAMETERS = (
          limits=(0, 4)),
     Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
          'whole network on every frame.', live=True, limits=(1, 1000)),
-    # Features age by time rather than by frames; what an age costs: docs/models/models.md. At camera
+    # Features age by time rather than by frames; what that costs: docs/models/models.md. At camera
     # rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
