@@ -20,7 +20,8 @@ COMMIT = re.compile(r'\b(?=[a-f]*\d)[0-9a-f]{7,40}\b')
 DIARY = re.compile(r'\b(before this work|of then|of before|until then|at that time|anew|'
                    r'the former|shipped before|of that (day|hour)|last changes|since then|'
                    r'by now|no longer|nowadays)\b', re.IGNORECASE)
-MEASURED = re.compile(r'-?\b\d+(\.\d+)?(?= ?(%|ms|points|mIoU|frames (a|per) second)(?!\w))')
+MEASURED = re.compile(r'(?<!at most )(?<!at least )-?\b\d+(\.\d+)?'
+                      r'(?= ?(%|ms|points|mIoU|frames (a|per) second)(?!\w))')
 
 
 def name(path):
@@ -66,16 +67,16 @@ def test_all_pages_of_results_are_drawn():
     assert set(DRAWN) | set(WRITTEN) == {path for path, _ in pages(ROOT)}
 
 
-@pytest.mark.parametrize('path', HEADLINE, ids=name)
-def test_every_figure_of_the_headline_pages_is_a_results(path):
+@pytest.mark.parametrize('path', WRITTEN, ids=name)
+def test_every_figure_of_a_reference_page_is_a_results(path):
     text = path.read_text()
-    assert FIGURE.search(text) or TABLE.search(text)
+    assert path not in HEADLINE or FIGURE.search(text) or TABLE.search(text)
     assert unmarked(text) == []
 
 
 def test_the_goals_missed_stand_in_one_list():
     for path in (*WRITTEN, *DRAWN):
-        lists = re.findall(r'^#+ Goals missed$', path.read_text(), re.MULTILINE)
+        lists = re.findall(r'^#+ Goals .*missed$', path.read_text(), re.MULTILINE)
         assert len(lists) == (name(path) in ('docs/speed.md', 'docs/models/models.md')), path
         assert '**missed' not in path.read_text(), path
     assert all(f'| {goal.text} | {goal.where} |' in speed_page(RESULTS)
@@ -87,7 +88,8 @@ def test_history_and_unmarked_figures_are_found():
                    'openvino 2026.4.1, deadbee, 1,000,000') == [
         '2026-11-29', '2026', 'c7e2516', '9082455', 'anew']
     assert unmarked('75.6<!-- a.json: b --> % and 75.7 % in 3 ms, 15 Hz, `5 ms`\n\n    6 ms\n\n'
-                    '<!-- figures: x -->\n\n| 7 ms |\n\n<!-- end -->') == ['75.7', '3']
+                    '<!-- figures: x -->\n\n| 7 ms |\n\n<!-- end -->\n\nat most 8 ms') == [
+        '75.7', '3']
 
 
 def test_figures_are_filled_in(tmp_path):

@@ -11,8 +11,8 @@ DATA = 'camvid-val'
 CUTS = (1, 2, 3)
 INTERVAL = 5
 """Of the headline scores, in frames."""
-LONGEST = 15
-"""Interval of the scores by lag, in frames."""
+INTERVALS = (5, 10, 15)
+"""Intervals of the losses, in frames; the longest is that of the scores by lag."""
 
 PER_FRAME_GOALS = {'default': 72.0, 'densenet121': 68.0}
 """Lowest mIoU of key frames, in percent."""
@@ -51,9 +51,18 @@ def losses(results: Path, weights: str) -> str:
     for cut in CUTS:
         rows.append([cut, *(' / '.join(f'{loss:.2f}' for loss in
                                        _loss(results, weights, cut, interval))
-                            for interval in (5, 10, 15))])
-    return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in (5, 10, 15))],
-                 rows)
+                            for interval in INTERVALS)])
+    return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)], rows)
+
+
+def loss_goals() -> str:
+    """Return what sharing may cost at most, in points of mIoU, by shared levels and interval."""
+    def bounds(cut: int, interval: int) -> str:
+        found = LOSS_GOALS[cut].get(interval)
+        return ' / '.join('none' if one is None else f'{one:g}' for one in found) if found else ''
+
+    return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)],
+                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in CUTS])
 
 
 def goals_missed(results: Path) -> str:
@@ -96,7 +105,7 @@ def _read(results: Path, weights: str, cut: int, interval: int) -> Result:
 
 def _loss(results: Path, weights: str, cut: int, interval: int) -> tuple[float, float]:
     """Return points of mIoU below lag 0: of the mean over all lags, and of the worst lag."""
-    by_lag = _read(results, weights, cut, LONGEST)['miou']['per_lag'][:interval]
+    by_lag = _read(results, weights, cut, max(INTERVALS))['miou']['per_lag'][:interval]
     return by_lag[0] - sum(by_lag) / interval, by_lag[0] - min(by_lag[1:])
 
 
@@ -111,5 +120,6 @@ def _of(draw: Callable[[Path, str], str], weights: str) -> Callable[[Path], str]
 TABLES: dict[str, Callable[[Path], str]] = {
     **{f'{name} of {weights}': _of(draw, weights) for weights in PER_FRAME_GOALS
        for name, draw in (('scores', scores), ('classes', classes), ('losses', losses))},
+    'goals of losses': lambda results: loss_goals(),
     'goals of accuracy missed': goals_missed, 'networks': networks}
 """What draws each table from the folder docs/results."""

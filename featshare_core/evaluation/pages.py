@@ -19,7 +19,7 @@ from pathlib import Path
 
 from featshare_core.evaluation import tables
 from featshare_core.evaluation.cards import TABLES
-from featshare_core.evaluation.provenance import figure, read_json, shown
+from featshare_core.evaluation.provenance import figure, read_json, stem
 from featshare_core.evaluation.speed import speed_page
 from featshare_core.evaluation.tables import Result
 
@@ -86,11 +86,6 @@ def read_page(file: Path) -> dict[str, list[Result]]:
                          'truncated_latency', 'rivals')}
 
 
-def stem(weights: str) -> str:
-    """Return a checkpoint's name for files: ``runs/fast/final.safetensors`` is runs-fast-final."""
-    return '-'.join(Path(shown(weights)).with_suffix('').parts)
-
-
 def results_page(file: Path) -> str:
     """
     Return docs/results/NAME.md: the thesis's tables and figures, with ours beside its numbers.
@@ -132,8 +127,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
                f'{tables.origin(measured[0])}:\n\n{tables.commands(measured)}')
         yield tables.latency_table(measured, next(iter(truncated_latency), None))
         yield ('In brackets: the ratio to the per-frame baseline of the same run; then, for ours, '
-               'what the multiply-adds alone would make of it.')
-        yield 'Every engine, and the work that a frame is:'
+               'the ratio that multiply-adds alone would give.')
+        yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'
     yield tables.commands([*baseline, *truncated, *deployed])
@@ -156,7 +151,7 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
            "data set's licence keeps its frames out of this repository.")
     yield '## Rivals'
     for one in rivals:
-        yield (f'What a reader will ask about, on the same network ({tables.title(one)}, engine '
+        yield (f'Simpler alternatives on the same network ({tables.title(one)}, engine '
                f'{one["engine"]}, {one["precision"]}), frames and run; latency at '
                f'{one["image"][0]}x{one["image"][1]} on {tables.origin(one)}:\n\n'
                f'{tables.commands([one])}')

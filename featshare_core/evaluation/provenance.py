@@ -1,4 +1,4 @@
-"""Where a figure comes from: machine, versions, commit, checkpoint."""
+"""Where a figure comes from (machine, versions, commit, checkpoint), and the files of results."""
 from __future__ import annotations
 
 import hashlib
@@ -61,18 +61,23 @@ def commit() -> str | None:
 
 
 def fingerprint(weights: str | Path) -> str:
-    """Return the first 16 digits of a checkpoint's SHA-256, to tell its results from others'."""
+    """Return the first 16 digits of a checkpoint's SHA-256, by which its results are known."""
     return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()[:16]
 
 
 def shown(weights: str | Path) -> str:
-    """Return a checkpoint's name for people: without the folders of this machine."""
+    """Return a checkpoint's name for display: without the folders of this machine."""
     path = Path(weights)
     return str(path) if not path.is_absolute() else path.name
 
 
+def stem(weights: str) -> str:
+    """Return a checkpoint's name for files: ``runs/fast/final.safetensors`` is runs-fast-final."""
+    return '-'.join(Path(shown(weights)).with_suffix('').parts)
+
+
 def write_json(path: str | Path, result: Any) -> None:
-    """Write a result, whole or not at all."""
+    """Write a result; an interrupted write leaves the old file, if there was one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix('.unfinished')
@@ -84,6 +89,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     Return a result.
 
+    :returns: what its command measured, with ``command`` and, but for ``report.json``, the rest of
+        ``provenance``.
     :raises ValueError: naming the file, where it is no such result.
     """
     try:

@@ -1,4 +1,4 @@
-"""The thesis's tables and figures with ours beside its numbers, from results kept as JSON."""
+"""The report: results that are missing are measured and kept as JSON, then all are drawn."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,14 @@ import numpy as np
 
 from featshare_core.evaluation import plots, results, tables
 from featshare_core.evaluation.accuracy import rounded
-from featshare_core.evaluation.pages import read_page, results_page, stem
-from featshare_core.evaluation.provenance import fingerprint, read_json, shown, write_json
+from featshare_core.evaluation.pages import read_page, results_page
+from featshare_core.evaluation.provenance import (
+    fingerprint,
+    read_json,
+    shown,
+    stem,
+    write_json,
+)
 from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.evaluation.work import count_work
 from featshare_core.inference.device import choose_device
@@ -27,8 +33,12 @@ class Plan:
     """
     What a report is about; see ``featshare report --help``.
 
-    :param longest: the interval whose lags the curves reach, where the videos are that long.
-    :param size: (width, height) that latency is measured at; ``frames`` are timed.
+    :param cuts: shared levels.
+    :param baseline, truncated: a per-frame checkpoint, and one without the deep levels.
+    :param interval: frames from key to key frame, of the headline scores; the curves reach the
+        lags of the interval ``longest``, where the videos are that long.
+    :param size: (width, height) in pixels that latency is measured at; ``frames`` are timed.
+    :param output, sheets: folders for results and pages, and for pictures of the data set.
     """
 
     data: DataChoice
@@ -73,7 +83,7 @@ def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result])
 
 
 def of_data(found: Result, plan: Plan) -> bool:
-    """Return whether a result is of the data that is asked for, by more than its name."""
+    """Return whether a result is of the labelled frames that are asked for, by fingerprint."""
     return bool(found['data'].get('sha256') == plan.data.fingerprint())
 
 
@@ -105,10 +115,10 @@ def timed(plan: Plan, weights: str, cut: int | None) -> Path:
 
 def write_report(plan: Plan) -> Path:
     """
-    Make what is missing, draw, and return the Markdown file.
+    Measure what is missing, draw the page and its plots, and return the Markdown file.
 
-    Which results the page shows is kept too, in ``report.json``, so that ``pages.results_page``
-    can draw it again from the files alone.
+    Which results the page shows is written to ``report.json``, so that ``pages.results_page`` can
+    draw it again from the files alone.
 
     :raises ValueError, FileNotFoundError: where data or checkpoints do not fit.
     """

@@ -134,7 +134,7 @@ def _sections(results: Path) -> Iterator[str]:
     for name in ('cameras-cpu', 'cameras-cuda'):
         yield from _cameras(read(name))
     live = read('live-cameras-cuda')
-    yield (f'Through DDS and the node, {live["hz"]} Hz a camera, 10 s ({live["method"]}). '
+    yield (f'Through DDS and the node, {live["hz"]} Hz per camera, 10 s ({live["method"]}). '
            f'{_source(live)}')
     yield table(['cameras', 'sent', 'received', 'answered', 'dropped',
                  'age of the masks, ms, p50 / p99 / worst'],
