@@ -19,7 +19,6 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
         (f'share/{NAME}/config', sorted(glob('config/*.*'))),
-        (f'share/{NAME}/config/train', sorted(glob('config/train/*.yaml'))),
         (f'share/{NAME}/weights', sorted(glob('weights/*.safetensors'))),
         # What `featshare advise` chooses by: the shipped checkpoints' scores by lag.
         (f'share/{NAME}/results', sorted(glob('docs/results/camvid-val/*-interval-*.json'))),

@@ -1,4 +1,5 @@
 """What all tests share: a ROS domain of their own, and where data may be."""
+import functools
 import os
 import random
 import tempfile
@@ -72,3 +73,33 @@ def peer():
     peer = Peer()
     yield peer
     peer.close()
+
+
+@pytest.fixture
+def streets_rendered_once(monkeypatch):
+    """Training runs of this process render each street once."""
+    from featshare_core.training import data
+    monkeypatch.setattr(data, 'street_store', _street_store)
+
+
+@functools.cache
+def _street_store(*arguments):
+    from featshare_core.data.store import street_store
+    return street_store(*arguments)
+
+
+@pytest.fixture(scope='session')
+def baselines(tmp_path_factory):
+    """A folder with a random per-frame checkpoint of each network, NAME.safetensors."""
+    import torch
+
+    from featshare_core.labels import CAMVID
+    from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
+    folder = tmp_path_factory.mktemp('baselines')
+    torch.manual_seed(0)
+    for name in ('fpn-densenet121', 'fpn-efficientnet-lite0'):
+        network = NETWORKS[name](len(CAMVID))
+        save_checkpoint(folder / f'{name}.safetensors', network,
+                        Config(name, CAMVID, (64, 64), {'shared_levels': 0},
+                               network.backbone.mean, network.backbone.std))
+    return folder
