@@ -16,7 +16,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from featshare_core.inference.engines import ENGINES
+from featshare_core.inference.engines import ENGINE_NAMES
 from featshare_core.inference.segmenter import KEY_MODES
 
 
@@ -61,7 +61,7 @@ PARAMETERS = (
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
          'else fp16 on CUDA and fp32 on the CPU.', choices=('auto', 'fp32', 'bf16', 'fp16')),
     Spec('engine', 'auto', 'What runs the network: auto is the fastest that is installed.',
-         choices=tuple(ENGINES)),
+         choices=ENGINE_NAMES),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
          'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
          limits=(0, 4)),

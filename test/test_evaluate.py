@@ -108,6 +108,9 @@ class Answering(Engine):
     def forget(self, stream):
         pass
 
+    def close(self):
+        pass
+
 
 def test_cityscapes_scripts_agree(real_data, tmp_path):
     """The machine-made maps of the labelled frames, scored against the hand-made ones."""
@@ -172,6 +175,9 @@ class Showing(Engine):
     defer = current
 
     def forget(self, stream):
+        pass
+
+    def close(self):
         pass
 
 

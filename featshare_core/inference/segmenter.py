@@ -1,14 +1,11 @@
 """VideoSegmenter: frames in, masks out; the one class that most users touch."""
 from __future__ import annotations
 
-import gc
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
@@ -131,18 +128,18 @@ class VideoSegmenter:
 
     def warm_up(self) -> None:
         """
-        Run both modes once, at the size that the network was trained on.
+        Run a key and a current frame of the size that the network was trained on.
 
-        What a device prepares at its first frame is done then, and one that cannot run the
-        network fails here, not on the first image of a drive.
+        What the device prepares on its first frame is prepared here, and a device that cannot run
+        the network fails here, not on the first image of a drive.
 
-        :raises RuntimeError: where the device cannot, or its results are no finite numbers.
+        :raises RuntimeError: where the device fails, or its results are not finite.
         """
         shape = (*self.engine.trained_size, 3)
         frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         for run in (self.engine.key, self.engine.current):
             confidence = run(frame, 'warm-up', True).confidence
-            # The winning class has at least its share; only what is no number has less.
+            # The winning class has at least 1/C of the probability; NaN becomes 0.
             if confidence is None or not confidence.min():
                 raise RuntimeError(f'the network yields no finite numbers in '
                                    f'{self.engine.precision}: choose another precision, or the '
@@ -155,13 +152,12 @@ class VideoSegmenter:
         self.engine.forget(stream)
 
     def close(self) -> None:
-        """Free the engine, for good, and give its memory back to the device."""
-        del self.engine
-        gc.collect()
-        if torch.cuda.is_initialized():
-            # A device that is out of order refuses.
-            with suppress(RuntimeError):
-                torch.cuda.empty_cache()
+        """
+        Free the engine and its threads; not while a frame is being segmented.
+
+        Calling it again does nothing. ``segment`` raises RuntimeError afterwards.
+        """
+        self.engine.close()
 
     def reset(self, stream: str | None = None) -> None:
         """Make the next frame of a stream, or of every stream, a key frame."""

@@ -10,8 +10,8 @@ def export_command(arguments: argparse.Namespace) -> None:
     """
     Write a checkpoint as two ONNX models: what a key frame runs, and what a current frame runs.
 
-    The folder holds key.onnx, current.onnx and config.json; whoever takes --weights takes it
-    too. Images are uint8 RGB, of one size.
+    The folder holds key.onnx, current.onnx and config.json, and is given as --weights or as the
+    node's parameter weights. Images are uint8 RGB, of one size.
     """
     from featshare_core.inference.export.models import export
     from featshare_core.networks.checkpoint import load_checkpoint

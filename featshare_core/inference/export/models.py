@@ -20,7 +20,8 @@ from featshare_core.networks.checkpoint import CheckpointError, Config, parse_co
 from featshare_core.networks.split import SplitNetwork
 
 KEY_FILE, CURRENT_FILE, CONFIG_FILE = 'key.onnx', 'current.onnx', 'config.json'
-OPSET = 20  # the newest that PyTorch's tracing exporter writes
+OPSET = 20
+"""Version of ONNX's operators: the newest that PyTorch's tracing exporter writes."""
 
 
 class Models(NamedTuple):
@@ -36,7 +37,7 @@ class Models(NamedTuple):
 
 
 class ModelSource(ABC):
-    """Where an engine gets its models from."""
+    """Provides an engine's models."""
 
     config: Config
     multiple: int
@@ -48,7 +49,7 @@ class ModelSource(ABC):
 
 
 class NetworkModels(ModelSource):
-    """Models made from a network, of any size."""
+    """Models of any size, exported from a network."""
 
     def __init__(self, network: SplitNetwork, config: Config) -> None:
         self.config = config
@@ -137,8 +138,8 @@ def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],
           outputs: list[str]) -> bytes:
     buffer: Any = io.BytesIO()  # documented, but not typed, as taken in place of a path
     with warnings.catch_warnings(), torch.no_grad():
-        # The shapes that tracing fixes are wanted fixed; it takes a second where the newer
-        # exporter, which the other warning is for, takes a minute.
+        # Shapes that tracing fixes are meant to be fixed. The newer exporter, which the second
+        # warning recommends, takes a minute instead of a second.
         warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
         warnings.filterwarnings('ignore', 'Constant folding')
