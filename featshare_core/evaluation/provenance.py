@@ -1,7 +1,6 @@
 """Where a figure comes from: machine, versions, commit, checkpoint."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.inference.export import models
 
 PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
@@ -61,8 +60,8 @@ def commit() -> str | None:
 
 
 def fingerprint(weights: str | Path) -> str:
-    """Return the first 16 digits of a checkpoint's SHA-256, to tell its results from others'."""
-    return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()[:16]
+    """Return the first 16 digits of the SHA-256 that tells a checkpoint's results from others'."""
+    return models.fingerprint(weights)[:16]
 
 
 def shown(weights: str | Path) -> str:

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
-from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
 from featshare_ros.demo.report import (
     OverlayVideo,
@@ -100,7 +100,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
             if not run.received:
                 raise ReplayError(process.with_log(
                     f'{len(run.sent)} frames were sent and no mask came back'))
-        labels = load_checkpoint(weights)[1].labels
+        labels = read_config(weights).labels
         write_pictures(recording, run, key_stamps(run, key_interval), labels, output)
         table = latency_table(run, recording, path)
     (output / 'latency.md').write_text(table)
@@ -289,8 +289,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--topic', default='', help='the image topic, where there are several')
     parser.add_argument('--output', type=Path, default=Path('demo'), help='default: %(default)s')
     parser.add_argument('--weights', default='default',
-                        help="a shipped checkpoint's name or a .safetensors file; "
-                             'default: %(default)s')
+                        help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                             '`featshare export` wrote; default: %(default)s')
     parser.add_argument('--key-interval', type=int, default=5, metavar='N',
                         help='a key frame every N processed frames; default: %(default)s')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')

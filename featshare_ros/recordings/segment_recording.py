@@ -1,7 +1,6 @@
 """One recording in, one with masks out: the stages, and how an interrupted one goes on."""
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
@@ -9,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from featshare_core.inference.segmenter import Result, VideoSegmenter
-from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.inference.export.models import fingerprint
+from featshare_core.inference.options import SegmenterOptions, make_segmenter
+from featshare_core.inference.segmenter import Result
 from featshare_core.pipeline import overlap
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
@@ -19,16 +19,9 @@ from featshare_ros.recordings.mcap_file import Channel, McapFile, State, Unknown
 
 
 @dataclass(frozen=True)
-class Job:
-    """How recordings are segmented; defaults are the live node's."""
+class Job(SegmenterOptions):
+    """How recordings are segmented, and what is written of them."""
 
-    weights: str = 'default'
-    device: str = 'auto'
-    precision: str = 'auto'
-    shared_levels: int | None = None
-    key_interval: int = 5
-    max_key_age: float = 0.3
-    """Seconds; 0 for no limit."""
     topics: tuple[str, ...] = ()
     """Each TOPIC or NAME=TOPIC; empty for the only image topic."""
     raw: bool = False
@@ -135,9 +128,7 @@ class _Work:
                  stop: threading.Event, progress: Callable[[int, int], None]) -> None:
         self._bag, self._outputs, self._file = bag, outputs, file
         self._confidence, self._stop, self._progress = job.confidence, stop, progress
-        self._segmenter = VideoSegmenter.from_checkpoint(
-            job.weights, job.key_interval, job.device, job.precision, job.shared_levels,
-            job.max_key_age or None)
+        self._segmenter = make_segmenter(job)
         self._segmenter.warm_up()
         state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
                                'keys': {}, 'introduced': [],
@@ -227,11 +218,10 @@ class _Work:
 
 def _settings(job: Job, bag: BagInput) -> dict[str, str]:
     """Return what must be the same for an output to be gone on with, by what people call it."""
-    weights = hashlib.sha256(find_checkpoint(job.weights).read_bytes()).hexdigest()
     # The device may be another: a fleet's task may be done by another machine.
     fields = {key: value for key, value in asdict(job).items() if key not in ('device', 'topics')}
     return {name: json.dumps(value) for name, value in {
-        **fields, 'weights': weights, 'recording': bag.identity,
+        **fields, 'weights': fingerprint(job.weights), 'recording': bag.identity,
         'cameras': [asdict(camera) for camera in bag.cameras]}.items()}
 
 
