@@ -16,7 +16,6 @@ from featshare_ros.parameters import PARAMETERS
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job
 
-
 NOT_OF_MASKS = {'cameras', 'image_transport', 'publish_confidence', 'overlay_opacity',
                 'publish_diagnostics', 'autostart'}
 """Parameters of the live node that no mask depends on, or whose place a topic takes."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
     :param output: the directory to make; it exists only with ``resume``.
     :param stop: ends the work early, once it is set.
     :param progress: called with the images done and the images in all.
-    :raises RecordingError: where input or output cannot be read, written or gone on with.
+    :raises RecordingError: where input or output cannot be read, written or continued.
     :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
     """
     stop = stop or threading.Event()
@@ -85,6 +86,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
         channels = [*copies, *outputs.channels]
         settings = _settings(job, bag)
         path = output / f'{output.resolve().name}_0.mcap'
+        new = not output.exists()
         file = _open(output, path, channels, settings, resume)
         try:
             if file.state.get('complete') and (output / 'metadata.yaml').exists():
@@ -93,6 +95,8 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             work = _Work(bag, outputs, file, job, stop, progress)
         except BaseException:
             file.abandon()
+            if new:  # or a second try, with other settings, would be refused because of it
+                shutil.rmtree(output)
             raise
         (output / 'metadata.yaml').unlink(missing_ok=True)
         problem: Exception | None = None
@@ -217,7 +221,7 @@ class _Work:
 
 
 def _settings(job: Job, bag: BagInput) -> dict[str, str]:
-    """Return what must be the same for an output to be gone on with, by what people call it."""
+    """Return, by names for people, the settings that a continued output must share."""
     # The device may be another: a fleet's task may be done by another machine.
     fields = {key: value for key, value in asdict(job).items() if key not in ('device', 'topics')}
     return {name: json.dumps(value) for name, value in {
@@ -236,14 +240,14 @@ def _refuse_clash(source: Path, copies: list[Channel], outputs: Outputs) -> None
 
 def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str, str],
           resume: bool) -> McapFile:
-    """Start the output, or open the one that is to be gone on with."""
+    """Start the output, or open the one that is to be continued."""
     try:
         if output.exists() and not resume:
             raise RecordingError(f'{output}: exists already, not overwritten; --resume goes on '
                                  'with an interrupted run')
         if output.exists() and not path.exists() \
                 and (not output.is_dir() or any(output.iterdir())):
-            raise RecordingError(f'{output}: holds no {path.name} to go on with')
+            raise RecordingError(f'{output}: holds no {path.name} to continue')
         output.mkdir(parents=True, exist_ok=True)
         file = McapFile.reopen(path, channels)
         if not file.settings:  # new, or cut off before its first message
@@ -258,6 +262,6 @@ def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str,
     other = [name for name, value in settings.items() if file.settings.get(name) != value]
     if other:
         file.abandon()
-        raise RecordingError(f'{output} was begun with other settings, so it cannot be gone on '
-                             f'with: {", ".join(other)}')
+        raise RecordingError(f'{output} was begun with other settings, so that --resume cannot '
+                             f'continue it: {", ".join(other)}')
     return file
