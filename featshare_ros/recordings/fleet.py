@@ -62,8 +62,8 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     """
     Segment all recordings of a folder into another, and print a table.
 
-    What is done already is skipped and what was interrupted is gone on with. A task whose worker
-    is lost is started again by Ray, and goes on where the lost one stopped. A recording that
+    What is done already is skipped and what was interrupted is continued. A task whose worker
+    is lost is started again by Ray, and continues where the lost one stopped. A recording that
     cannot be segmented does not keep the others from it.
 
     :param address: of a running cluster, which sees both folders under the same paths and has

@@ -55,7 +55,7 @@ def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
     def show(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            # What an earlier run did counts as done, not for the pace.
+            # Images of an earlier run count as done, but not towards the rate.
             bar = tqdm(desc='segmenting', unit='frame', initial=done - 1, total=total)
         bar.update()
 
@@ -70,7 +70,7 @@ def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
 
 
 def _report(outcome: Outcome, output: Path) -> None:
-    """Say in a line or two what came of it."""
+    """Print the result in a line or two."""
     if outcome.state == 'complete already':
         print(f'{output} is complete already: {outcome.frames} images')
         return

@@ -33,19 +33,19 @@ class Job(SegmenterOptions):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a recording; ``state`` is done, complete already or interrupted."""
+    """The result for a recording; ``state`` is done, complete already or interrupted."""
 
     state: str
     frames: int
     """Images of the whole output, those of earlier runs included."""
     new_frames: int = 0
     seconds: float = 0.0
-    """Of this run, from the first byte read to the last one written; loading is not in it."""
+    """Duration of this run, from the first byte read to the last one written, without loading."""
     failed: int = 0
     """Images that could not be decoded."""
     first_problem: str = ''
     missing: int = 0
-    """Images that the recording's own index promises and that did not come."""
+    """Images that the recording's index counts and that it does not hold."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class _Step:
     group: Group
     image: DecodedImage | None
     again: bool
-    """An earlier run wrote this image: only the deep features of its key frame are missing."""
+    """Whether an earlier run wrote this image, so that it is run for its deep features alone."""
     result: Result | None = None
     introduce: bool = False
     """The camera's first image, which comes with the class names."""
@@ -126,7 +126,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
 
 
 class _Work:
-    """The network and where the recording stands; ``run`` does it all."""
+    """The network and the position in the recording; ``run`` does all of the work."""
 
     def __init__(self, bag: BagInput, outputs: Outputs, file: McapFile, job: Job,
                  stop: threading.Event, progress: Callable[[int, int], None]) -> None:
@@ -137,8 +137,8 @@ class _Work:
         state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
                                'keys': {}, 'introduced': [],
                                'schedule': self._segmenter.schedule.state()}
-        # A second life continues with the first one's key frames: their deep features are
-        # computed again, and then the schedule is set to where it was.
+        # A resumed run computes the deep features of the last key frames again, and then restores
+        # the schedule.
         self._state = {**state, 'complete': False}
         self._before = state['frames']
         self._start = state['position']
@@ -167,7 +167,7 @@ class _Work:
         self._seconds = time.monotonic() - since
 
     def outcome(self) -> Outcome:
-        """Return what came of it."""
+        """Return the result."""
         state = self._state
         complete = bool(state['complete'])
         return Outcome('done' if complete else 'interrupted', state['frames'],
