@@ -1,7 +1,6 @@
 """Where a figure comes from (machine, versions, commit, checkpoint), and the files of results."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.inference.export import models
 
 PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
@@ -62,7 +61,7 @@ def commit() -> str | None:
 
 def fingerprint(weights: str | Path) -> str:
     """Return the first 16 digits of a checkpoint's SHA-256, by which its results are known."""
-    return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()[:16]
+    return models.fingerprint(weights)[:16]
 
 
 def shown(weights: str | Path) -> str:

@@ -16,6 +16,7 @@ from featshare_core.evaluation.videos import RATES, DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.engines import make_engine
+from featshare_core.inference.export.models import ExportedModels, is_exported
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 
@@ -137,7 +138,9 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
 
 
 def cut(weights: str | Path, shared_levels: int | None) -> int:
-    """Return the shared levels that a checkpoint runs with."""
+    """Return the shared levels that a checkpoint or an exported folder runs with."""
+    if is_exported(weights):
+        return ExportedModels(Path(weights).expanduser()).shared_levels
     return load_checkpoint(weights)[0].shared_levels if shared_levels is None else shared_levels
 
 

@@ -54,13 +54,13 @@ class VideoSegmenter:
     """
 
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
-                 key_mode: str = 'blocking') -> None:
+                 key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
         if key_mode not in KEY_MODES:
             raise ValueError(f'key_mode {key_mode!r} is none of {", ".join(KEY_MODES)}')
         self.engine = engine
         self.labels = engine.labels
         self.key_mode = key_mode
-        self.schedule = KeyFrameSchedule(key_interval, max_key_age)
+        self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
 
     @classmethod
     def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
@@ -68,13 +68,15 @@ class VideoSegmenter:
                         shared_levels: int | None = None, max_key_age: float | None = None,
                         input_size: tuple[int, int] | None = None,
                         full_size: bool = True, engine: str = 'auto',
-                        key_mode: str = 'blocking') -> VideoSegmenter:
+                        key_mode: str = 'blocking',
+                        change_threshold: float | None = None) -> VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
         :param path_or_name: a .safetensors file, ``default`` for the shipped checkpoint, or a
             folder that ``featshare export`` has written.
-        :param key_interval: a key frame every so many frames; 1 runs the whole network on each.
+        :param key_interval: frames from one key frame to the next; 1 runs the whole network on
+            each.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         :param shared_levels: levels that current frames reuse; None as the checkpoint says.
@@ -84,13 +86,15 @@ class VideoSegmenter:
         :param full_size: masks have the image's size, otherwise the network input's.
         :param engine: one of ``engines.ENGINES``; ``auto`` is the fastest that is installed.
         :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
+        :param change_threshold: mean difference of brightness from the key frame, 0 to 1, above
+            which the next key frame is due; None for no such key frames.
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises RuntimeError: where the CUDA device asked for is missing.
         :raises ValueError: where another argument is out of range.
         """
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
-        return cls(chosen, key_interval, max_key_age, key_mode)
+        return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
 
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
                 confidence: bool = False) -> Result:
