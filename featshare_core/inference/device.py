@@ -124,9 +124,13 @@ def one_thread() -> Iterator[None]:
         _ONE_THREAD.leave()
 
 
+_CUDNN_FLAGS = threading.RLock()
+
+
 @contextmanager
 def kernels_chosen() -> Iterator[None]:
     """Let cuDNN try its kernels for each new convolution, and keep the fastest."""
-    # `enabled` is False by default here, and here only: cuDNN would be off.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+    # `enabled` is False by default here, and here only: cuDNN would be off. The flags are the
+    # process's: two threads at once would each restore what the other had set.
+    with _CUDNN_FLAGS, torch.backends.cudnn.flags(enabled=True, benchmark=True):
         yield
