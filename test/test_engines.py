@@ -198,7 +198,7 @@ def test_a_deep_half_that_takes_too_long_leaves_the_limits_of_the_age_as_they_ar
 
 @pytest.mark.parametrize('engine', ['torch', 'openvino'])
 def test_more_sizes_than_are_kept_do_not_forget_each_other(engine, video, monkeypatch):
-    monkeypatch.setattr(host_engine, 'KEPT_SIZES', 2)
+    monkeypatch.setattr('featshare_core.inference.engine.KEPT_SIZES', 2)
     if engine == 'torch':
         network, config = load_checkpoint('default')
         segmenter = VideoSegmenter(
