@@ -15,6 +15,11 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 90)))
 _worker = os.environ.get('PYTEST_XDIST_WORKER')
+if _worker:
+    # Before PyTorch is imported, here and in the nodes: threads of several processes that spin
+    # on the same cores slow each other down several times.
+    _share = (os.cpu_count() or 1) // int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, _share)))
 if _worker and 'ROS_DOMAIN_ID_OF_TESTS' not in os.environ:
     # A domain for each of pytest's processes, which have all inherited the first one's.
     os.environ['ROS_DOMAIN_ID_OF_TESTS'] = os.environ['ROS_DOMAIN_ID']
@@ -26,6 +31,19 @@ for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FI
 # Nothing of an earlier run, nor of the user's.
 _cache = tempfile.TemporaryDirectory(prefix='featshare-test-cache-')
 os.environ['XDG_CACHE_HOME'] = _cache.name
+
+
+LONG_FILES = ('test_kernels', 'test_report', 'test_training', 'test_engines', 'test_faults',
+              'test_lifecycle', 'test_smp', 'test_segment_bag_resume', 'test_segment_bag',
+              'test_diagnostics', 'test_nodes', 'test_segmenter', 'test_smp_training',
+              'test_fleet', 'test_demo', 'test_latency', 'test_data', 'test_time')
+"""Test files of more than about 15 seconds, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, or one process alone would end with them."""
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def shared_data() -> Path:
