@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def segment(arguments: argparse.Namespace) -> None:
-    """Write a mask (PNG of class ids) for each frame into a folder, and print the rate and latencies."""
+    """Write a mask (PNG of class ids) for each frame into a folder; print rate and latencies."""
     # Here, because they take seconds that `featshare --help` need not.
     import cv2
 
