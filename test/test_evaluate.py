@@ -15,6 +15,8 @@ from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):

@@ -1,4 +1,6 @@
 """Reports from results kept as JSON, and the advice that is drawn from them."""
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -36,6 +38,14 @@ def save(path, seed, **options):
     return path
 
 
+@pytest.fixture
+def pytorch_alone(monkeypatch, one_thread):
+    """No other engine: exporting takes most of the time, and test_latency.py times them all."""
+    for package in ('openvino', 'onnx', 'onnxruntime'):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.usefixtures('pytorch_alone')
 def test_report_makes_what_is_missing(tmp_path, street):
     weights = save(tmp_path / 'mine.safetensors', 0)
     truncated = save(tmp_path / 'short.safetensors', 0, shared_levels=0, levels=2)
@@ -142,6 +152,7 @@ def test_the_best_setting_within_the_budget():
         choose(found, 12, 0.5)
 
 
+@pytest.mark.usefixtures('pytorch_alone')
 def test_advice_from_the_shipped_scores(tmp_path):
     (tmp_path / 'weights').mkdir()
     weights = save(tmp_path / 'weights' / 'fast.safetensors', 0)

@@ -11,9 +11,11 @@ SMALL = {
     'size': [64, 64], 'crop': [64, 64], 'batch': 2, 'epochs': 1, 'steps_per_epoch': 2,
     'train': [{'kind': 'street', 'seeds': [1, 1], 'length': 16}],
     'val': {'kind': 'street', 'seeds': [2, 2], 'length': 2}, 'interval': 2}
-# A sharing run with everything random that a run has, on the smaller network.
+# A sharing run with everything random that a run has, on the smaller network. No longer than its
+# distances: processes of their own render it again.
 SHARING = {
-    **SMALL, 'network': 'fpn-efficientnet-lite0', 'shared_levels': [1, 2], 'distances': [0, 4],
+    **SMALL, 'train': [{'kind': 'street', 'seeds': [1, 1], 'length': 6}],
+    'network': 'fpn-efficientnet-lite0', 'shared_levels': [1, 2], 'distances': [0, 4],
     'augmentation': {'rotation': 10, 'scale': [.7, 1.8], 'flip': True, 'colour': True},
     'loss': {'alpha': 'inverse', 'distillation_weight': 1.0, 'class_weights': True},
     'optimizer': 'adamw', 'lr': 1e-3, 'schedule': 'one-cycle', 'gradient_clip': 5.0}

@@ -1,1 +1,1 @@
-"""What a network learns from and is tested on."""
+"""Data sets for training and for scoring."""
