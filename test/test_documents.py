@@ -95,3 +95,15 @@ def test_the_changelog_is_one_that_the_release_tools_read() -> None:
     version = re.search(r'<version>(.*)</version>', (ROOT / 'package.xml').read_text())
     assert version is not None
     assert heads[1][0].startswith(f'{version[1]} (')
+
+
+def test_the_node_takes_every_cut_that_a_network_has_and_no_other() -> None:
+    pytest.importorskip('rclpy')
+    from featshare_ros.parameters import PARAMETERS
+
+    limits = next(spec.limits for spec in PARAMETERS if spec.name == 'shared_levels')
+    text = (ROOT / 'docs' / 'models' / 'networks.md').read_text()
+    table = text[text.index('## Where a network is cut'):].split('\n\n')[2]
+    cuts = [int(cut) for row in table.splitlines()[2:]
+            for cut in re.findall(r'\d+', row.split('|')[2])]
+    assert limits == (min(cuts), max(cuts))
