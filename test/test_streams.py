@@ -313,3 +313,21 @@ def test_closing_ends_the_threads_and_frees_the_memory(name):
     for run in (engine.key, engine.current, engine.defer, segmenter.segment):
         with pytest.raises(RuntimeError, match='the engine is closed'):
             run(frame)
+
+
+def test_what_could_not_be_prepared_is_freed(monkeypatch):
+    prepared = []
+
+    def fails(engine, plan):
+        prepared.append(weakref.ref(plan))
+        raise torch.cuda.OutOfMemoryError('out of memory')
+    monkeypatch.setattr(CudaEngine, '_prepare', fails)
+    engine = make('cuda')
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            engine.key(image(0))
+        assert prepared[0]() is None or not vars(prepared[0]())
+    finally:
+        gc.enable()

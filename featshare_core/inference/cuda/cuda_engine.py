@@ -147,7 +147,11 @@ class CudaEngine(Engine):
         size = self._input_size or network_size(shape, self.trained_size, self._multiple)
         plan = Plan(self._network, self._pixels, self._device, PRECISIONS[self.precision], shape,
                      size, shape if self._full_size else size)
-        self._prepare(plan)
+        try:
+            self._prepare(plan)
+        except BaseException:
+            plan.close()
+            raise
         self._plans[shape] = plan
         dropped = drop_oldest(self._plans,
                               {cache.prepared.image for cache in self._caches.values()})
