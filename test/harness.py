@@ -58,7 +58,7 @@ class NodeProcess:
     def alive(self):
         return self._process.poll() is None
 
-    def wait_for_log(self, text, timeout=60):
+    def wait_for_log(self, text, timeout=100):
         wait_until(lambda: text in self.log or not self.alive, timeout,
                    lambda: f'{text!r} in the log:\n{self.log}')
         assert text in self.log, f'the node ended without {text!r}:\n{self.log}'

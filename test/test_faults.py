@@ -29,7 +29,11 @@ def works(status):
 
 def start(random_checkpoint, faults):
     process = NodeProcess(faults=faults, weights=random_checkpoint, key_interval=3, **FAST)
-    process.wait_for_log('segmenting /image')
+    try:
+        process.wait_for_log('segmenting /image')
+    except AssertionError:
+        process.stop(signal.SIGKILL)
+        raise
     return process
 
 

@@ -155,7 +155,7 @@ KERNELS = [
 for architecture in (75, 87, 90):
     half = '*fp16' if architecture < 80 else '*bf16'
     for kernel, given in KERNELS:
-        # 87 and 90 differ in their matrix instructions and shared memory, which this one uses.
+        # 87 and 90 differ in matrix instructions and shared memory: only _convolve uses them.
         if architecture == 87 and kernel is not convolution._convolve:
             continue
         names = kernel.arg_names

@@ -92,11 +92,13 @@ def new_world(random_checkpoint, namespace):
         namespace=namespace, use_sim_time=True, weights=random_checkpoint, engine='torch',
         cameras=f'[{", ".join(CAMERAS)}]', device='cpu', precision='fp32',
         input_size='[64, 64]', key_interval=1000, max_key_age=0.3)
-    process.wait_for_log('segmenting')
     peer = Peer()
-    yield World(peer, process.name)
-    peer.close()
-    code, _ = process.stop()
+    try:
+        process.wait_for_log('segmenting')
+        yield World(peer, process.name)
+    finally:
+        peer.close()
+        code, _ = process.stop()
     assert code == 0, process.log
     assert 'Traceback' not in process.log, process.log
 
