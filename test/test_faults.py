@@ -12,7 +12,13 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_ros import recovery
-from featshare_ros.recovery import GIVEN_UP, BackOff, EngineError, SupervisedSegmenter
+from featshare_ros.recovery import (
+    GIVEN_UP,
+    BackOff,
+    EngineError,
+    EngineLoader,
+    SupervisedSegmenter,
+)
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
@@ -50,13 +56,13 @@ def test_a_failed_engine_is_made_anew_with_back_off_and_told(node, peer, stream,
     newest = peer.diagnostics()
     faults.write_text('fail load')
     wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][0] == b'\x02'
-               and 'cannot be made anew' in newest()[ENGINE][1], 20, 'an error')
+               and 'cannot be rebuilt' in newest()[ENGINE][1], 20, 'an error')
     assert 'device-side assert' in newest()[ENGINE][1]
-    wait_until(lambda: newest()[CAMERA][1] == 'the engine failed and is being made anew', 10,
+    wait_until(lambda: newest()[CAMERA][1] == 'the engine failed and is being rebuilt', 10,
                'the camera to say so')
     assert newest()[CAMERA][0] == b'\x02'
-    wait_until(lambda: 'made anew in 2 s' in node.log, 20, 'the third attempt')
-    assert node.log.index('made anew in 0.5 s') < node.log.index('made anew in 1 s')
+    wait_until(lambda: 'rebuilt in 2 s' in node.log, 20, 'the third attempt')
+    assert node.log.index('rebuilt in 0.5 s') < node.log.index('rebuilt in 1 s')
     # The first failure with its traceback, and one line an attempt: not one an image.
     assert node.log.count('image left out') == 1
     assert 'CUDA out of memory' in node.log
@@ -87,9 +93,9 @@ def test_one_image_that_fails_costs_that_image_alone(node, peer, stream, faults)
 
 
 def test_transitions_and_calls_work_while_the_engine_is_away(node, peer, stream, faults):
-    attempts = node.log.count('cannot be made anew')
+    attempts = node.log.count('cannot be rebuilt')
     faults.write_text('fail load')
-    wait_until(lambda: node.log.count('cannot be made anew') > attempts, 40, 'a failed attempt')
+    wait_until(lambda: node.log.count('cannot be rebuilt') > attempts, 40, 'a failed attempt')
 
     def change(transition):
         request = ChangeState.Request(transition=Transition(id=transition))
@@ -139,9 +145,9 @@ def test_an_engine_that_hangs_is_given_up_when_the_node_is_deactivated(node, pee
 
 
 def test_deactivating_does_not_wait_for_an_engine_that_is_being_made(node, peer, stream, faults):
-    attempts = node.log.count('it is made anew in')
+    attempts = node.log.count('it is rebuilt in')
     faults.write_text('fail loading=30')
-    wait_until(lambda: node.log.count('it is made anew in') > attempts, 40, 'a failed engine')
+    wait_until(lambda: node.log.count('it is rebuilt in') > attempts, 40, 'a failed engine')
     time.sleep(2.0)
     start = time.monotonic()
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
@@ -161,7 +167,7 @@ def test_an_engine_that_meets_a_new_size_prepares_itself(node, peer, stream, fau
     faults.write_text('slow=6')
     stream.change = taller
     wait_until(lambda: newest().get(CAMERA) and newest()[CAMERA][:2] == (
-        b'\x01', 'the engine prepares itself for images of 64x128, since it has had none of that '
+        b'\x01', 'the engine prepares itself for images of 64x128, the first of that '
         'size'), 20, 'the camera to say so')
     # Not so the second one.
     wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine is stuck' in
@@ -209,7 +215,7 @@ def test_signals_end_it_though_the_engine_hangs_or_is_away(random_checkpoint, pe
     (tmp_path / 'faults').write_text(fault)
     count = stream.sent
     if fault == 'fail load':
-        node.wait_for_log('cannot be made anew')
+        node.wait_for_log('cannot be rebuilt')
     wait_until(lambda: stream.sent > count + 5, 10, 'images')
     code, seconds = node.stop(sign)
     stream.stop()
@@ -240,7 +246,9 @@ def test_engines_are_made_on_one_thread():
         threads.add(threading.get_ident())
         return Segmenter()
 
-    made = [threading.Thread(target=SupervisedSegmenter, args=(load, Logger(), lambda: True))
+    loader = EngineLoader()
+    made = [threading.Thread(target=SupervisedSegmenter,
+                             args=(load, Logger(), lambda: True, loader))
             for _ in range(3)]
     for thread in made:
         thread.start()
@@ -253,7 +261,7 @@ def test_engines_are_made_on_one_thread():
     def fails():
         raise ValueError('no such file')
     with pytest.raises(ValueError, match='no such file'):
-        SupervisedSegmenter(fails, Logger(), lambda: True)
+        SupervisedSegmenter(fails, Logger(), lambda: True, loader)
 
 
 def test_waits_double_up_to_a_limit_and_begin_anew_after_a_good_time(monkeypatch):
@@ -303,7 +311,7 @@ class Segmenter:
 
 def test_only_failures_in_a_row_make_the_engine_anew_and_never_two_at_once(monkeypatch):
     monkeypatch.setattr(recovery, 'FIRST_WAIT_S', 0.0)
-    supervised = SupervisedSegmenter(Segmenter, Logger(), lambda: True)
+    supervised = SupervisedSegmenter(Segmenter, Logger(), lambda: True, EngineLoader())
     good, bad = np.zeros((1, 1, 3), np.uint8), np.ones((1, 1, 3), np.uint8)
     for frame in (bad, bad, good, bad, bad):
         if frame is bad:
