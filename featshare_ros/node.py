@@ -293,7 +293,7 @@ class SegmentationNode(LifecycleNode):
             size, since = preparing
             if PREPARING_S[0] < time.monotonic() - since < PREPARING_S[1]:
                 return (DiagnosticStatus.WARN, f'the engine prepares itself for images of {size}, '
-                        f'the first of that size')
+                        f'since it has had none of that size')
         return None
 
     def _publish_diagnostics(self) -> None:
