@@ -154,18 +154,18 @@ class Processor:
         if published.failures and not self._node.context.ok():
             return
         problem = '; '.join(
-            str(error) if isinstance(error, OutputError) else
-            f'{name} is not published: {type(error).__name__}: {error}'
-            for name, error in published.failures)
+            str(cause) if isinstance(cause, OutputError) else
+            f'{name} is not published: {type(cause).__name__}: {cause}'
+            for name, cause in published.failures)
         if published.time is None:
             statistics.failed(problem, PUBLISHING, arrival.time)
         else:
             statistics.processed(result, 1e3 * (published.time - arrival.time),
                                  age_ms(header, published.clock), arrival.time, problem)
             self._statistics.processed(result)
-        for name, error in published.failures:
-            if not isinstance(error, OutputError):
-                self._log(statistics, f'{name} is not published', error)
+        for name, cause in published.failures:
+            if not isinstance(cause, OutputError):
+                self._log(statistics, f'{name} is not published', cause)
 
     def _log(self, statistics: CameraStatistics, what: str, error: Exception) -> None:
         if statistics.log_due:
