@@ -145,7 +145,7 @@ def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> N
     """Write the metadata.yaml that makes the folder of an mcap file a rosbag2 recording."""
     counts, (start, end) = file.counts, file.times
 
-    def times() -> dict[str, Any]:  # anew for each place, or YAML would write references
+    def times() -> dict[str, Any]:  # a new one per place, or YAML would write references
         return {'starting_time': {'nanoseconds_since_epoch': start},
                 'duration': {'nanoseconds': end - start}, 'message_count': sum(counts.values())}
 
