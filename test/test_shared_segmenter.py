@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from featshare_core.inference import schedule
 from featshare_core.inference.segmenter import VideoSegmenter
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
@@ -111,6 +112,20 @@ def test_a_reset_counts_from_the_frame_after_the_one_in_work(make):
     engine.go.set()
     thread.join(20)
     assert [segmenter.segment(frame).key_reason for frame in FRAMES[:3]] == ['first', '', '']
+
+
+def test_a_reset_while_the_schedule_decides_is_not_lost(make, monkeypatch):
+    segmenter = make()
+    segmenter.schedule.change_threshold = 1.0
+    segmenter.segment(FRAMES[0])
+    thumbnail = schedule.thumbnail
+    # As another thread does in the middle of it.
+    monkeypatch.setattr(schedule, 'thumbnail', lambda frame: segmenter.reset() or thumbnail(frame))
+    segmenter.schedule.key_interval = 1
+    assert segmenter.segment(FRAMES[1]).key_reason == 'interval'
+    monkeypatch.undo()
+    segmenter.schedule.key_interval = 100
+    assert [segmenter.segment(frame).key_reason for frame in FRAMES[2:4]] == ['first', '']
 
 
 def test_a_stream_that_is_forgotten_is_not_reset_later(make):
