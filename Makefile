@@ -26,7 +26,8 @@ demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], th
 		$(if $(RECORDING),--recording '$(RECORDING)') $(if $(TOPIC),--topic '$(TOPIC)')
 
 test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
-	$(VENV)/bin/pytest test -n 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
+	$(VENV)/bin/pytest test -n 2 --dist loadfile --no-loadscope-reorder \
+		--durations=10 $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## measure all that this device can run, in about ten minutes; see bench/
 	$(VENV)/bin/python benchmarks/bench.py

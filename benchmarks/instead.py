@@ -24,7 +24,7 @@ from torch import nn
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.device import PRECISIONS, choose_device, choose_precision
 from featshare_core.inference.engine import Engine, Frame
-from featshare_core.inference.engines import make_engine
+from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.inference.parts import Pixels
 from featshare_core.networks.checkpoint import Config, load_checkpoint
 
@@ -78,7 +78,7 @@ def variants(arguments: argparse.Namespace) -> dict[str, Run]:
             per_frame(whole(), config, device, precision)
         found[f'the same network per frame, torch.compile {precision}'] = \
             per_frame(whole(), config, device, precision, compiled=True)
-    if device.type == 'cpu' and find_spec('onnxruntime') and find_spec('onnx'):
+    if 'onnx' in installed_engines(device.type):
         found['the same network per frame, ONNX Runtime fp32'] = make_engine(
             arguments.weights, 'onnx', shared_levels=0, input_size=size).key
     if find_spec('segmentation_models_pytorch'):

@@ -1,1 +1,46 @@
 """Video segmentation that shares deep features between frames: the library, free of ROS."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featshare_core.inference.segmenter import Result, VideoSegmenter
+    from featshare_core.labels import LabelSet
+    from featshare_core.networks.checkpoint import load_checkpoint
+    __version__: str
+
+__all__ = ['LabelSet', 'Result', 'VideoSegmenter', '__version__', 'load_checkpoint']
+
+_MODULES = {'VideoSegmenter': 'inference.segmenter', 'Result': 'inference.segmenter',
+            'LabelSet': 'labels', 'load_checkpoint': 'networks.checkpoint'}
+
+
+def _version() -> str:
+    """Return the version in the source tree's package.xml, else the installed package's."""
+    from importlib.metadata import version
+    from pathlib import Path
+    from xml.etree import ElementTree
+    # An installed package of the same name may be older than the source tree that is imported.
+    manifest = Path(__file__).resolve().parents[1] / 'package.xml'
+    if manifest.is_file():
+        return ElementTree.parse(manifest).getroot().findtext('version', '')
+    return version('featshare_ros')
+
+
+if not TYPE_CHECKING:  # or type checkers would take every name for one of this module
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use: PyTorch takes seconds to load."""
+        from importlib import import_module
+        if name == '__version__':
+            value = _version()
+        elif name in _MODULES:
+            value = getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
+        else:
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """Return the names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -6,28 +6,36 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-
-from featshare_core.data.frames import count_frames, frames_of
 from featshare_core.evaluation.command import add_evaluation_commands
-from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.command import add_export_command
-from featshare_core.inference.segmenter import Result, VideoSegmenter
-from featshare_core.inference.timing import Rolling
-from featshare_core.networks.convert import add_convert_command
-from featshare_core.overlay import paint
-from featshare_core.pipeline import overlap
+from featshare_core.inference.options import (
+    SegmenterOptions,
+    add_segmenter_options,
+    from_arguments,
+    make_segmenter,
+)
+from featshare_core.networks.command import add_convert_command
 from featshare_core.training.command import add_train_command
+
+if TYPE_CHECKING:
+    from featshare_core.inference.engine import Frame
+    from featshare_core.inference.segmenter import Result
 
 
 def segment(arguments: argparse.Namespace) -> None:
-    """Write a mask (PNG of class ids) for each frame into a folder, and print the pace."""
+    """Write a mask (PNG of class ids) for each frame into a folder; print rate and latencies."""
+    # Here, because they take seconds that `featshare --help` need not.
+    import cv2
+
+    from featshare_core.data.frames import count_frames, frames_of
+    from featshare_core.inference.timing import Rolling
+    from featshare_core.overlay import paint
+    from featshare_core.pipeline import overlap
     if arguments.input.resolve() == arguments.output.resolve():
         raise ValueError(f'{arguments.output} is the input too: masks would replace its images')
-    segmenter = VideoSegmenter.from_checkpoint(
-        arguments.weights, key_interval=arguments.key_interval, device=arguments.device,
-        shared_levels=arguments.shared_levels)
+    segmenter = make_segmenter(from_arguments(SegmenterOptions, arguments))
     arguments.output.mkdir(parents=True, exist_ok=True)
     times = {True: Rolling(10_000), False: Rolling(10_000)}
 
@@ -76,11 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument('input', type=Path, help='a video file, or a folder of images')
     command.add_argument('output', type=Path, help='the folder to write into')
     command.add_argument('--overlay', action='store_true', help='write coloured overlays too')
-    command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name or a .safetensors file")
-    command.add_argument('--key-interval', type=int, default=5)
-    command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    command.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    add_segmenter_options(command, stamps=False)
     add_train_command(commands)
     add_convert_command(commands)
     add_export_command(commands)

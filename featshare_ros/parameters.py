@@ -16,7 +16,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from featshare_core.inference.engines import ENGINES
+from featshare_core.inference.engines import ENGINE_NAMES
 from featshare_core.inference.segmenter import KEY_MODES
 
 
@@ -67,13 +67,14 @@ PARAMETERS = (
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
          'else fp16 on CUDA and fp32 on the CPU.', choices=('auto', 'fp32', 'bf16', 'fp16')),
     Spec('engine', 'auto', 'What runs the network: auto is the fastest that is installed.',
-         choices=tuple(ENGINES)),
+         choices=ENGINE_NAMES),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
          'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
-         limits=(0, 5)),
+         limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
          'the whole network on every frame.', live=True, limits=(1, 1000)),
-    # Features age by time more than by frames. At camera rate the interval comes first.
+    # Features age by time rather than by frames; what that costs: docs/models/models.md. At camera
+    # rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
     Spec('key_policy', 'fixed', 'fixed: key frames by the interval and the age alone; change: '

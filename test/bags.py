@@ -23,7 +23,7 @@ QOS = [Qos(QosHistory.KEEP_LAST, 7, QosReliability.BEST_EFFORT, QosDurability.VO
 
 def picture(index, height=48, width=64):
     """Return a smooth picture that changes with the index."""
-    y, x = np.mgrid[:height, :width]
+    y, x = np.arange(height)[:, None], np.arange(width)[None]
     wave = 120 + 100 * np.sin(x / 9 + index / 3) * np.cos(y / 7 - index / 5)
     return np.dstack([wave, 255 - wave, (x + y + 9 * index) % 256]).astype(np.uint8)
 

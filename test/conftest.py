@@ -1,4 +1,5 @@
 """What all tests share: a ROS domain of their own, and where data may be."""
+import functools
 import os
 import random
 import tempfile
@@ -14,6 +15,11 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 90)))
 _worker = os.environ.get('PYTEST_XDIST_WORKER')
+if _worker:
+    # Before PyTorch is imported, here and in the nodes: threads of several processes that spin
+    # on the same cores slow each other down several times.
+    _share = (os.cpu_count() or 1) // int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, _share)))
 if _worker and 'ROS_DOMAIN_ID_OF_TESTS' not in os.environ:
     # A domain for each of pytest's processes, which have all inherited the first one's.
     os.environ['ROS_DOMAIN_ID_OF_TESTS'] = os.environ['ROS_DOMAIN_ID']
@@ -25,6 +31,19 @@ for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FI
 # Nothing of an earlier run, nor of the user's.
 _cache = tempfile.TemporaryDirectory(prefix='featshare-test-cache-')
 os.environ['XDG_CACHE_HOME'] = _cache.name
+
+
+LONG_FILES = ('test_kernels', 'test_report', 'test_training', 'test_engines', 'test_faults',
+              'test_lifecycle', 'test_smp', 'test_segment_bag_resume', 'test_segment_bag',
+              'test_diagnostics', 'test_nodes', 'test_segmenter', 'test_smp_training',
+              'test_fleet', 'test_demo', 'test_latency', 'test_data', 'test_time')
+"""Test files of more than about 15 seconds, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, or one process alone would end with them."""
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def shared_data() -> Path:
@@ -72,3 +91,33 @@ def peer():
     peer = Peer()
     yield peer
     peer.close()
+
+
+@pytest.fixture
+def streets_rendered_once(monkeypatch):
+    """Training runs of this process render each street once."""
+    from featshare_core.training import data
+    monkeypatch.setattr(data, 'street_store', _street_store)
+
+
+@functools.cache
+def _street_store(*arguments):
+    from featshare_core.data.store import street_store
+    return street_store(*arguments)
+
+
+@pytest.fixture(scope='session')
+def baselines(tmp_path_factory):
+    """A folder with a random per-frame checkpoint of each network, NAME.safetensors."""
+    import torch
+
+    from featshare_core.labels import CAMVID
+    from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
+    folder = tmp_path_factory.mktemp('baselines')
+    torch.manual_seed(0)
+    for name in ('fpn-densenet121', 'fpn-efficientnet-lite0'):
+        network = NETWORKS[name](len(CAMVID))
+        save_checkpoint(folder / f'{name}.safetensors', network,
+                        Config(name, CAMVID, (64, 64), {'shared_levels': 0},
+                               network.backbone.mean, network.backbone.std))
+    return folder

@@ -40,6 +40,10 @@ class FaultyEngine:
         self._fail()
         return self._engine.current(*arguments)
 
+    def defer(self, *arguments):
+        self._fail()
+        return self._engine.defer(*arguments)
+
     def _fail(self):
         for word in words():
             if word.startswith('slow='):

@@ -257,8 +257,69 @@ def answered(masks, publisher, message, timeout=20):
         time.sleep(0.01)
 
 
+def linked(masks, publisher, make=good_image, timeout=60):
+    """
+    Publish images until one is answered, then one more; afterwards every image arrives.
+
+    The graph knows publisher and subscriber before data flow between them, and nothing but an
+    answer tells when. Of the repeated images nothing is left in the node: it answers in order.
+
+    :param make: returns a message with a new stamp.
+    """
+    sent = []
+
+    def reached():
+        if not sent or time.monotonic() - sent[-1][1] > 0.5:
+            message = make()
+            publisher.publish(message)
+            sent.append((message.header, time.monotonic()))
+        return any(mask.header == header for mask in list(masks) for header, _ in sent)
+
+    wait_until(reached, timeout, 'any mask')
+    return answered(masks, publisher, make())
+
+
+def until(publish, condition, what, timeout=20):
+    """Call ``publish`` every 0.2 s until the condition holds."""
+    published = [0.0]
+
+    def met():
+        if condition():
+            return True
+        if time.monotonic() - published[0] > 0.2:
+            publish()
+            published[0] = time.monotonic()
+        return False
+
+    wait_until(met, timeout, what)
+
+
+def settled_counts(peer, name='segmentation: camera', timeout=20):
+    """Return a camera's counts, published after the call, when no image waits or is in work."""
+    found = []
+
+    def received(array):
+        found.extend(counts({item.key: item.value for item in status.values})
+                     for status in array.status if status.name == name)
+
+    def settled():
+        # The first may have been on its way at the call.
+        return len(found) > 1 and found[-1]['received'] == sum(
+            found[-1][key] for key in ('processed', 'dropped', 'failed'))
+
+    subscription = peer.node.create_subscription(DiagnosticArray, '/diagnostics', received,
+                                                 RELIABLE)
+    wait_until(settled, timeout, lambda: f'all images to be counted: {found[-1:]}')
+    peer.node.destroy_subscription(subscription)
+    return found[-1]
+
+
 def counts_of(newest, name='segmentation: camera'):
     """Return what became of a camera's images, by its newest diagnostics."""
-    values = newest()[name][2]
+    return counts(newest()[name][2])
+
+
+def counts(values):
+    """Return the counts among the values of a camera's status."""
     return {key: int(values[key])
             for key in ('received', 'processed', 'dropped', 'failed', 'key frames')}

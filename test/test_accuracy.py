@@ -43,6 +43,9 @@ class Remembering(Engine):
     def forget(self, stream):
         pass
 
+    def close(self):
+        pass
+
 
 def labels_of(classes):
     return LabelSet(tuple(f'class {i}' for i in range(classes)), ((0, 0, 0),) * classes)

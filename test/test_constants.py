@@ -1,4 +1,6 @@
 """What depends on no input is computed once, and nothing else."""
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,22 @@ def test_cudnn_is_there_while_it_chooses():
         assert torch.backends.cudnn.benchmark
         F.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3))
     assert (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark) == before
+
+
+def test_cudnns_flags_are_restored_after_two_threads_at_once():
+    before = torch.backends.cudnn.benchmark
+    inside, leave = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    def choose(number):
+        with kernels_chosen():
+            inside[number].set()
+            leave[number].wait(60)
+    threads = [threading.Thread(target=choose, args=(number,)) for number in range(2)]
+    threads[0].start()
+    assert inside[0].wait(60)
+    threads[1].start()
+    inside[1].wait(0.3)  # as long as it could go ahead
+    for number in range(2):
+        leave[number].set()
+        threads[number].join(60)
+    assert torch.backends.cudnn.benchmark == before

@@ -1,4 +1,5 @@
 """Data sets as they are read, and what is said of wrong ones."""
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from featshare_core.data import store
 from featshare_core.data.cityscapes import cityscapes_source, train_id_table
 from featshare_core.data.files import read_file
 from featshare_core.data.folder import folder_source
@@ -169,12 +171,22 @@ def test_the_street_has_its_frames_before_each_labelled_one():
         rendered_source((3, 2), 1, 3, (32, 32))
 
 
-def test_a_longer_street_is_rendered_by_several_processes():
-    # Drives of more frames than one process renders.
-    many = street_store((1, 9), 1, 23, (32, 32))
-    alone = FrameStore(rendered_source((9, 9), 1, 23, (32, 32)), (32, 32))
+def test_a_longer_street_is_rendered_by_several_processes(monkeypatch):
+    pools = []
+
+    def pool(*arguments, **options):
+        pools.append(ProcessPoolExecutor(*arguments, **options))
+        return pools[-1]
+
+    monkeypatch.setattr(store, 'ProcessPoolExecutor', pool)
+    monkeypatch.setattr(store, 'POOLED', 6)
+    street_store((1, 1), 1, 3, (32, 32))
+    assert not pools
+    many = street_store((1, 2), 1, 3, (32, 32))
+    assert len(pools) == 1
+    alone = FrameStore(rendered_source((2, 2), 1, 3, (32, 32)), (32, 32))
     assert many.in_memory
-    np.testing.assert_array_equal(many.image('9/22'), alone.image('9/22'))
+    np.testing.assert_array_equal(many.image('2/2'), alone.image('2/2'))
     np.testing.assert_array_equal(many.mask(many.source.samples[-1]),
                                   alone.mask(alone.source.samples[-1]))
 

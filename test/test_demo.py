@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network: its masks are nonsense, the way there is the same."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'untrained.safetensors'
-    config = Config('fpn-densenet121', CAMVID, SIZE, {'shared_levels': 2})
+    config = Config('fpn-densenet121', CAMVID, (96, 64), {'shared_levels': 2})
     save_checkpoint(path, config.build(), config)
     return path
 

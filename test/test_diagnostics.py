@@ -11,7 +11,7 @@ from rclpy.node import NodeNameNonExistentError
 from sensor_msgs.msg import CompressedImage, Image
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = (ROOT / 'docs' / 'ros-interface.md').read_text()
+DOCUMENT = (ROOT / 'docs' / 'robot' / 'ros-interface.md').read_text()
 OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
 CAMERAS = ('front', 'strict', 'absent', 'other')
 

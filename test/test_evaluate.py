@@ -15,6 +15,8 @@ from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
@@ -108,6 +110,9 @@ class Answering(Engine):
     def forget(self, stream):
         pass
 
+    def close(self):
+        pass
+
 
 def test_cityscapes_scripts_agree(real_data, tmp_path):
     """The machine-made maps of the labelled frames, scored against the hand-made ones."""
@@ -172,6 +177,9 @@ class Showing(Engine):
     defer = current
 
     def forget(self, stream):
+        pass
+
+    def close(self):
         pass
 
 

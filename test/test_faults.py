@@ -1,4 +1,5 @@
 """An engine that fails, hangs or is switched off, in the real node process."""
+import re
 import signal
 import threading
 import time
@@ -22,6 +23,14 @@ from featshare_ros.recovery import (
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
+BUSY = 'images dropped: they come faster than|^no image for .* s in between'
+"""Warnings of a camera whose masks come, on a machine that is too busy for all."""
+
+
+def works(status):
+    """Return whether a camera's status is good, or as good as a busy machine lets it be."""
+    level, message, _ = status
+    return level == b'\x00' or (level == b'\x01' and re.search(BUSY, message) is not None)
 
 
 def start(random_checkpoint, faults):
@@ -69,7 +78,7 @@ def test_a_failed_engine_is_made_anew_with_back_off_and_told(node, peer, stream,
     faults.write_text('')
     stream.wait_for_masks()
     wait_until(lambda: newest()[ENGINE][:2] == (b'\x00', 'active')
-               and newest()[CAMERA][0] == b'\x00', 20, 'recovery to be told')
+               and works(newest()[CAMERA]), 20, 'recovery to be told')
     assert int(newest()[ENGINE][2]['engine restarts']) >= 3
     stream.stop()
     wait_until(lambda: newest()[CAMERA][1].startswith('no image for'), 20, 'quiet')
@@ -87,9 +96,34 @@ def test_one_image_that_fails_costs_that_image_alone(node, peer, stream, faults)
     wait_until(lambda: faults.read_text() == '', 20, 'the failure')
     stream.wait_for_masks(5)
     wait_until(lambda: int(newest()[CAMERA][2]['failed']) == failed + 1, 10, 'the count')
-    wait_until(lambda: newest()[CAMERA][0] == newest()[ENGINE][0] == b'\x00', 10, 'recovery')
+    wait_until(lambda: works(newest()[CAMERA]) and newest()[ENGINE][0] == b'\x00', 10, 'recovery')
     assert newest()[ENGINE][2]['engine restarts'] == restarts
     assert newest()[CAMERA][2]['last failure'].endswith('unspecified launch failure')
+
+
+def test_a_deferred_key_frame_that_fails_costs_that_image_alone(node, peer, stream, faults):
+    newest = peer.diagnostics()
+    before = {name: peer.get_parameter(node.name, name)
+              for name in ('key_mode', 'key_interval', 'max_key_age')}
+    # All frames but the first ask for a deferred key frame.
+    assert peer.set_parameters(node.name, key_mode='deferred', key_interval=1,
+                               max_key_age=0.0).successful
+    stream.wait_for_masks(5)
+    wait_until(lambda: CAMERA in newest(), 10, 'diagnostics')
+    failed, restarts = int(newest()[CAMERA][2]['failed']), newest()[ENGINE][2]['engine restarts']
+    faults.write_text('once')
+    wait_until(lambda: faults.read_text() == '', 20, 'the failure')
+    stream.wait_for_masks(5)
+    wait_until(lambda: int(newest()[CAMERA][2]['failed']) == failed + 1, 10, 'the count')
+    assert newest()[CAMERA][2]['last failure'].endswith('unspecified launch failure')
+    assert newest()[ENGINE][2]['engine restarts'] == restarts
+    faults.write_text('fail')
+    wait_until(lambda: int(newest()[ENGINE][2]['engine restarts']) > int(restarts), 20,
+               'another engine')
+    faults.write_text('')
+    stream.wait_for_masks(5)
+    wait_until(lambda: works(newest()[CAMERA]) and newest()[ENGINE][0] == b'\x00', 20, 'recovery')
+    assert peer.set_parameters(node.name, **before).successful
 
 
 def test_transitions_and_calls_work_while_the_engine_is_away(node, peer, stream, faults):
@@ -177,7 +211,7 @@ def test_an_engine_that_meets_a_new_size_prepares_itself(node, peer, stream, fau
                newest()[CAMERA][1], 30, 'a stuck engine')
     faults.write_text('')
     stream.wait_for_masks()
-    wait_until(lambda: newest()[CAMERA][0] == b'\x00', 10, 'recovery')
+    wait_until(lambda: works(newest()[CAMERA]), 10, 'recovery')
 
 
 def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, stream):
@@ -203,7 +237,7 @@ def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, st
     for _ in range(2):
         assert enable(True) == 'enabled'
     stream.wait_for_masks(10)
-    wait_until(lambda: newest()[CAMERA][0] == b'\x00'
+    wait_until(lambda: works(newest()[CAMERA])
                and int(newest()[CAMERA][2]['processed']) > int(before['processed']), 10, 'masks')
     # One, though the interval asks for none; counts go on.
     assert int(newest()[CAMERA][2]['key frames']) == int(before['key frames']) + 1

@@ -113,7 +113,7 @@ def test_what_does_not_fold_is_left_as_it_was():
     stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     stem.__class__ = Normalised
     plain, before = logits(network), norms(network)
-    with pytest.raises(FoldError, match='this network gives other logits then'):
+    with pytest.raises(FoldError, match='this network would give other logits'):
         fold_batch_norms(network)
     assert norms(network) == before
     for found, expected in zip(logits(network), plain):

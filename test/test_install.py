@@ -31,6 +31,7 @@ def test_the_files_are_where_ros_looks(prefix):
                  'config/segmentation.yaml', 'config/fastdds_large_images.xml',
                  'weights/default.safetensors'):
         assert (share / name).is_file(), name
+    assert not (share / 'config/train').exists()  # a robot does not train
     assert (prefix / 'share/ament_index/resource_index/packages/featshare_ros').is_file()
     assert os.access(prefix / 'lib/featshare_ros/segmentation_node', os.X_OK)
     assert any((prefix / folder / 'featshare').is_file()

@@ -41,6 +41,9 @@ def test_engines_take_turns():
         def forget(self, stream):
             pass
 
+        def close(self):
+            pass
+
     notes = []
     times = time_engines({name: Noting(name) for name in 'ab'}, iter(range(99)), 10,
                          baselines={name: Noting(f'{name}, whole,') for name in 'ab'})

@@ -45,7 +45,7 @@ def test_a_read_only_place_serves_what_is_there(folder, monkeypatch, caplog):
     assert cached('some', unasked) == FILES
     assert not caplog.text
     assert cached('other', lambda: FILES) == FILES
-    assert 'every start makes them anew: [Errno 30] Read-only file system' in caplog.text
+    assert 'every start exports them: [Errno 30] Read-only file system' in caplog.text
 
 
 @pytest.mark.parametrize('damage', [
@@ -68,7 +68,7 @@ def test_without_a_place_to_keep_them_they_are_made(tmp_path, monkeypatch, caplo
     monkeypatch.setenv('XDG_CACHE_HOME', home)
     with caplog.at_level(logging.WARNING):
         assert cached('some', lambda: FILES) == FILES
-    assert 'every start makes them anew: ' in caplog.text
+    assert 'every start exports them: ' in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ['file']
 
 

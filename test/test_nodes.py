@@ -9,8 +9,11 @@ from harness import (
     answered,
     counts_of,
     good_image,
+    linked,
     picture,
+    settled_counts,
     stamped,
+    until,
     wait_until,
 )
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -29,14 +32,12 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
         engine='torch')
     try:
         process.wait_for_log('segmenting /front')
-        newest = peer.diagnostics()
         masks = peer.collect(Image, '/busy/segmentation/mask')
         publisher = peer.publisher(Image, '/front', QoSProfile(
             depth=5000, reliability=ReliabilityPolicy.RELIABLE))
-        peer.wait_matched('/busy/segmentation/mask')
-        time.sleep(0.3)
-        answered(masks, publisher, good_image())
-        sent = 1
+        linked(masks, publisher)
+        name = 'busy/segmentation: camera'
+        start, answers, sent = settled_counts(peer, name), len(masks), 0
         end = time.monotonic() + 4
         while time.monotonic() < end:
             last = good_image(height=240, width=320)
@@ -50,16 +51,11 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
         assert len(masks) - before <= 20
         stamps = [mask.header.stamp.sec + 1e-9 * mask.header.stamp.nanosec for mask in masks]
         assert stamps == sorted(stamps)
-        name = 'busy/segmentation: camera'
-        # All that arrived, with what became of it: diagnostics may come in between.
-        wait_until(lambda: newest().get(name)
-                   and sent == counts_of(newest, name)['received'] == sum(
-                       counts_of(newest, name)[key] for key in ('processed', 'dropped', 'failed')),
-                   10, 'all to be counted')
-        counts = counts_of(newest, name)
-        assert counts['processed'] == len(masks)
+        counts = {key: count - start[key] for key, count in settled_counts(peer, name).items()}
+        assert counts['received'] == sent
+        assert counts['processed'] == len(masks) - answers
         assert counts['failed'] == 0
-        assert counts['dropped'] == sent - len(masks) > sent / 2
+        assert counts['dropped'] == sent - counts['processed'] > sent / 2
     finally:
         process.stop()
 
@@ -74,29 +70,27 @@ def test_compressed_images_and_masks_of_the_networks_size(random_checkpoint, pee
         newest = peer.diagnostics()
         publisher = peer.publisher(CompressedImage, '/robot/image/compressed')
         info_publisher = peer.publisher(CameraInfo, '/robot/camera_info')
-        peer.wait_matched('/robot/segmentation/mask')
-        time.sleep(0.3)
         info = CameraInfo(height=128, width=192)  # that of the images below
         info.k = [100.0, 0.0, 96.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]
-        info_publisher.publish(info)
-        time.sleep(0.3)
         jpeg = cv2.imencode('.jpg', cv2.resize(picture(8, 12), (192, 128)))[1].tobytes()
 
         def compressed(data):
             return stamped(CompressedImage(format='rgb8; jpeg compressed bgr8', data=data))
 
-        mask = answered(masks, publisher, compressed(jpeg))
+        mask = linked(masks, publisher, lambda: compressed(jpeg))
         assert (mask.height, mask.width) == (64, 96)
-        wait_until(lambda: infos, 10, 'camera info')
+        until(lambda: info_publisher.publish(info) or publisher.publish(compressed(jpeg)),
+              lambda: infos, 'camera info')
         assert (infos[0].width, infos[0].height) == (96, 64)
         assert list(infos[0].k) == [50.0, 0.0, 48.0, 0.0, 50.0, 32.0, 0.0, 0.0, 1.0]
-        for bad in (jpeg[:len(jpeg) // 2], b'', b'\xff\xd8 not a jpeg', bytes(1000)):
-            publisher.publish(compressed(bad))
-            time.sleep(0.2)
         answered(masks, publisher, compressed(jpeg))
         name = 'robot/segmentation: camera'
-        wait_until(lambda: name in newest() and newest()[name][2]['failed'] == '4', 10,
-                   'four failures to be counted')
+        for count, bad in enumerate((jpeg[:len(jpeg) // 2], b'', b'\xff\xd8 not a jpeg',
+                                     bytes(1000)), start=1):
+            publisher.publish(compressed(bad))
+            wait_until(lambda: name in newest() and newest()[name][2]['failed'] == str(count),  # noqa: B023
+                       10, f'{count} failures to be counted')
+        answered(masks, publisher, compressed(jpeg))
     finally:
         code, _ = process.stop()
     assert code == 0
@@ -111,8 +105,7 @@ def test_several_cameras_share_one_network(random_checkpoint, peer):
         for name in ('front', 'rear'):
             masks = peer.collect(Image, f'/car/segmentation/{name}/mask')
             streams[name] = masks, peer.publisher(Image, f'/car/{name}/image')
-            peer.wait_matched(f'/car/segmentation/{name}/mask')
-        time.sleep(0.3)
+            linked(*streams[name])
         for size in (40, 48):
             for masks, publisher in streams.values():
                 answered(masks, publisher, good_image(height=size))
@@ -147,12 +140,12 @@ def test_diagnostics_tell_what_runs_and_when_nothing_comes(random_checkpoint, pe
 
         masks = peer.collect(Image, '/r2/segmentation/mask')
         publisher = peer.publisher(Image, '/r2/image')
-        peer.wait_matched('/r2/segmentation/mask')
-        time.sleep(0.3)
+        linked(masks, publisher)
+        before = settled_counts(peer, 'r2/segmentation: camera')['processed']
         for _ in range(20):
             answered(masks, publisher, good_image())
-        wait_until(lambda: newest()['r2/segmentation: camera'][2]['processed'] == '20', 10,
-                   'the counts')
+        wait_until(lambda: counts_of(newest, 'r2/segmentation: camera')['processed']
+                   == before + 20, 10, 'the counts')
         values = newest()['r2/segmentation: camera'][2]
         assert values['image'] == '64x48 rgb8'
         engine = newest()['r2/segmentation: engine'][2]
@@ -178,17 +171,17 @@ def test_nodes_in_namespaces_of_their_own_do_not_collide(random_checkpoint, peer
             process.wait_for_log(f'segmenting /{name}/image')
             masks = peer.collect(Image, f'/{name}/segmentation/mask')
             ends.append((masks, peer.publisher(Image, f'/{name}/image')))
-            peer.wait_matched(f'/{name}/segmentation/mask')
-        time.sleep(0.3)
+            linked(*ends[-1])
+        names = [f'{name}/segmentation: camera' for name in ('left', 'right')]
+        before = [settled_counts(peer, name)['received'] for name in names]
+        answers = [len(masks) for masks, _ in ends]
         for masks, publisher in ends:
             answered(masks, publisher, good_image())
-        assert [len(masks) for masks, _ in ends] == [1, 1]
+        assert [len(masks) for masks, _ in ends] == [count + 1 for count in answers]
         assert peer.set_parameters('/left/segmentation', key_interval=9).successful
         assert peer.get_parameter('/right/segmentation', 'key_interval') == 5
-        for name in ('left', 'right'):
-            wait_until(lambda: newest().get(f'{name}/segmentation: camera')  # noqa: B023
-                       and counts_of(newest, f'{name}/segmentation: camera')['received'] == 1,  # noqa: B023
-                       10, 'the counts')
+        for name, count in zip(names, before):
+            assert settled_counts(peer, name)['received'] == count + 1
         # The newest may be older than the new interval.
         wait_until(lambda: [newest()[f'{name}/segmentation: engine'][2]['key_interval']
                             for name in ('left', 'right')] == ['9', '5'], 10, 'the new interval')

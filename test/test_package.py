@@ -213,7 +213,7 @@ def test_documents_name_every_parameter_with_its_default() -> None:
     pytest.importorskip('rclpy')
     from featshare_ros.parameters import PARAMETERS
 
-    text = (ROOT / 'docs' / 'ros-interface.md').read_text()
+    text = (ROOT / 'docs' / 'robot' / 'ros-interface.md').read_text()
     table = text[text.index('## Parameters'):text.index('## Key frames')]
     rows = re.findall(r'^\| `(\w+)` \| `(.*?)` \| (live)? *\|', table, re.MULTILINE)
     assert {name: (yaml.safe_load(default), live == 'live') for name, default, live in rows} == {

@@ -11,6 +11,13 @@ from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.training.pseudo_labels import PseudoLabels, normalise
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture
+def checkpoint(baselines):
+    return baselines / 'fpn-efficientnet-lite0.safetensors'
+
 
 @pytest.fixture
 def images():
@@ -28,12 +35,12 @@ def store_of(images, in_memory):
     return store
 
 
-def test_they_are_the_baselines_argmax_and_made_once(random_checkpoint, images, tmp_path):
-    network, config = load_checkpoint(random_checkpoint, shared_levels=0)
-    labels = PseudoLabels(random_checkpoint, tmp_path)
+def test_they_are_the_baselines_argmax_and_made_once(checkpoint, images, tmp_path):
+    network, config = load_checkpoint(checkpoint, shared_levels=0)
+    labels = PseudoLabels(checkpoint, tmp_path)
     cpu = torch.device('cpu')
     assert labels.make(network, config, store_of(images[:2], False), 0, cpu) == 2
-    again = PseudoLabels(random_checkpoint, tmp_path)
+    again = PseudoLabels(checkpoint, tmp_path)
     assert again.make(network, config, store_of(images, True), 0, cpu) == 1
     for number, image in enumerate(images):
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
@@ -44,17 +51,17 @@ def test_they_are_the_baselines_argmax_and_made_once(random_checkpoint, images, 
         assert (labels(image) == again(image)).all()
 
 
-def test_another_baseline_has_labels_of_its_own(random_checkpoint, images, tmp_path):
+def test_another_baseline_has_labels_of_its_own(checkpoint, images, tmp_path):
     other = tmp_path / 'other.safetensors'
-    other.write_bytes(random_checkpoint.read_bytes() + b' ')
-    assert PseudoLabels(other, tmp_path).folder != PseudoLabels(random_checkpoint, tmp_path).folder
+    other.write_bytes(checkpoint.read_bytes() + b' ')
+    assert PseudoLabels(other, tmp_path).folder != PseudoLabels(checkpoint, tmp_path).folder
     with pytest.raises(ValueError, match=r'pseudo labels .*\.png are missing or damaged'):
         PseudoLabels(other, tmp_path)(images[0])
 
 
-def test_damaged_labels_are_made_anew(random_checkpoint, images, tmp_path):
-    network, config = load_checkpoint(random_checkpoint, shared_levels=0)
-    labels = PseudoLabels(random_checkpoint, tmp_path)
+def test_damaged_labels_are_made_anew(checkpoint, images, tmp_path):
+    network, config = load_checkpoint(checkpoint, shared_levels=0)
+    labels = PseudoLabels(checkpoint, tmp_path)
     cpu = torch.device('cpu')
     labels.make(network, config, store_of(images[:1], False), 0, cpu)
     (file,) = labels.folder.glob('*.png')

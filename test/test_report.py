@@ -1,4 +1,6 @@
 """Reports from results kept as JSON, and the advice that is drawn from them."""
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from featshare_core.cli import main
 from featshare_core.evaluation.advise import Setting, advise, choose, pareto, settings
 from featshare_core.evaluation.latency import Times
+from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import fingerprint, write_json
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
@@ -35,6 +38,14 @@ def save(path, seed, **options):
     return path
 
 
+@pytest.fixture
+def pytorch_alone(monkeypatch, one_thread):
+    """No other engine: exporting takes most of the time, and test_latency.py times them all."""
+    for package in ('openvino', 'onnx', 'onnxruntime'):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.usefixtures('pytorch_alone')
 def test_report_makes_what_is_missing(tmp_path, street):
     weights = save(tmp_path / 'mine.safetensors', 0)
     truncated = save(tmp_path / 'short.safetensors', 0, shared_levels=0, levels=2)
@@ -60,8 +71,9 @@ def test_report_makes_what_is_missing(tmp_path, street):
         assert cv2.imread(str(plot)).std() > 1, plot
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     assert {path.name for path in results} == {
-        'mine-2-levels-interval-2.json', 'mine-rivals.json',
+        'mine-2-levels-interval-2.json', 'mine-rivals.json', 'report.json',
         'short-0-levels-interval-1.json', 'mine-2-levels.json', 'short-0-levels.json'}
+    assert text == results_page(folder / 'report.json')  # drawn from the files alone
 
     # Other weights are scored anew; the rest is kept, the network's latency too.
     save(weights, 1)
@@ -140,6 +152,7 @@ def test_the_best_setting_within_the_budget():
         choose(found, 12, 0.5)
 
 
+@pytest.mark.usefixtures('pytorch_alone')
 def test_advice_from_the_shipped_scores(tmp_path):
     (tmp_path / 'weights').mkdir()
     weights = save(tmp_path / 'weights' / 'fast.safetensors', 0)

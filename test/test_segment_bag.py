@@ -2,6 +2,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from bags import contents, outputs, write_bag
 from rosbags.rosbag2 import Reader
 
+from featshare_core.inference.options import SegmenterOptions
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_ros.images import decode_compressed, decode_image
@@ -176,13 +178,46 @@ def test_what_cannot_be_done_is_said(tmp_path, run):
     assert run(tmp_path / 'in', out, *one)[0] == 0
     assert 'holds /segmentation/label_info' in failure(out, tmp_path / 'again', *one)
     assert run(out, tmp_path / 'again', *one, '--only-masks')[0] == 0
-    assert 'other settings, so it cannot be gone on with: key_interval' in failure(
+    assert 'other settings, so that --resume cannot continue it: key_interval' in failure(
         tmp_path / 'in', out, *one, '--resume', '--key-interval', '3')
     (tmp_path / 'in' / 'in_0.mcap').write_bytes((tmp_path / 'in' / 'in.mcap').read_bytes())
     assert 'another program wrote it' in failure(tmp_path / 'in', tmp_path / 'in', *one,
                                                  '--resume')
     (tmp_path / 'in' / 'in.mcap').write_bytes((tmp_path / 'in' / 'in.mcap').read_bytes()[:5000])
     assert 'unreadable or truncated' in failure(tmp_path / 'in', tmp_path / 'third', *one)
+
+
+OTHERS = {'key_interval': '3', 'max_key_age': '0', 'key_policy': 'change',
+          'change_threshold': '0.1', 'input_size': '96x64', 'mask_size': 'network',
+          'engine': 'torch', 'precision': 'fp32', 'shared_levels': '1'}
+"""Another value of each setting of which masks depend, beside weights and device."""
+
+
+def test_an_output_is_continued_with_its_own_settings_alone(tmp_path, run):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=2)
+    paths = (tmp_path / 'in', tmp_path / 'out')
+    assert run(*paths)[0] == 0
+    assert set(OTHERS) == {field.name for field in fields(SegmenterOptions)} - {
+        'weights', 'device', 'key_mode'}
+    for name, value in OTHERS.items():
+        status, said = run(*paths, '--resume', f'--{name.replace("_", "-")}', value)
+        assert (status, said.split('continue it: ')[-1].strip()) == (1, name)
+    assert 'complete already' in run(*paths, '--resume')[1]
+
+
+def test_settings_that_are_refused_leave_no_output(tmp_path, run):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=2)
+    for options, reason in (
+            ('--key-mode deferred', 'two runs would give different masks; choose blocking'),
+            ('--change-threshold 1.5', 'change_threshold must be 0 to 1, not 1.5'),
+            ('--change-threshold nan', 'change_threshold must be 0 to 1, not nan'),
+            ('--max-key-age nan', 'max_key_age must be'),
+            ('--key-interval 0', 'key_interval must be 1 or more'),
+            ('--input-size 100x100', 'multiples of 32'),
+            ('--engine abacus', "engine 'abacus' is none of auto, torch")):
+        status, said = run(tmp_path / 'in', tmp_path / 'out', *options.split())
+        assert status == 1 and reason in said, said
+        assert not (tmp_path / 'out').exists()
 
 
 def test_input_that_is_damaged_further_on(tmp_path, run):

@@ -1,27 +1,52 @@
 """segment_bag writes the masks that the live node publishes for the same images."""
+import re
 import time
+from dataclasses import fields
 
 import numpy as np
+import pytest
 from bags import contents, outputs, write_bag
 from diagnostic_msgs.msg import DiagnosticArray
 from harness import NodeProcess, wait_until
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from featshare_core.inference.options import SegmenterOptions
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job
 
+NOT_OF_MASKS = {'cameras', 'image_transport', 'publish_confidence', 'overlay_opacity',
+                'publish_diagnostics', 'autostart'}
+"""Parameters of the live node that no mask depends on, or whose place a topic takes."""
 
-def test_defaults_are_those_of_the_live_node():
-    node = {spec.name: spec.default for spec in PARAMETERS}
-    job, options = Job(), _parse(['in', 'out'])
-    for name in ('weights', 'device', 'precision', 'key_interval', 'max_key_age'):
-        assert getattr(job, name) == getattr(options, name) == node[name], name
-    assert (job.shared_levels or 0) == node['shared_levels']
+CHANGE = {'key_policy': 'change', 'change_threshold': 0.02, 'key_interval': 7, 'max_key_age': 1.5}
+SIZES = {'input_size': (160, 96), 'mask_size': 'network', 'engine': 'torch', 'precision': 'fp32',
+         'shared_levels': 1}
 
 
-def test_masks_are_those_of_the_live_node(tmp_path, random_checkpoint, peer):
+def test_parameters_and_defaults_are_those_of_the_live_node(capsys, monkeypatch):
+    node = {spec.name: spec for spec in PARAMETERS if spec.name not in NOT_OF_MASKS}
+    without = {'shared_levels': 0, 'input_size': [0, 0]}  # the node's words for None
+    assert {field.name for field in fields(SegmenterOptions)} == set(node)
+    monkeypatch.setenv('COLUMNS', '500')  # or argparse would break names at their hyphens
+    with pytest.raises(SystemExit):
+        _parse(['--help'])
+    described = capsys.readouterr().out
+    for chosen in (Job(), _parse(['in', 'out'])):
+        for name, spec in node.items():
+            value = getattr(chosen, name)
+            assert (without[name] if value is None else value) == spec.default, name
+    for name, spec in node.items():
+        option = f'--{name.replace("_", "-")}'
+        text = ' '.join(described.split(f'\n  {option} ')[1].split('\n  --')[0].split())
+        for choice in spec.choices:
+            assert re.search(rf'(?<![\w-]){choice}(?![\w-])', text), (option, choice)
+            assert getattr(_parse(['in', 'out', option, choice]), name) == choice
+
+
+@pytest.mark.parametrize('settings', [{}, {**CHANGE, **SIZES}], ids=['defaults', 'others'])
+def test_masks_are_those_of_the_live_node(tmp_path, random_checkpoint, peer, settings):
     """Two cameras, one after the other so that none is dropped; time stands, leaps, jumps back."""
     stamps = [10**9 + index * 40_000_000 for index in range(24)]
     stamps[12:] = [stamp + 2 * 10**9 for stamp in stamps[12:]]
@@ -32,11 +57,11 @@ def test_masks_are_those_of_the_live_node(tmp_path, random_checkpoint, peer):
     topics = {camera: f'/{camera}/image_raw/compressed' for camera in ('front', 'rear')}
     assert main([str(tmp_path / 'in'), str(tmp_path / 'out'), '--raw', '--device', 'cpu',
                  '--topic', topics['front'], '--topic', topics['rear'],
-                 '--weights', str(random_checkpoint)]) == 0
+                 '--weights', str(random_checkpoint), *as_options(settings)]) == 0
     written = outputs(tmp_path / 'out')
 
     node = NodeProcess(weights=str(random_checkpoint), device='cpu', cameras='[front, rear]',
-                       image_transport='compressed')
+                       image_transport='compressed', **as_parameters(settings))
     try:
         node.wait_for_log('segmenting')
         received = {camera: peer.collect(Image, f'/segmentation/{camera}/mask')
@@ -56,6 +81,8 @@ def test_masks_are_those_of_the_live_node(tmp_path, random_checkpoint, peer):
         timing = [deserialize_message(content, DiagnosticArray) for topic, _, content
                   in contents(tmp_path / 'out') if topic == f'/segmentation/{camera}/timing']
         assert [t.status[0].values[0].value for t in timing].count('True') > 2
+        if settings:
+            assert 'change' in [t.status[0].values[1].value for t in timing]
         pairs = list(zip(masks, written[f'/segmentation/{camera}/mask'], strict=True))
         assert len(pairs) == 12
         classes = set()
@@ -63,8 +90,22 @@ def test_masks_are_those_of_the_live_node(tmp_path, random_checkpoint, peer):
             assert live.header.stamp.sec == ours.header.stamp.sec
             assert live.header.stamp.nanosec == ours.header.stamp.nanosec
             assert live.header.frame_id == ours.header.frame_id == camera
+            assert (live.width, live.height) == settings.get('input_size', (128, 96))
             assert (live.height, live.width, live.step, live.encoding) == (
                 ours.height, ours.width, ours.step, ours.encoding)
             np.testing.assert_array_equal(np.frombuffer(live.data, np.uint8), ours.data)
             classes.update(ours.data)
         assert len(classes) > 2  # or nothing would have been compared
+
+
+def as_options(settings):
+    """Return settings as options of segment_bag."""
+    return [text for name, value in settings.items() for text in (
+        f'--{name.replace("_", "-")}',
+        'x'.join(map(str, value)) if isinstance(value, tuple) else str(value))]
+
+
+def as_parameters(settings):
+    """Return settings as parameters of the node."""
+    return {name: list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()}

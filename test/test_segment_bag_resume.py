@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from bags import outputs, without_times, write_bag
 from rosbags.rosbag2 import Reader
 
+from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.recordings import mcap_file
-from featshare_ros.recordings.segment_bag import main
+from featshare_ros.recordings.segment_bag import _parse, main
+from featshare_ros.recordings.segment_recording import Job, segment_recording
 
 TOPICS = ('--topic', '/front/image_raw', '--topic', '/rear/image_raw')
 FRAMES = 60
@@ -24,7 +27,9 @@ FRAMES = 60
 CHILD = """
 import sys, time
 from featshare_ros.recordings import mcap_file
-from featshare_ros.recordings.segment_bag import main
+from featshare_ros.recordings.segment_bag import _parse, main
+from featshare_ros.recordings.segment_recording import Job, segment_recording
+from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 mcap_file.CHUNK_BYTES = int(sys.argv.pop(1))
 segment = VideoSegmenter.segment
@@ -205,3 +210,30 @@ def test_complete_is_left_alone(tmp_path, unbroken, random_checkpoint, capsys):
     assert 'complete already: 60 images' in capsys.readouterr().out
     assert {file: os.stat(file).st_mtime_ns for file in (tmp_path / 'out').iterdir()} == before
     assert len(outputs(tmp_path / 'out')['/segmentation/front/timing']) == FRAMES // 2
+
+
+def test_key_frames_by_change(tmp_path, random_checkpoint):
+    """The pictures that changes are measured from outlive an interruption too."""
+    write_bag(tmp_path / 'in', frames=20)
+    options = ['--key-policy', 'change', '--change-threshold', '0.06', '--key-interval', '50',
+               '--max-key-age', '0']
+    assert main([*arguments(tmp_path / 'in', tmp_path / 'whole', random_checkpoint),
+                 *options]) == 0
+    expected = without_times(tmp_path / 'whole')
+    cut = [*arguments(tmp_path / 'in', tmp_path / 'out', random_checkpoint), *options]
+    for image in (9, 12):
+        stop = threading.Event()
+
+        def progress(done, total, image=image, stop=stop):
+            if done >= image:
+                stop.set()
+
+        job = from_arguments(Job, _parse(cut), topics=TOPICS[1::2])
+        segment_recording(tmp_path / 'in', tmp_path / 'out', job, True, stop, progress)
+        part = without_times(tmp_path / 'out')
+        assert part == expected[:len(part)] and len(part) < len(expected)
+    assert main([*cut, '--resume']) == 0
+    assert without_times(tmp_path / 'out') == expected
+    reasons = [deserialized.status[0].values[1].value for camera in ('front', 'rear')
+               for _, deserialized in outputs(tmp_path / 'out')[f'/segmentation/{camera}/timing']]
+    assert reasons.count('change') > 4

@@ -233,9 +233,8 @@ def test_the_mask_maker_upsamples_before_it_decides(size, threads, monkeypatch):
     expected = F.interpolate(logits, size, mode='bilinear').softmax(1).max(1)
     maker = MaskMaker()
     for _ in range(2):
-        maker.mask(logits[0, :9].numpy(), (600, 1000))  # another camera's
-        mask = maker.mask(logits[0].numpy(), size)
-        confidence = maker.confidence(logits[0].numpy(), size)
+        maker.make(logits[0, :9].numpy(), (600, 1000))  # another camera's
+        mask, confidence = maker.make(logits[0].numpy(), size, confidence=True)
         assert (mask == expected.indices[0].numpy()).mean() > 0.999
         assert np.abs(confidence.astype(int) - (255 * expected.values[0].numpy())).max() < 1
 
@@ -257,12 +256,13 @@ def test_a_class_that_wins_here_and_there_is_found_everywhere(size, threads, mon
     assert set(expected.unique().tolist()) == {0, 2, 3, 4, 5, 6, 7}
     maker = MaskMaker()
     for _ in range(2):
-        mask = maker.mask(logits, size)
+        mask, confidence = maker.make(logits, size)
+        assert confidence is None
         assert (mask != expected.numpy()).mean() < 1e-4
         assert (np.bincount(mask.ravel(), minlength=8) > 0).tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
-        maker.mask(logits[:6, :10], (200, 300))  # another camera's
-        maker.mask(np.repeat(logits[:2], 2, 1), (400, 600))
-    assert (MaskMaker().mask(np.full_like(logits, np.nan), size) == 0).all()
+        maker.make(logits[:6, :10], (200, 300))  # another camera's
+        maker.make(np.repeat(logits[:2], 2, 1), (400, 600))
+    assert (MaskMaker().make(np.full_like(logits, np.nan), size)[0] == 0).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

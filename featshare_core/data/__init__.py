@@ -1,1 +1,4 @@
-"""What a network learns from and is tested on."""
+"""Data sets for training and for scoring."""
+
+KINDS = ('camvid', 'cityscapes', 'folder')
+"""Names of the supported data set layouts."""

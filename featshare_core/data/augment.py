@@ -1,4 +1,4 @@
-"""What ``pairs`` drew, done to a batch on the device that trains."""
+"""The variation that ``pairs`` drew, applied to a batch on the device that trains."""
 from __future__ import annotations
 
 import torch
@@ -10,17 +10,17 @@ from featshare_core.labels import UNLABELLED
 
 def sampling_grid(views: Tensor, crop: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """
-    Return where each pixel of the crops lies in its image.
+    Return the position of each of the crops' pixels in its image.
 
-    :param views: Nx3x3, from the crop's pixels (x, y, 1) to the image's.
+    :param views: Nx3x3 matrices from the crop's pixels (x, y, 1) to the image's.
     :param crop, size: (width, height) in pixels of the crops and of the images.
     :returns: Nxhxwx2 for ``grid_sample``: -1 to 1 between the image's outer edges.
     """
     y, x = torch.meshgrid(torch.arange(crop[1], device=views.device, dtype=views.dtype),
                           torch.arange(crop[0], device=views.device, dtype=views.dtype),
                           indexing='ij')
-    pixels = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3)
-    places = pixels @ views.transpose(1, 2)
+    pixels = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3)  # 1x(hw)x3
+    places = pixels @ views.transpose(1, 2)  # Nx(hw)x3
     places = places[..., :2] / places[..., 2:]
     places = (2 * places + 1) / places.new_tensor(size) - 1
     return places.view(-1, crop[1], crop[0], 2)
@@ -41,11 +41,11 @@ def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
 
 def recolour(images: Tensor, colours: Tensor, seeds: list[int]) -> Tensor:
     """
-    Return images with other colours, 0 to 1.
+    Return images with changed colours and noise, Nx3xHxW, 0 to 1.
 
     :param images: Nx3xHxW, 0 to 1.
     :param colours: Nx6, see ``pairs.PLAIN``.
-    :param seeds: of each image's noise.
+    :param seeds: N, the seed of each image's noise.
     """
     saturation, gains, gamma, noise = (
         part[..., None, None] for part in colours.split((1, 3, 1, 1), 1))
@@ -59,8 +59,14 @@ def recolour(images: Tensor, colours: Tensor, seeds: list[int]) -> Tensor:
 
 def augment(images: Tensor, labels: Tensor, views: Tensor, colours: Tensor, seeds: list[int],
             crop: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the crops, Nx3xhxw of 0 to 1, and their labels, Nxhxw int64."""
-    # In mixed precision, coordinates would be rounded to some pixels.
+    """
+    Return the crops, Nx3xhxw of 0 to 1, and their labels, Nxhxw int64.
+
+    :param images, labels: NxHxWx3 uint8; NxHxW uint8.
+    :param views, colours, seeds: see ``sampling_grid`` and ``recolour``.
+    :param crop: (width, height) in pixels.
+    """
+    # Mixed precision would round coordinates by several pixels.
     with torch.autocast(images.device.type, enabled=False):
         grid = sampling_grid(views, crop, (images.shape[2], images.shape[1]))
         return recolour(warp_images(images, grid), colours, seeds), warp_labels(labels, grid)

@@ -11,6 +11,7 @@ from featshare_core.data.files import read_file
 from featshare_core.labels import CAMVID, UNLABELLED
 
 VOID = 11
+"""Class id of void in CamVid's masks."""
 
 
 def camvid_files(root: str | Path, split: str) -> list[tuple[Path, Path]]:

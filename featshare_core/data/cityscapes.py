@@ -12,14 +12,19 @@ LAYOUT = """expected layout:
     ROOT/gtFine/SPLIT/CITY/CITY_SEQUENCE_FRAME_gtFine_labelIds.png
     ROOT/leftImg8bit/SPLIT/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png or .jpg
     ROOT/leftImg8bit_sequence/SPLIT/CITY/..., the same names, for the 29 frames around each"""
-# The labelId of each trainId 0 to 18, as in the data set's own scripts (labels.py).
 TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""labelId of each trainId 0 to 18, as in the data set's own scripts (labels.py)."""
 LABEL_IDS = 34
+"""Number of labelIds, without the licence plate's -1."""
 MASK_SUFFIX = '_gtFine_labelIds.png'
 
 
 def train_id_table() -> np.ndarray:
-    """Return the class (trainId) of each labelId 0 to 33; 255 is the licence plate's -1."""
+    """
+    Return 256 entries, int16: the class (trainId) of each labelId.
+
+    ``UNLABELLED`` where there is none, as for 255, the licence plate's -1; -1 for an invalid id.
+    """
     table = np.full(256, -1, np.int16)
     table[:LABEL_IDS] = UNLABELLED
     table[UNLABELLED] = UNLABELLED

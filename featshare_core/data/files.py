@@ -1,4 +1,4 @@
-"""Image files, read whole or not at all."""
+"""Image files, which are refused where they are incomplete."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 START_OF_SCAN, END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
+"""JPEG markers."""
 
 
 def read_file(path: str | Path, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArray[Any]:
     """
-    Return an image file as OpenCV decodes it, colours as BGR.
+    Return an image file as OpenCV decodes it, HxW or HxWx3 (BGR).
 
     :param flags: OpenCV's ``IMREAD_...``.
-    :raises ValueError: naming the file, where it cannot be decoded, or is a JPEG that breaks off:
-        what is missing would be grey.
+    :raises ValueError: naming the file, where it cannot be decoded, or is a truncated JPEG, whose
+        missing part OpenCV would decode as grey.
     :raises OSError: where it cannot be read.
     """
     content = Path(path).read_bytes()

@@ -1,4 +1,4 @@
-"""A user's own data: folders of frames and of masks, and the label set as a YAML file."""
+"""A user's own data: folders of frames and of masks, and a label set in YAML."""
 from __future__ import annotations
 
 from pathlib import Path

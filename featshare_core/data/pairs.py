@@ -14,19 +14,22 @@ from featshare_core.data.store import FrameStore
 
 Matrix = npt.NDArray[np.float64]
 MAX_DISTANCE = 15
-
+"""Largest distance between key and current frame, in frames."""
 PLAIN = np.array([1, 1, 1, 1, 1, 0], np.float32)
-"""Colours as they are: saturation, gains of red, green and blue, gamma, noise (of 0 to 1)."""
+"""
+Colour parameters that change nothing: saturation; gains of red, green and blue; gamma; standard
+deviation of the noise, for images of 0 to 1.
+"""
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """
-    How frames are varied; both frames of a pair in the same way.
+    Random variation of the frames, the same for both frames of a pair.
 
-    :param rotation: at most so many degrees, either way.
-    :param scale: smallest and largest factor, drawn evenly in its logarithm.
-    :param flip: mirror every other sample.
+    :param rotation: largest rotation either way, in degrees.
+    :param scale: smallest and largest factor, drawn uniformly in its logarithm.
+    :param flip: mirror half of the samples, drawn at random.
     :param colour: vary saturation, brightness, colour cast, gamma and noise.
     """
 
@@ -42,7 +45,7 @@ def draw_view(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, 
     Draw a rotated, scaled, mirrored crop of an image.
 
     :param size, crop: (width, height) in pixels of the image and of what is cut from it.
-    :returns: the 3x3 matrix from the crop's pixels (x, y, 1) to the image's.
+    :returns: the 3x3 matrix from the crop's pixels (x, y, 1) to the image's, in pixels.
     """
     scale = np.exp(rng.uniform(*np.log(augmentation.scale)))
     angle = np.deg2rad(rng.uniform(-augmentation.rotation, augmentation.rotation))
@@ -59,7 +62,7 @@ def draw_view(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, 
 
 
 def draw_colours(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Draw colours as other cameras and weather have them; see ``PLAIN`` for their order."""
+    """Draw 6 colour parameters of another camera or weather, in the order of ``PLAIN``."""
     gains = rng.uniform(.6, 1.5) * rng.uniform(.85, 1.15, 3)
     return np.array([rng.uniform(.3, 1.4), *gains, rng.uniform(.7, 1.4),
                      rng.uniform(0, 6) / 255], np.float32)
@@ -97,10 +100,11 @@ class Triplets(Dataset[dict[str, Any]]):
     ``simulated``. A still has no earlier frame: its key frame is itself, seen through
     ``simulated_motion``, with noise and a change of exposure.
 
-    :param stores: of one size; ``shares`` are their shares of the samples.
-    :param distances: smallest and largest, 0 to 15; None for single frames.
-    :param pseudo: returns a frame's pseudo labels.
-    :raises ValueError: where distances are out of range or no sample reaches back that far.
+    :param stores: data sets of one size; ``shares`` are their shares of the samples.
+    :param crop: (width, height) in pixels.
+    :param distances: smallest and largest distance in frames, 0 to 15; None for single frames.
+    :param pseudo: from a frame, HxWx3 uint8, to its pseudo labels, HxW uint8.
+    :raises ValueError: where distances are out of range, or no sample has enough frames before it.
     """
 
     def __init__(self, stores: Sequence[FrameStore], shares: Sequence[float],

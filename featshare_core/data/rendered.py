@@ -8,7 +8,7 @@ from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID
 
 START = 50
-"""Frames between the starts of two clips of a street, at 15 Hz: a new part of the street."""
+"""Distance between the starts of two clips of a street, in frames at 15 Hz."""
 
 
 def rendered_source(seeds: tuple[int, int], clips: int, length: int,
@@ -16,11 +16,11 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
     """
     Return ``clips`` clips of ``length`` frames at 15 Hz of each street.
 
-    A clip's first frame has none before it: unless it is all there is, it is no sample.
+    A clip's first frame, which has no frame before it, is a sample only where ``length`` is 1.
 
-    :param seeds: of the first street and of the last.
+    :param seeds: seeds of the first and of the last street.
     :param size: (width, height) of the frames in pixels.
-    :raises ValueError: where that is no frame at all.
+    :raises ValueError: where there is no frame.
     """
     samples = []
     for seed in range(seeds[0], seeds[1] + 1):
@@ -34,7 +34,7 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
                          f'frames is empty')
     width, height = size
 
-    # A frame's picture and mask are asked for together, and one street at a time.
+    # Callers read a frame's picture and mask together, and one street after another.
     @lru_cache(maxsize=1)
     def street(seed: int) -> RenderedStreet:
         return RenderedStreet(width, height, seed=seed, fps=15)

@@ -47,13 +47,13 @@ class Source:
     read_mask: Callable[[str, str], Array]
 
 
-# The check of a mask's size asks for the frame that was just read.
+# The check of a mask's size reads the frame that was read just before.
 @lru_cache(maxsize=2)
 def read_image(path: str) -> Array:
     """
     Return an image file as HxWx3 uint8 RGB.
 
-    :raises ValueError, OSError: where it cannot be read, whole.
+    :raises ValueError, OSError: where it cannot be read completely.
     """
     image = read_file(path, cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
@@ -61,11 +61,12 @@ def read_image(path: str) -> Array:
 
 def read_ids(path: str, frame: str, table: npt.NDArray[np.int16]) -> Array:
     """
-    Return a mask file's ids, translated.
+    Return a mask file's ids, translated to classes.
 
     :param frame: its frame's file, whose size it must have.
-    :param table: 256 entries: an id's class, or ``UNLABELLED``, or -1 where it has no business.
-    :raises ValueError: naming the file, for another size, such an id, or a damaged file.
+    :param table: 256 entries: an id's class, ``UNLABELLED``, or -1 for an invalid id.
+    :returns: HxW uint8 class ids or ``UNLABELLED``.
+    :raises ValueError: naming the file, for another size, an invalid id, or a damaged file.
     """
     ids = read_file(path)
     if ids.ndim != 2 or ids.dtype != np.uint8:

@@ -13,9 +13,9 @@ from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import Array, Labelled, Source
 
 MEMORY_SHARE = 0.5
-"""Of the machine's memory, for frames and masks; what does not fit is read each time."""
+"""Largest share of the machine's memory that frames and masks take."""
 POOLED = 200
-"""From so many frames on, a street is rendered by several processes."""
+"""Smallest number of frames that several processes render."""
 
 
 class FrameStore:
@@ -35,8 +35,9 @@ class FrameStore:
         """
         Decode all frames up to ``lags`` before a labelled one, if they fit into memory.
 
-        :param processes: how many on this machine do the same.
+        Those that do not fit are read again for each sample.
 
+        :param processes: number of processes on this machine that do the same.
         :raises ValueError: naming the first file that is wrong.
         """
         frames = frames_before(self.source.samples, lags)

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from featshare_core.evaluation.videos import KINDS, DataChoice
+from featshare_core.data import KINDS
 from featshare_core.inference.export.command import size_argument
+
+if TYPE_CHECKING:
+    from featshare_core.evaluation.videos import DataChoice
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
@@ -36,6 +39,7 @@ def benchmark_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.evaluation.results import benchmark
     from featshare_core.evaluation.tables import latency_text
+    _refuse_exported(arguments.weights)
     result = benchmark(arguments.weights, arguments.shared_levels, arguments.device,
                        arguments.size, arguments.frames)
     print(latency_text(result))
@@ -57,6 +61,7 @@ def report_command(arguments: argparse.Namespace) -> None:
         return
     if arguments.data is None or arguments.root is None:
         raise ValueError('a report needs --data and --root (or --compare A B)')
+    _refuse_exported(*arguments.weights, arguments.baseline, arguments.truncated)
     plan = Plan(data_choice(arguments), tuple(arguments.weights), tuple(arguments.shared_levels),
                 **{name: getattr(arguments, name) for name in (
                     'baseline', 'truncated', 'interval', 'longest', 'device', 'size', 'frames',
@@ -77,8 +82,17 @@ def advise_command(arguments: argparse.Namespace) -> None:
                  arguments.size))
 
 
+def _refuse_exported(*weights: str | None) -> None:
+    from featshare_core.inference.export.models import is_exported
+    for one in weights:
+        if one is not None and is_exported(one):
+            raise ValueError(f'{one} is exported, with one cut and one size: give the checkpoint '
+                             f'that it was exported from')
+
+
 def data_choice(arguments: argparse.Namespace) -> DataChoice:
     """Return the data set that the command line names."""
+    from featshare_core.evaluation.videos import DataChoice
     return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations)
 
 
@@ -93,7 +107,7 @@ def add_evaluation_commands(subparsers: Any) -> None:
     def add_data(command: Any, required: bool) -> None:
         command.add_argument('--data', choices=KINDS, required=required)
         command.add_argument('--root', type=Path, required=required,
-                             help="the data set's folder, see docs/training.md for the layouts")
+                             help="the data set's folder; layouts: docs/models/training.md")
         command.add_argument('--split', default='val')
         command.add_argument('--annotations', default='gtFine',
                              help="Cityscapes' folder of masks (default: gtFine)")
@@ -103,7 +117,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     command = add('evaluate', evaluate_command, 'score a checkpoint on labelled video')
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name or a .safetensors file")
+                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                              '`featshare export` wrote')
     add_data(command, required=True)
     command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')

@@ -5,7 +5,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from featshare_core.evaluation.accuracy import rounded
 from featshare_core.evaluation.work import count_work, rounded_size
 from featshare_core.inference.device import choose_device
 from featshare_core.inference.engine import Engine, Frame
-from featshare_core.inference.engines import make_engine
+from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.networks.checkpoint import load_checkpoint
 
 INTERVALS = (2, 5, 10, 15)
@@ -30,21 +29,17 @@ WARM_UP = 3
 Progress = Callable[[range], Iterable[Any]]
 EAGER = 'eager-fp32'
 
-# By kind of device: name in the tables, then the engine, its precision, the packages it needs.
-ENGINES: dict[str, dict[str, tuple[str, str, tuple[str, ...]]]] = {
-    'cpu': {EAGER: ('torch', 'fp32', ()), 'eager-bf16': ('torch', 'bf16', ()),
-            'openvino': ('openvino', 'auto', ('openvino', 'onnx')),
-            'onnx': ('onnx', 'auto', ('onnxruntime', 'onnx'))},
-    'cuda': {EAGER: ('torch', 'fp32', ()), 'eager-bf16': ('torch', 'bf16', ()),
-             'graphs': ('graphs', 'auto', ())}}
+TIMED = {EAGER: ('torch', 'fp32'), 'eager-bf16': ('torch', 'bf16'),
+         'openvino': ('openvino', 'auto'), 'onnx': ('onnx', 'auto'), 'graphs': ('graphs', 'auto')}
+"""The engine and the precision of each row of the tables, as far as they run on the device."""
 
 
 def engines_for(weights: str | Path, shared_levels: int | None, device: torch.device,
                 input_size: tuple[int, int]) -> dict[str, Engine]:
     """Return what can be timed on a device, by name; the first is what the thesis did."""
+    installed = installed_engines(device.type)
     return {name: make_engine(weights, engine, str(device), precision, shared_levels, input_size)
-            for name, (engine, precision, packages) in ENGINES[device.type].items()
-            if all(map(find_spec, packages))}
+            for name, (engine, precision) in TIMED.items() if engine in installed}
 
 
 @dataclass

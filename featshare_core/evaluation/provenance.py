@@ -1,7 +1,6 @@
-"""Where a figure comes from: machine, versions, commit, checkpoint."""
+"""Where a figure comes from (machine, versions, commit, checkpoint), and the files of results."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.inference.export import models
 
 PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
@@ -61,18 +60,23 @@ def commit() -> str | None:
 
 
 def fingerprint(weights: str | Path) -> str:
-    """Return the first 16 digits of a checkpoint's SHA-256, to tell its results from others'."""
-    return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()[:16]
+    """Return the first 16 digits of a checkpoint's SHA-256, by which its results are known."""
+    return models.fingerprint(weights)[:16]
 
 
 def shown(weights: str | Path) -> str:
-    """Return a checkpoint's name for people: without the folders of this machine."""
+    """Return a checkpoint's name for display: without the folders of this machine."""
     path = Path(weights)
     return str(path) if not path.is_absolute() else path.name
 
 
+def stem(weights: str) -> str:
+    """Return a checkpoint's name for files: ``runs/fast/final.safetensors`` is runs-fast-final."""
+    return '-'.join(Path(shown(weights)).with_suffix('').parts)
+
+
 def write_json(path: str | Path, result: Any) -> None:
-    """Write a result, whole or not at all."""
+    """Write a result; an interrupted write leaves the old file, if there was one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix('.unfinished')
@@ -84,6 +88,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     Return a result.
 
+    :returns: what its command measured, with ``command`` and, but for ``report.json``, the rest of
+        ``provenance``.
     :raises ValueError: naming the file, where it is no such result.
     """
     try:
@@ -93,3 +99,22 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict) or 'command' not in result:
         raise ValueError(f'{path} is no result of featshare evaluate, rivals or benchmark')
     return result
+
+
+def figure(results: Path, file: str, keys: str) -> float:
+    """
+    Return one number of a result.
+
+    :param results: the folder docs/results; ``file`` is relative to it.
+    :param keys: keys of objects and indices of lists, joined by dots: ``miou.per_lag.4``.
+    :raises ValueError: naming file and keys, where there is no such number.
+    """
+    value: Any = read_json(results / file)
+    try:
+        for key in keys.split('.'):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f'{file} has no {keys}') from error
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'{file}: {keys} is no number')
+    return value

@@ -1,4 +1,4 @@
-"""The thesis's tables and figures with ours beside its numbers, from results kept as JSON."""
+"""The report: results that are missing are measured and kept as JSON, then all are drawn."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -10,11 +10,12 @@ import numpy as np
 
 from featshare_core.evaluation import plots, results, tables
 from featshare_core.evaluation.accuracy import rounded
+from featshare_core.evaluation.pages import read_page, results_page
 from featshare_core.evaluation.provenance import (
     fingerprint,
-    provenance,
     read_json,
     shown,
+    stem,
     write_json,
 )
 from featshare_core.evaluation.videos import DataChoice, Video
@@ -32,8 +33,12 @@ class Plan:
     """
     What a report is about; see ``featshare report --help``.
 
-    :param longest: the interval whose lags the curves reach, where the videos are that long.
-    :param size: (width, height) that latency is measured at; ``frames`` are timed.
+    :param cuts: shared levels.
+    :param baseline, truncated: a per-frame checkpoint, and one without the deep levels.
+    :param interval: frames from key to key frame, of the headline scores; the curves reach the
+        lags of the interval ``longest``, where the videos are that long.
+    :param size: (width, height) in pixels that latency is measured at; ``frames`` are timed.
+    :param output, sheets: folders for results and pages, and for pictures of the data set.
     """
 
     data: DataChoice
@@ -70,22 +75,20 @@ class Plan:
         return ' '.join(parts)
 
 
-def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result]) -> Result:
-    """Return the result in a file, or make it, where it is missing or does not fit any more."""
-    if path.is_file() and fits(found := read_json(path)):
-        return found
-    result = make()
-    write_json(path, result)
-    return result
+def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result]) -> Path:
+    """Return the file of a result, made where it is missing or does not fit any more."""
+    if not (path.is_file() and fits(read_json(path))):
+        write_json(path, make())
+    return path
 
 
 def of_data(found: Result, plan: Plan) -> bool:
-    """Return whether a result is of the data that is asked for, by more than its name."""
+    """Return whether a result is of the labelled frames that are asked for, by fingerprint."""
     return bool(found['data'].get('sha256') == plan.data.fingerprint())
 
 
-def scored(plan: Plan, weights: str, cut: int | None, interval: int) -> Result:
-    """Return a checkpoint's scores, from their file where it is of these weights."""
+def scored(plan: Plan, weights: str, cut: int | None, interval: int) -> Path:
+    """Return the file of a checkpoint's scores, which is kept where it is of these weights."""
     levels = results.cut(weights, cut)
     digits = fingerprint(weights)
     return kept(
@@ -94,8 +97,8 @@ def scored(plan: Plan, weights: str, cut: int | None, interval: int) -> Result:
         lambda: results.evaluate(weights, plan.data, interval, cut, plan.device))
 
 
-def timed(plan: Plan, weights: str, cut: int | None) -> Result:
-    """Return a checkpoint's latency on this device, from its file where the work is the same."""
+def timed(plan: Plan, weights: str, cut: int | None) -> Path:
+    """Return the file of a checkpoint's latency here, which is kept where the work is the same."""
     device = choose_device(plan.device).type
     config = load_checkpoint(weights, cut)[1]
     levels = results.cut(weights, cut)
@@ -110,112 +113,48 @@ def timed(plan: Plan, weights: str, cut: int | None) -> Result:
                 lambda: results.benchmark(weights, cut, plan.device, plan.size, plan.frames))
 
 
-def stem(weights: str) -> str:
-    """Return a checkpoint's name for files: ``runs/fast/final.safetensors`` is runs-fast-final."""
-    return '-'.join(Path(shown(weights)).with_suffix('').parts)
-
-
 def write_report(plan: Plan) -> Path:
     """
-    Make what is missing, draw, and return the Markdown file.
+    Measure what is missing, draw the page and its plots, and return the Markdown file.
+
+    Which results the page shows is written to ``report.json``, so that ``pages.results_page`` can
+    draw it again from the files alone.
 
     :raises ValueError, FileNotFoundError: where data or checkpoints do not fit.
     """
     pairs = [(weights, cut) for weights in plan.weights for cut in plan.cuts]
-    deployed = [scored(plan, *pair, plan.interval) for pair in pairs]
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
-    by_lag = [scored(plan, *pair, min(plan.longest, reach)) for pair in pairs]
-    single = {name: scored(plan, given, None, 1) for name in ('baseline', 'truncated')
-              if (given := getattr(plan, name))}
-    latencies = [timed(plan, *pair) for pair in pairs]
-    truncated_ms = timed(plan, plan.truncated, None) if plan.truncated else None
     first, digits = plan.weights[0], fingerprint(plan.weights[0])
-    rivals = kept(plan.folder / f'{stem(first)}-rivals.json',
-                  lambda found: found['sha256'] == digits and of_data(found, plan)
-                  and found['interval'] == plan.interval and found.get('truncated_sha256') == (
-                      fingerprint(plan.truncated) if plan.truncated is not None else None),
-                  lambda: results.rivals(first, plan.data, plan.interval, None, plan.device,
-                                         plan.truncated))
-    plots.plot_lags(plan.folder / 'lags.png', by_lag)
-    plots.plot_tradeoff(plan.folder / 'accuracy-latency.png', by_lag, latencies,
-                        single.get('baseline'))
+    truncated_digits = fingerprint(plan.truncated) if plan.truncated is not None else None
+    files: dict[str, list[Path]] = {
+        'deployed': [scored(plan, *pair, plan.interval) for pair in pairs],
+        'by_lag': [scored(plan, *pair, min(plan.longest, reach)) for pair in pairs],
+        **{name: [scored(plan, given, None, 1)] for name in ('baseline', 'truncated')
+           if (given := getattr(plan, name))},
+        'latencies': [timed(plan, *pair) for pair in pairs],
+        'truncated_latency': [timed(plan, plan.truncated, None)] if plan.truncated else [],
+        'rivals': [kept(
+            plan.folder / f'{stem(first)}-rivals.json',
+            lambda found: found['sha256'] == digits and of_data(found, plan)
+            and found['interval'] == plan.interval
+            and found.get('truncated_sha256') == truncated_digits,
+            lambda: results.rivals(first, plan.data, plan.interval, None, plan.device,
+                                   plan.truncated))]}
+    write_json(plan.folder / 'report.json', {
+        'command': plan.command(),
+        'files': {name: [str(path.relative_to(plan.output)) for path in paths]
+                  for name, paths in files.items()}})
+    shows = read_page(plan.folder / 'report.json')
+    plots.plot_lags(plan.folder / 'lags.png', shows['by_lag'])
+    plots.plot_tradeoff(plan.folder / 'accuracy-latency.png', shows['by_lag'],
+                        shows['latencies'], next(iter(shows['baseline']), None))
     for weights in plan.weights:
         plots.plot_classes(plan.folder / f'classes-{stem(weights)}.png',
-                           [r for r in deployed if r['weights'] == shown(weights)])
+                           [r for r in shows['deployed'] if r['weights'] == shown(weights)])
         draw_contact_sheet(plan, weights)
-    text = '\n\n'.join(_sections(plan, deployed, by_lag, single, latencies, truncated_ms, rivals))
     path = plan.output / f'{plan.data.name}.md'
-    path.write_text(text + '\n')
+    path.write_text(results_page(plan.folder / 'report.json'))
     return path
-
-
-def _sections(plan: Plan, deployed: list[Result], by_lag: list[Result],
-              single: dict[str, Result], latencies: list[Result], truncated_ms: Result | None,
-              rivals: Result) -> Iterator[str]:
-    """Yield the report's parts."""
-    first, folder = deployed[0], plan.data.name
-    data, here = first['data'], provenance(plan.command(), first['device'])
-    yield f'# Results on {folder}'
-    yield (f'Drawn by\n\n    {here["command"]}\n\non {tables.origin(here)}; from the JSON files '
-           f'in [{folder}]({folder}) and [latency](latency), each with its own command, machine, '
-           f'versions and commit.')
-    if not data['made_by_hand']:
-        yield ('**The labels of these videos were made by a machine** (another network), so '
-               'these figures say how alike two networks are, not how good one is.')
-    if data['classes_translated']:
-        yield ("The network's classes are CamVid's eleven; Cityscapes' labels were translated "
-               'into them (`CITYSCAPES_AS_CAMVID` in `featshare_core/evaluation/videos.py`), '
-               'and what has no such class was left out.')
-    rate = f' ({data["hz"]:g} Hz)' if data['hz'] else ''
-    yield (f'{first["frames"]} labelled frames, each at lags 0 to {plan.interval - 1} since its '
-           f'key frame{rate}. The figures of the thesis are of Cityscapes val, so only '
-           'differences between rows can be compared. "current" is the mean over lags 1 to d-1, '
-           '"weighted" 1/d key + (d-1)/d current.')
-    yield '## Table 5.1: latency'
-    for name, measured in _latency_folders(plan, latencies):
-        yield (f'{name}, {measured[0]["frames"]} frames each, best engine '
-               f'{", ".join(dict.fromkeys(r["best"] for r in measured))}; '
-               f'{tables.origin(measured[0])}:\n\n{tables.commands(measured)}')
-        yield tables.latency_table(measured, truncated_ms)
-        yield ('In brackets: the ratio to the per-frame baseline of the same run; then, for ours, '
-               'what the multiply-adds alone would make of it.')
-        yield 'Every engine, and the work that a frame is:'
-        yield tables.engine_table(measured)
-    yield '## Table 5.2: accuracy'
-    yield tables.commands([*single.values(), *deployed])
-    yield tables.score_table(deployed, single.get('baseline'), single.get('truncated'))
-    yield '## Figure 5.1: accuracy against latency'
-    yield f'![weighted mIoU against latency]({folder}/accuracy-latency.png)'
-    yield tables.interval_table(by_lag)
-    yield tables.commands(by_lag)
-    yield '## Figure 5.2: accuracy by lag'
-    yield (f'![mIoU by lag]({folder}/lags.png)\n\nOf the {by_lag[0]["frames"]} frames that have '
-           f'{by_lag[0]["interval"] - 1} frames before them.')
-    yield tables.lag_table(by_lag)
-    yield '## Figure 5.4: classes'
-    for weights in plan.weights:
-        yield f'![IoU of each class]({folder}/classes-{stem(weights)}.png)'
-    yield tables.class_table(deployed)
-    yield '## Figure 5.5: pictures'
-    yield ("Image, label, key and current masks: the command writes them into `runs/sheets`; the "
-           "data set's licence keeps its frames out of this repository.")
-    yield '## Rivals'
-    yield (f'What a reader will ask about, on the same network ({tables.title(rivals)}, engine '
-           f'{rivals["engine"]}, {rivals["precision"]}), frames and run; latency at '
-           f'{rivals["image"][0]}x{rivals["image"][1]} on {tables.origin(rivals)}:\n\n'
-           f'{tables.commands([rivals])}')
-    yield tables.rival_table(rivals)
-
-
-def _latency_folders(plan: Plan, here: list[Result]) -> Iterator[tuple[str, list[Result]]]:
-    """Yield the name and the latencies of each device and size that they were measured on."""
-    wanted = {(r['weights'], r['shared_levels']): i for i, r in enumerate(here)}
-    for folder in sorted((plan.output / 'latency').iterdir()):
-        found = [read_json(file) for file in sorted(folder.glob('*.json'))]
-        found = [r for r in found if (r['weights'], r['shared_levels']) in wanted]
-        if found:
-            yield folder.name, sorted(
-                found, key=lambda r: wanted[r['weights'], r['shared_levels']])
 
 
 def draw_contact_sheet(plan: Plan, weights: str) -> None:

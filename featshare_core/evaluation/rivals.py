@@ -33,8 +33,12 @@ class Rival(Engine):
         return self.current(frame, stream, confidence)
 
     def forget(self, stream: str) -> None:
-        """Free what is remembered of a stream."""
+        """Free what is kept of a stream."""
         self.engine.forget(stream)
+
+    def close(self) -> None:
+        """Free the engine inside."""
+        self.engine.close()
 
 
 class PerFrame(Rival):

@@ -12,18 +12,18 @@ MISSING = 'not measured'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table; the first column is text, the others figures."""
+    """Return a Markdown table; the first column is aligned left, the others right."""
     lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
     return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
 
 
 def percent(value: float | None) -> str:
-    """Return a score to a tenth, or a dash."""
+    """Return a score in percent to a tenth, or a dash for None."""
     return '-' if value is None else f'{value:.1f}'
 
 
 def title(result: Result) -> str:
-    """Return a checkpoint and its cut, for people."""
+    """Return a checkpoint and its shared levels, for display."""
     levels = result['shared_levels']
     return f'{result["weights"]}, {levels} level{"s" * (levels != 1)}'
 
@@ -76,8 +76,8 @@ def latency_text(result: Result) -> str:
 
 
 def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
-    """Return Table 5.1: the average of a frame by interval, and its ratio to the baseline."""
-    head = ['ms a frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
+    """Return Table 5.1: the average frame's ms by interval, and its ratio to the baseline."""
+    head = ['ms per frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
     rows = [['per-frame baseline', thesis.BASELINE_MS, thesis.BASELINE_MS,
              *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
             ['truncated (-2 levels)', '', thesis.TRUNCATED_MS,
@@ -103,14 +103,14 @@ def _truncated_ms(truncated: Result | None) -> str:
 
 
 def _ceiling(result: Result, interval: int) -> str:
-    """Return what the multiply-adds alone would make of the ratio."""
+    """Return the ratio to the per-frame network that multiply-adds alone would give."""
     work = {kind: found['gmacs'] for kind, found in result['work'].items()}
     average = (work['key'] + (interval - 1) * work['current']) / interval
     return f'{average / work["whole"]:.2f}'
 
 
 def engine_table(results: Sequence[Result]) -> str:
-    """Return every engine's key and current frames, and the work that they are."""
+    """Return ms of every engine's key and current frames, and their multiply-adds and MB."""
     rows = []
     for result in results:
         work = result['work']
@@ -131,7 +131,7 @@ def engine_table(results: Sequence[Result]) -> str:
 
 def score_table(results: Sequence[Result], baseline: Result | None,
                 truncated: Result | None) -> str:
-    """Return Table 5.2: mIoU on key and on current frames."""
+    """Return Table 5.2: mIoU and VC_8 on key and on current frames, in percent."""
     head = ['mIoU %', 'key', 'current', 'worst lag', 'weighted', 'VC_8 key', 'VC_8 deployed']
     rows: list[list[str]] = [[f'thesis: {name}', f'{key:g}', f'{current:g}', '', '', '', '']
                              for name, (key, current) in thesis.MIOU.items()]
@@ -150,7 +150,7 @@ def _consistency(result: Result, mode: str) -> str:
 
 
 def lag_table(results: Sequence[Result]) -> str:
-    """Return mIoU by lag."""
+    """Return mIoU by lag, in percent."""
     lags = range(max(len(r['miou']['per_lag']) for r in results))
     return table(['mIoU % at lag', *map(str, lags)],
                  [[title(r), *map(percent, r['miou']['per_lag'])] for r in results])
@@ -168,9 +168,9 @@ def interval_table(results: Sequence[Result]) -> str:
 
 
 def rival_table(result: Result) -> str:
-    """Return the alternatives: mIoU by lag, and the time that a frame takes."""
+    """Return the alternatives: mIoU by lag and VC_8 in percent, and ms per frame."""
     head = ['', *(f'lag {lag}' for lag in range(result['interval'])), 'mean', 'VC_8',
-            'ms a frame', 'slowest lag, ms']
+            'ms per frame', 'slowest lag, ms']
     rows = [[name, *map(percent, row['miou']['per_lag']), percent(row['miou']['weighted']),
              percent(row['vc8']['deployed']) if row['vc8'] else '-', f'{row["ms"]["mean"]:.1f}',
              f'{row["ms"]["worst_lag"]:.1f}'] for name, row in result['rows'].items()]
@@ -180,7 +180,7 @@ def rival_table(result: Result) -> str:
 
 
 def class_table(results: Sequence[Result]) -> str:
-    """Return the IoU of each class, key / mean of the current frames."""
+    """Return the IoU of each class in percent, key frames / mean of the current frames."""
     return table(['IoU %, key / current', *map(title, results)],
                  [[name, *(f'{percent(r["per_class"][name]["key"])} / '
                            f'{percent(r["per_class"][name]["current_mean"])}' for r in results)]

@@ -15,7 +15,6 @@ from featshare_core.data.folder import folder_source
 from featshare_core.data.source import Array, Labelled, Source, camvid_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
 
-KINDS = ('camvid', 'cityscapes', 'folder')
 RATES = {'camvid': 15.0, 'cityscapes': 17.0}
 """Frames a second of the data sets' video."""
 
@@ -116,7 +115,7 @@ class DataChoice:
     """
     Which labelled video to score on.
 
-    :param kind: one of ``KINDS``; ``root`` its folder.
+    :param kind: one of ``data.KINDS``; ``root`` its folder.
     :param annotations: Cityscapes' folder of masks; only ``gtFine`` is made by hand.
     """
 

@@ -1,12 +1,14 @@
 """Which device, and which precision on it."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+"""PyTorch's type of each precision."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -61,9 +63,9 @@ def _cpu_multiplies_bf16() -> bool:
 
 def named_device(wanted: str) -> torch.device | None:
     """
-    Return the device that a word names, whether there is one or not; None for ``auto``.
+    Return the device that a word names, without asking whether it exists; None for ``auto``.
 
-    :raises ValueError: for what is none of ``auto``, ``cpu``, ``cuda`` and ``cuda:N``.
+    :raises ValueError: for anything but ``auto``, ``cpu``, ``cuda`` and ``cuda:N``.
     """
     if wanted == 'auto':
         return None
@@ -74,25 +76,61 @@ def named_device(wanted: str) -> torch.device | None:
     raise ValueError(f'device {wanted!r} is none of auto, cpu, cuda, cuda:N')
 
 
+class _OneThread:
+    """Which threads are within ``one_thread``, and the number of CPU threads to restore."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depths: dict[int, int] = {}
+        self._number = 0
+
+    def enter(self) -> None:
+        thread = threading.get_ident()
+        with self._lock:
+            # Within another thread's, what PyTorch reports here may be that one's 1: a thread that
+            # computes for the first time begins with the number that was set last, anywhere.
+            if not self._depths:
+                self._number = torch.get_num_threads()
+            if thread not in self._depths:
+                torch.set_num_threads(1)
+            self._depths[thread] = self._depths.get(thread, 0) + 1
+
+    def leave(self) -> None:
+        thread = threading.get_ident()
+        with self._lock:
+            self._depths[thread] -= 1
+            if not self._depths[thread]:
+                del self._depths[thread]
+                # Of this thread; PyTorch keeps one number per thread.
+                torch.set_num_threads(self._number)
+
+
+_ONE_THREAD = _OneThread()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """
-    Let PyTorch compute on one CPU thread.
+    Let PyTorch compute on one CPU thread, for the thread that calls.
 
     Its others go on spinning for milliseconds after an operation, on cores that what comes next
-    may need.
+    may need. May be nested, and used by several threads at a time: the number that the first of
+    them found is restored.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    _ONE_THREAD.enter()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        _ONE_THREAD.leave()
+
+
+_CUDNN_FLAGS = threading.RLock()
 
 
 @contextmanager
 def kernels_chosen() -> Iterator[None]:
-    """Let cuDNN try its kernels for each convolution that is new, and keep the fastest."""
-    # Without `enabled`, whose default is False here alone, there would be no cuDNN at all.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+    """Let cuDNN try its kernels for each new convolution, and keep the fastest."""
+    # `enabled` is False by default here, and here only: cuDNN would be off. The flags are the
+    # process's: two threads at once would each restore what the other had set.
+    with _CUDNN_FLAGS, torch.backends.cudnn.flags(enabled=True, benchmark=True):
         yield

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,22 @@ from featshare_core.networks.checkpoint import Config
 Frame = npt.NDArray[np.uint8]
 
 KEPT_SIZES = 4
-"""Image sizes that an engine stays prepared for, beside those that streams have."""
+"""Number of image sizes that an engine stays prepared for, beside those that streams have."""
+
+Prepared = TypeVar('Prepared')
 
 
 @dataclass(frozen=True)
 class Prediction:
     """
-    What an engine says of a frame.
+    What an engine computes from a frame.
 
     :param mask: HxW uint8 class ids.
-    :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
+    :param confidence: HxW uint8, 255 times the winning class's probability; None unless asked
+        for.
     :param lag: frames since the one whose deep features it used; 0 where those are its own.
     :param timings: milliseconds of each stage, in order.
-    :param deferred: whether the deep half was begun on this frame, to run beside what follows.
+    :param deferred: whether the deep half was started on this frame, to run beside the next ones.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -48,13 +51,16 @@ class Engine(ABC):
     """
 
     name: str
-    """Which engine this is, as in ``engines.ENGINES``, without ONNX Runtime's provider."""
+    """A key of ``engines.ENGINES``, without ONNX Runtime's provider."""
 
     fallback: str = ''
-    """Why a slower engine than the one that was meant runs; empty where none does."""
+    """Why a slower engine than the first choice runs; empty where the first choice does."""
+
+    closed: bool = False
+    """Whether ``close`` has been called."""
 
     device: str
-    """Where it runs, for people: ``cpu``, ``cuda:0 (NVIDIA ...)``."""
+    """Name of the device, for display: ``cpu``, ``cuda:0 (NVIDIA ...)``."""
 
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
@@ -63,19 +69,23 @@ class Engine(ABC):
     """The classes, in the order of the masks' ids."""
 
     network_name: str
-    """Which network it runs, for people."""
+    """Name of the network, for display."""
 
     trained_size: tuple[int, int]
     """(height, width) of the images that the network was trained on."""
 
     @abstractmethod
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Run the whole network and remember the deep features for the stream."""
+        """
+        Run the whole network and keep the deep features for the stream.
+
+        :raises RuntimeError: where the engine is closed, as ``current`` and ``defer``.
+        """
 
     @abstractmethod
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """
-        Run the shallow half with the stream's remembered deep features.
+        Run the shallow half with the deep features kept for the stream.
 
         :raises LookupError: where the stream has had no key frame of this size.
         """
@@ -83,32 +93,44 @@ class Engine(ABC):
     @abstractmethod
     def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """
-        Answer as ``current`` does, and let the deep half run on this frame beside what follows.
+        Return what ``current`` does, and start the deep half on this frame, beside the next ones.
 
-        Later frames of the stream use its features as soon as they are there. Where those of an
-        earlier frame are still on their way, no others are begun: ``Prediction.deferred`` tells.
+        Later frames of the stream use its features as soon as they have been computed. While those
+        of an earlier frame are being computed, no others are started; see ``Prediction.deferred``.
 
         :raises LookupError: as ``current``.
         """
 
     @abstractmethod
     def forget(self, stream: str) -> None:
-        """Free what is remembered of a stream."""
+        """Free what is kept of a stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """
+        Free the models, what is kept of every stream, and the threads; wait for these to end.
+
+        Not while a frame is being run. Calling it again does nothing.
+        """
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError('the engine is closed')
 
 
-def drop_oldest(prepared: OrderedDict[Size, Any], used: Collection[Size]) -> None:
+def drop_oldest(prepared: OrderedDict[Size, Prepared], used: Collection[Size]) -> Prepared | None:
     """
-    Free what was prepared for a size that no stream has, if there is too much.
+    Drop what was prepared for a size that no stream has, where more than ``KEPT_SIZES`` are.
 
     :param prepared: by size, the one used last at the end; that one stays.
+    :returns: what was dropped, or None.
     """
     spare = [size for size in list(prepared)[:-1] if size not in used]
-    if len(prepared) > KEPT_SIZES and spare:
-        del prepared[spare[0]]
+    return prepared.pop(spare[0]) if len(prepared) > KEPT_SIZES and spare else None
 
 
 def named(config: Config, shared_levels: int) -> str:
-    """Return which network it is and where it is cut, for people."""
+    """Return the network's name and its cut, for display."""
     words = (value for value in config.options.values() if isinstance(value, str))
     name = f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
     if config.options.get('aligned'):
@@ -117,7 +139,11 @@ def named(config: Config, shared_levels: int) -> str:
 
 
 def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:
-    """Return (width, height) as (height, width); raise ValueError where a network cannot."""
+    """
+    Return a network's input size, (width, height), as (height, width); None for None.
+
+    :raises ValueError: where a side is not a positive multiple of ``multiple``.
+    """
     if wanted is None:
         return None
     if min(wanted) <= 0 or any(side % multiple for side in wanted):

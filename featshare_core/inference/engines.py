@@ -1,15 +1,18 @@
-"""Which engine runs a checkpoint on a device."""
+"""Which engines there are, what each runs on, and how one is chosen and made."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from featshare_core.inference.cpu.torch_engine import TorchEngine
-from featshare_core.inference.device import choose_device, named_device
+from featshare_core.inference.device import PRECISIONS, choose_device, named_device
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.export.models import (
     CONFIG_FILE,
@@ -19,12 +22,94 @@ from featshare_core.inference.export.models import (
 )
 from featshare_core.networks.checkpoint import load_checkpoint
 
-ENGINES = {'auto': ('cpu', 'cuda'), 'torch': ('cpu', 'cuda'), 'graphs': ('cuda',),
-           'openvino': ('cpu',), 'onnx': ('cpu',), 'onnx-cuda': ('cuda',),
-           'onnx-tensorrt': ('cuda',), 'onnx-openvino': ('cpu',)}
-"""The kinds of devices that each engine runs on."""
-
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is made from: ``make_engine``'s arguments, with the device chosen."""
+
+    weights: str | Path
+    exported: bool
+    shared_levels: int | None
+    aligned: bool | None
+    device: torch.device
+    precision: str
+    input_size: tuple[int, int] | None
+    full_size: bool
+
+    def models(self) -> ModelSource:
+        """Return the exported models, or models to be exported from the checkpoint."""
+        if self.exported:
+            return ExportedModels(Path(self.weights).expanduser())
+        return NetworkModels(*load_checkpoint(self.weights, self.shared_levels, self.aligned))
+
+
+def _torch(request: Request) -> Engine:
+    if request.device.type == 'cuda':
+        return _cuda(request, graphs=False)
+    return TorchEngine(*load_checkpoint(request.weights, request.shared_levels, request.aligned),
+                       request.precision, request.input_size, request.full_size)
+
+
+def _cuda(request: Request, graphs: bool) -> Engine:
+    from featshare_core.inference.cuda.cuda_engine import CudaEngine
+    device = choose_device(str(request.device))
+    return CudaEngine(*load_checkpoint(request.weights, request.shared_levels, request.aligned),
+                      device, request.precision, request.input_size, request.full_size, graphs)
+
+
+def _openvino(request: Request) -> Engine:
+    from featshare_core.inference.cpu.openvino_engine import OpenVinoEngine
+    return OpenVinoEngine(request.models(), request.precision, request.input_size,
+                          request.full_size)
+
+
+def _onnx(provider: str, request: Request) -> Engine:
+    from featshare_core.inference.cpu.onnx_engine import OnnxEngine
+    return OnnxEngine(request.models(), provider, request.input_size, request.full_size,
+                      request.device.index or 0)
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """
+    What an engine needs, and how it is made.
+
+    :param precisions: those that it computes in, by the type of device that it runs on.
+    :param packages: the modules that it imports, and what ``pip install`` calls each.
+    :param runs_models: whether it runs ONNX models: exported ones, or those that PyTorch exports
+        from a checkpoint with the package onnx. Other engines run checkpoints alone.
+    :param make: makes it; raises where the device or the build of a package is not the right one.
+    """
+
+    precisions: Mapping[str, tuple[str, ...]]
+    packages: Mapping[str, str]
+    runs_models: bool
+    make: Callable[[Request], Engine]
+
+
+_ALL = tuple(PRECISIONS)
+ENGINES = {
+    'torch': EngineKind({'cpu': ('fp32', 'bf16'), 'cuda': _ALL}, {}, False, _torch),
+    'graphs': EngineKind({'cuda': _ALL}, {}, False, partial(_cuda, graphs=True)),
+    'openvino': EngineKind({'cpu': ('fp32', 'bf16')}, {'openvino': 'openvino'}, True, _openvino),
+    'onnx': EngineKind({'cpu': ('fp32',)}, {'onnxruntime': 'onnxruntime'}, True,
+                       partial(_onnx, 'cpu')),
+    'onnx-cuda': EngineKind({'cuda': ('fp32',)}, {'onnxruntime': 'onnxruntime-gpu'}, True,
+                            partial(_onnx, 'cuda')),
+    'onnx-tensorrt': EngineKind({'cuda': ('fp32',)}, {'onnxruntime': 'onnxruntime-gpu'}, True,
+                                partial(_onnx, 'tensorrt')),
+    'onnx-openvino': EngineKind({'cpu': ('fp32',)}, {'onnxruntime': 'onnxruntime-openvino'}, True,
+                                partial(_onnx, 'openvino'))}
+"""All engines by name; ``onnx-...`` names ONNX Runtime's execution provider."""
+
+AUTO = {('cpu', False): ('openvino', 'torch'), ('cuda', False): ('graphs',),
+        ('cpu', True): ('openvino', 'onnx'), ('cuda', True): ('onnx-cuda',)}
+"""The engines that ``auto`` tries in order, by the type of device and whether it is exported."""
+
+ENGINE_NAMES = ('auto', *ENGINES)
+"""What the argument ``engine`` may be."""
 
 
 def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: str = 'auto',
@@ -34,87 +119,128 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     """
     Load weights into an engine.
 
-    ``torch`` is PyTorch, eagerly, on any device; ``graphs`` are its CUDA graphs. ``auto`` is
-    ``graphs`` on CUDA devices; on the CPU it is ``openvino`` where that is installed, with onnx,
-    else ``torch``.
+    ``auto`` is the first engine of ``AUTO`` that runs here. One that is not installed is passed
+    over; where an engine that is installed cannot run, ``Engine.fallback`` and a warning in the
+    log say why, and the next one runs.
 
     :param weights: a checkpoint's name or file, or a folder that ``featshare export`` has made.
-    :param engine: one of ``ENGINES``; ``onnx-...`` names ONNX Runtime's execution provider.
+    :param engine: one of ``ENGINE_NAMES``.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is CUDA where PyTorch finds
+        a device and the engine runs on it.
     :param shared_levels: where to cut the network; None as the checkpoint says.
     :param aligned: see ``SplitNetwork.aligned``; None as the checkpoint says.
-    :param device, precision, input_size, full_size: see ``VideoSegmenter.from_checkpoint``.
+    :param precision, input_size, full_size: see ``VideoSegmenter.from_checkpoint``.
     :raises CheckpointError: where the weights cannot be used.
-    :raises RuntimeError: where the device is missing: nothing else stands in for it.
-    :raises ImportError: where the engine asked for is not installed.
-    :raises ValueError: where another argument is out of range, or the engine is not for the
-        device or the precision.
+    :raises RuntimeError: where the device is missing, or the engine does not work here.
+    :raises ImportError: where the packages of the engine asked for are not installed.
+    :raises ValueError: where another argument is out of range, or the engine does not run on the
+        device, in the precision, or these weights.
     """
-    if engine not in ENGINES:
-        raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINES)}')
+    if engine not in ENGINE_NAMES:
+        raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINE_NAMES)}')
+    if precision not in ('auto', *PRECISIONS):
+        raise ValueError(f'precision {precision!r} is none of auto, {", ".join(PRECISIONS)}')
     folder = Path(weights).expanduser()
     exported = (folder / CONFIG_FILE).is_file()
     if exported and (shared_levels is not None or aligned is not None):
-        raise ValueError(f'{folder} is exported: its shared levels and alignment are what they '
-                         f'are; export it anew')
-    if exported and engine in ('torch', 'graphs'):
-        raise ValueError(f'{folder} is exported: choose the engine openvino or onnx')
-    if exported and engine == 'auto':
-        on_cuda = device.startswith('cuda')
-        engine = 'onnx-cuda' if on_cuda else 'openvino' if find_spec('openvino') else 'onnx'
-    where = choose_device(device) if engine in ('auto', 'torch', 'graphs') else \
-        named_device(device)
-    if where is not None and where.type not in ENGINES[engine]:
-        raise ValueError(f'engine {engine} runs on {" and ".join(ENGINES[engine])}, not on '
-                         f'{where}: choose another engine, or device auto')
+        raise ValueError(f'the shared levels and the alignment of {folder}, which is exported, '
+                         f'are fixed: export it again to change them')
+    passed_over: list[str] = []
+    candidates = _candidates(engine, device, exported)
+    last = candidates[-1]
+    for name, where in candidates:
+        request = Request(weights, exported, shared_levels, aligned, where, precision, input_size,
+                          full_size)
+        problem = _refusal(name, request)
+        if (name, where) == last:
+            if problem is not None:
+                raise problem
+            made = ENGINES[name].make(request)
+        elif problem is None:
+            try:
+                made = _tried(name, request)
+                break
+            except ValueError:  # an argument's fault, not the engine's
+                raise
+            except Exception as error:  # of any type: each runtime has its own
+                cause = f'{type(error).__name__}: {error}'.splitlines()[0]
+                problem = RuntimeError(f'engine {name} does not start: {cause}')
+        # What is not installed is not missed, unless the network now runs on another device.
+        if problem is not None and (not _missing(ENGINES[name].packages)
+                                    or where.type != last[1].type):
+            passed_over.append(str(problem))
+    made.fallback = '; '.join(filter(None, (*passed_over, made.fallback)))
+    if passed_over:
+        log.warning('%s; engine %s runs instead, at a lower rate', '; '.join(passed_over), name)
+    return made
 
-    def source() -> ModelSource:
-        if exported:
-            return ExportedModels(folder)
-        return NetworkModels(*load_checkpoint(weights, shared_levels, aligned))
 
-    def torch_engine() -> Engine:
-        network, config = load_checkpoint(weights, shared_levels, aligned)
-        if where is not None and where.type == 'cuda':
-            from featshare_core.inference.cuda.cuda_engine import CudaEngine
-            return CudaEngine(network, config, where, precision, input_size, full_size,
-                              graphs=engine != 'torch')
-        return TorchEngine(network, config, precision, input_size, full_size)
+def installed_engines(device: str) -> list[str]:
+    """
+    Return the engines whose packages are installed for running checkpoints on a type of device.
 
-    def openvino_engine() -> Engine:
-        from featshare_core.inference.cpu.openvino_engine import OpenVinoEngine
-        return OpenVinoEngine(source(), precision, input_size, full_size)
+    :param device: ``cpu`` or ``cuda``.
+    """
+    return [name for name, kind in ENGINES.items() if device in kind.precisions
+            and not _missing(_needed(kind, exported=False))]
 
-    if engine in ('torch', 'graphs') or (where is not None and where.type == 'cuda'):
-        return torch_engine()
-    # Networks are exported by PyTorch with onnx, whoever runs them then.
-    tools = () if exported else ('onnx',)
-    if engine == 'auto':
-        return _first_that_works(openvino_engine, torch_engine) \
-            if not _missing('openvino', *tools) else torch_engine()
-    missing = _missing('openvino' if engine == 'openvino' else 'onnxruntime', *tools)
+
+def _candidates(engine: str, device: str, exported: bool) -> list[tuple[str, torch.device]]:
+    """Return the engines to try, in order, each with its device; the last one must run."""
+    named = named_device(device)
+    if engine != 'auto':
+        kind = ENGINES[engine]
+        # These run on one type of device, and find one on their own, without PyTorch.
+        default = next(iter(kind.precisions)) if kind.runs_models else 'auto'
+        return [(engine, named or named_device(default) or choose_device('auto'))]
+    where = named or choose_device('auto')
+    found = [(name, where) for name in AUTO[where.type, exported]]
+    if named is None and exported and where.type == 'cuda':
+        # Nobody asked for CUDA, and ONNX Runtime may be built without it.
+        found += [(name, torch.device('cpu')) for name in AUTO['cpu', True]]
+    return found
+
+
+def _refusal(name: str, request: Request) -> Exception | None:
+    """Return what keeps an engine from running as asked, as far as the table says."""
+    kind, device = ENGINES[name], request.device
+    if request.exported and not kind.runs_models:
+        able = ', '.join(other for other in ENGINES if ENGINES[other].runs_models)
+        return ValueError(f'{request.weights} is exported, and engine {name} runs checkpoints '
+                          f'only: choose one of {able}')
+    if device.type not in kind.precisions:
+        return ValueError(f'engine {name} runs on {" and ".join(kind.precisions)}, not on '
+                          f'{device}: choose another engine or another device')
+    precisions = kind.precisions[device.type]
+    if request.precision not in ('auto', *precisions):
+        return ValueError(f'engine {name} computes in {" or ".join(precisions)}, not in '
+                          f'{request.precision}, on {device}: choose precision auto, or another '
+                          f'engine')
+    missing = _missing(_needed(kind, request.exported))
     if missing:
-        raise ImportError(f'engine {engine} needs {" and ".join(missing)}: '
-                          f'pip install {" ".join(missing)}')
-    if engine == 'openvino':
-        return openvino_engine()
-    from featshare_core.inference.cpu.onnx_engine import OnnxEngine
-    return OnnxEngine(source(), engine.partition('-')[2] or 'cpu', precision, input_size,
-                      full_size, index=(where.index or 0) if where is not None else 0)
+        return ImportError(f'engine {name} needs {" and ".join(missing)}: '
+                           f'pip install {" ".join(missing)}')
+    return None
 
 
-def _missing(*packages: str) -> list[str]:
-    return [package for package in packages if not find_spec(package)]
+def _needed(kind: EngineKind, exported: bool) -> Mapping[str, str]:
+    # PyTorch exports models with the package onnx.
+    exporter = {'onnx': 'onnx'} if kind.runs_models and not exported else {}
+    return {**kind.packages, **exporter}
 
 
-def _first_that_works(fast: Callable[[], Engine], plain: Callable[[], Engine]) -> Engine:
+def _missing(packages: Mapping[str, str]) -> list[str]:
+    """Return what to install."""
+    return [package for module, package in packages.items() if not find_spec(module)]
+
+
+def _tried(name: str, request: Request) -> Engine:
+    """Return an engine that has run a frame: most failures come when it compiles the network."""
+    made = ENGINES[name].make(request)
     try:
-        engine = fast()
-        # Compiling fails here or nowhere, so that the plain engine can stand in.
-        engine.key(np.zeros((*engine.trained_size, 3), np.uint8))
-        engine.forget('')
-        return engine
-    except (RuntimeError, ImportError, OSError) as error:
-        engine = plain()
-        engine.fallback = f'no OpenVINO: {str(error).splitlines()[0]}'
-        log.warning('%s; PyTorch runs instead, at a lower rate', engine.fallback)
-        return engine
+        made.key(np.zeros((*made.trained_size, 3), np.uint8))
+        made.forget('')
+    except BaseException:
+        made.close()
+        raise
+    return made

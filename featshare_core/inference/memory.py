@@ -1,21 +1,23 @@
-"""What a process does with memory that it has freed; on glibc, else nothing."""
+"""How glibc handles freed memory; with another C library, these functions do nothing."""
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-MAPPED = 32 << 20  # larger blocks are mapped, and so given back; the most that every glibc takes
-KEPT = 128 << 20  # so much free memory at the heap's end stays: several cameras' images
+MAPPED = 32 << 20
+"""Size above which blocks are mapped, and returned when freed, in bytes; glibc's upper limit."""
+KEPT = 128 << 20
+"""Free memory that stays at the heap's end, in bytes: images of several cameras."""
 
 
 def keep_freed_blocks() -> None:
     """
-    Have blocks of up to 32 MiB reused once they are freed, from now on and in all threads.
+    Let freed blocks of up to 32 MiB be reused, in all threads of the process.
 
-    Left alone, glibc gives an image's block back to the system with each image, which then clears
-    the next one's, page by page: most of what it takes to receive an image (docs/performance.md).
-    A setting of the whole process, and so for a program to make, not for a library.
+    By default glibc returns an image's block to the system with each image, and the system clears
+    the next one's, page by page: most of the cost of receiving an image. This is a setting of the
+    whole process, and so for a program to make, not for a library.
     """
     _call('mallopt', M_MMAP_THRESHOLD, MAPPED)
     _call('mallopt', M_TRIM_THRESHOLD, KEPT)
@@ -23,10 +25,10 @@ def keep_freed_blocks() -> None:
 
 def return_free_memory() -> None:
     """
-    Give memory that was freed back to the system.
+    Return freed memory to the system.
 
-    Exporting and compiling a network leaves 30 MiB of holes, which an engine that is made anew
-    again and again would not quite fill again.
+    Exporting and compiling a network leaves 30 MiB of holes in the heap, which grow each time that
+    an engine is rebuilt.
     """
     _call('malloc_trim', 0)
 

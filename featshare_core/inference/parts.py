@@ -1,4 +1,4 @@
-"""What one kind of frame runs, as one module from uint8 pixels to logits: compiled or exported."""
+"""Key and current frames as one module each, from uint8 pixels to logits, to be exported."""
 from __future__ import annotations
 
 import torch
@@ -10,7 +10,7 @@ from featshare_core.networks.split import SplitNetwork, Tensors
 
 
 class Pixels(nn.Module):
-    """Normalises: NxHxWx3 uint8 RGB to Nx3xHxW, by the checkpoint's mean and deviation."""
+    """Normalises NxHxWx3 uint8 RGB to Nx3xHxW, by the checkpoint's mean and deviation."""
 
     scale: Tensor
     shift: Tensor
@@ -22,13 +22,13 @@ class Pixels(nn.Module):
         self.register_buffer('shift', -mean / std)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the normalised image, in fp32: eight bits of it do not survive bf16."""
-        # As the pixels lie: an engine that works with channels last has nothing to transpose.
+        """Return the Nx3xHxW normalised image, in fp32: bf16 would round its eight bits."""
+        # A view of NxHxWx3 memory: an engine that works with channels last transposes nothing.
         return (image.float() * self.scale + self.shift).permute(0, 3, 1, 2)
 
 
 class Part(nn.Module):
-    """A part of what a frame runs, over a network and its pixels' normalisation."""
+    """What one kind of frame runs: a network and the normalisation of its pixels."""
 
     def __init__(self, network: SplitNetwork, pixels: Pixels) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class Part(nn.Module):
 
 
 class KeyPart(Part):
-    """A key frame: all of the network."""
+    """A key frame: the whole network."""
 
     def forward(self, image: Tensor) -> Tensors:
         """Return (NxCxhxw logits, *shared) of an NxHxWx3 uint8 image."""
-        low = self.network.low(self.pixels(image))
-        shared = self.network.high(low)
+        low = self.network.low(self.pixels(image))  # tuple of NxCxhxw
+        shared = self.network.high(low)  # tuple of tensors, as current frames take them
         return self.network.decode_key(low, shared), *shared
 
 
@@ -55,17 +55,21 @@ class CurrentPart(Part):
 
 
 def parts(network: SplitNetwork, config: Config) -> tuple[KeyPart, CurrentPart]:
-    """Return both kinds of frame over one copy of the weights, in evaluation mode."""
+    """Return the modules of both kinds of frame, on the same weights, in evaluation mode."""
     pixels = Pixels(config)
     return KeyPart(network, pixels).eval(), CurrentPart(network, pixels).eval()
 
 
 def prepare(network: SplitNetwork, device: torch.device, precision: str) -> SplitNetwork:
-    """Return the network, taken over: in evaluation mode, on a device, cast, channels last."""
+    """
+    Return the network, changed in place: evaluation mode, on the device, cast, channels last.
+
+    :param precision: a key of ``PRECISIONS``.
+    """
     network = network.eval().to(device, PRECISIONS[precision])
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
-        # Statistics of 8 bits would shift whole channels; kernels take them in fp32.
+        # In 16 bits the statistics would shift whole channels; kernels take them in fp32.
         if isinstance(module, nn.BatchNorm2d):
             module.float()
     return network

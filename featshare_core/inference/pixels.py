@@ -16,8 +16,8 @@ def network_size(image: Size, trained: Size, multiple: int) -> Size:
     Return the size at which to run the network on images of a given size.
 
     As many pixels as it was trained on, in the image's own aspect ratio: stretching a wide image
-    to the training images' shape would change every object's. A strip thinner than ``multiple``
-    is stretched all the same, lest its other side grow without bound.
+    to the training images' shape would change every object's. Only a strip thinner than
+    ``multiple`` is stretched, so that its other side stays bounded.
     """
     pixels = trained[0] * trained[1]
     scale = (pixels / (image[0] * image[1])) ** 0.5
@@ -28,8 +28,8 @@ def network_size(image: Size, trained: Size, multiple: int) -> Size:
 
 
 def as_planes(frame: npt.NDArray[np.uint8]) -> Tensor:
-    """Return an HxWx3 uint8 image as a 3xHxW uint8 tensor that shares its memory if it can."""
-    # PyTorch takes neither padded rows nor read-only memory: such views are copied.
+    """Return an HxWx3 uint8 image as a 3xHxW uint8 tensor, on the same memory where possible."""
+    # PyTorch accepts neither padded rows nor read-only memory: such views are copied.
     return torch.from_numpy(np.require(frame, requirements=('C', 'W'))).permute(2, 0, 1)
 
 

@@ -1,15 +1,12 @@
 """VideoSegmenter: frames in, masks out; the one class that most users touch."""
 from __future__ import annotations
 
-import gc
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
@@ -58,14 +55,14 @@ class VideoSegmenter:
     """
 
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
-                 key_mode: str = 'blocking') -> None:
+                 key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
         self.engine = engine
         self._lock = threading.Lock()
         # By stream, None for all: setting and taking out an item are atomic.
         self._resets: dict[str | None, None] = {}
         self.labels = engine.labels
         self.key_mode = key_mode
-        self.schedule = KeyFrameSchedule(key_interval, max_key_age)
+        self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
 
     @property
     def key_mode(self) -> str:
@@ -84,13 +81,15 @@ class VideoSegmenter:
                         shared_levels: int | None = None, max_key_age: float | None = None,
                         input_size: tuple[int, int] | None = None,
                         full_size: bool = True, engine: str = 'auto',
-                        key_mode: str = 'blocking') -> VideoSegmenter:
+                        key_mode: str = 'blocking',
+                        change_threshold: float | None = None) -> VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
         :param path_or_name: a .safetensors file, ``default`` for the shipped checkpoint, or a
             folder that ``featshare export`` has written.
-        :param key_interval: a key frame every so many frames; 1 runs the whole network on each.
+        :param key_interval: frames from one key frame to the next; 1 runs the whole network on
+            each.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         :param shared_levels: levels that current frames reuse; None as the checkpoint says.
@@ -100,13 +99,15 @@ class VideoSegmenter:
         :param full_size: masks have the image's size, otherwise the network input's.
         :param engine: one of ``engines.ENGINES``; ``auto`` is the fastest that is installed.
         :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
+        :param change_threshold: mean difference of brightness from the key frame, 0 to 1, above
+            which the next key frame is due; None for no such key frames.
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises RuntimeError: where the CUDA device asked for is missing.
         :raises ValueError: where another argument is out of range.
         """
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
-        return cls(chosen, key_interval, max_key_age, key_mode)
+        return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
 
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
                 confidence: bool = False) -> Result:
@@ -153,18 +154,18 @@ class VideoSegmenter:
 
     def warm_up(self) -> None:
         """
-        Run both modes once, at the size that the network was trained on.
+        Run a key and a current frame of the size that the network was trained on.
 
-        What a device prepares at its first frame is done then, and one that cannot run the
-        network fails here, not on the first image of a drive.
+        What the device prepares on its first frame is prepared here, and a device that cannot run
+        the network fails here, not on the first image of a drive.
 
-        :raises RuntimeError: where the device cannot, or its results are no finite numbers.
+        :raises RuntimeError: where the device fails, or its results are not finite.
         """
         shape = (*self.engine.trained_size, 3)
         frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         for run in (self.engine.key, self.engine.current):
             confidence = run(frame, 'warm-up', True).confidence
-            # The winning class has at least its share; only what is no number has less.
+            # The winning class has at least 1/C of the probability; NaN becomes 0.
             if confidence is None or not confidence.min():
                 raise RuntimeError(f'the network yields no finite numbers in '
                                    f'{self.engine.precision}: choose another precision, or the '
@@ -179,13 +180,12 @@ class VideoSegmenter:
             self.engine.forget(stream)
 
     def close(self) -> None:
-        """Free the engine, for good, and give its memory back to the device."""
-        del self.engine
-        gc.collect()
-        if torch.cuda.is_initialized():
-            # A device that is out of order refuses.
-            with suppress(RuntimeError):
-                torch.cuda.empty_cache()
+        """
+        Free the engine and its threads; not while a frame is being segmented.
+
+        Calling it again does nothing. ``segment`` raises RuntimeError afterwards.
+        """
+        self.engine.close()
 
     def reset(self, stream: str | None = None) -> None:
         """

@@ -3,24 +3,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 
 class StageTimer:
-    """
-    Times the stages of one frame, on the device's own clock.
+    """Times the stages of one frame, of work that has ended when its call returns."""
 
-    On CUDA, events are recorded on the current stream, so that timing adds no synchronisation;
-    ``stages`` may be called only once the device has finished the frame.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == 'cuda'
+    def __init__(self) -> None:
         self._names: list[str] = []
-        self._events: list[torch.cuda.Event] = []
         self._times: list[float] = []
 
     def start(self) -> None:
@@ -31,24 +22,13 @@ class StageTimer:
 
     def mark(self, stage: str) -> None:
         """End a stage that began at the last mark, and name it."""
-        if self._cuda:
-            if len(self._events) == len(self._names):
-                self._events.append(torch.cuda.Event(enable_timing=True))
-            self._events[len(self._names)].record()
-        else:
-            self._times.append(time.perf_counter())
+        self._times.append(time.perf_counter())
         self._names.append(stage)
 
     def stages(self) -> dict[str, float]:
         """Return each stage's milliseconds, in order."""
-        return dict(self._durations())
-
-    def _durations(self) -> Iterator[tuple[str, float]]:
-        for index, name in enumerate(self._names[1:], 1):
-            if self._cuda:
-                yield name, self._events[index - 1].elapsed_time(self._events[index])
-            else:
-                yield name, 1e3 * (self._times[index] - self._times[index - 1])
+        return {name: 1e3 * (end - start) for name, start, end
+                in zip(self._names[1:], self._times, self._times[1:])}
 
 
 class Rolling:
@@ -58,7 +38,7 @@ class Rolling:
         self._values: deque[float] = deque(maxlen=window)
 
     def add(self, value: float) -> None:
-        """Take a value; the oldest is forgotten where the window is full."""
+        """Take a value; in a full window it replaces the oldest."""
         self._values.append(value)
 
     def __len__(self) -> int:

@@ -44,7 +44,8 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
 
     :param current, key: NxCxhxw, the same features of both frames.
     :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
-        cells: what is off by a part of a cell costs more than what moves far (docs/ablation.md).
+        cells: what is off by a part of a cell costs more than what moves far
+        (docs/notes/ablation.md).
     """
     fine = None if finer is None or finer_key is None else (finer.float(), finer_key.float())
     moved: Tensor | None = None

@@ -111,7 +111,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.suffix or len(path.parts) != 1:
         if not path.is_file():
-            raise CheckpointError(f'checkpoint {path} does not exist or is no file')
+            raise CheckpointError(f'checkpoint {path} is a folder: a .safetensors file is needed'
+                                  if path.is_dir() else f'checkpoint {path} does not exist')
         return path
     parents = Path(__file__).resolve().parents
     folders = [parents[2] / 'weights',

@@ -18,7 +18,7 @@ def mismatch(current: Tensor, carried: Tensor) -> Tensor:
 
     It is their difference, that of neighbours included, over the current ones' mean size. What is
     wrong with a mask is where this is large: on CamVid val the tenth of the cells in which it is
-    largest holds nine tenths of what a lag of 4 costs (docs/ablation.md).
+    largest holds nine tenths of what a lag of 4 costs (docs/notes/ablation.md).
 
     :param current, carried: NxCxhxw, shallow features of the current frame, and the key frame's.
     """

@@ -11,7 +11,7 @@ from featshare_core.networks.alignment import displacement, warp
 from featshare_core.networks.mending import mismatch
 
 LANDMARK_CHANNELS = 16
-"""So many tell places apart as well as twice as many, see docs/ablation.md."""
+"""So many tell places apart as well as twice as many, see docs/notes/ablation.md."""
 FINER_CHANNELS = 8
 """Of the landmarks twice as fine, which need not tell far places apart."""
 Tensors = tuple[Tensor, ...]

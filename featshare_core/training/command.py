@@ -10,10 +10,11 @@ from typing import Any
 
 def train_command(arguments: argparse.Namespace) -> None:
     """
-    Train a network as configuration files say; an interrupted run goes on where it was.
+    Train a network as configuration files say; an interrupted run resumes.
 
-    Writes into the output folder: final.safetensors, the checkpoint; last.ckpt, where an
-    interrupted run goes on; metrics-*/metrics.csv, the losses and scores.
+    Writes into the output folder: final.safetensors, the checkpoint, with the configuration in
+    its header; last.ckpt, where an interrupted run resumes; metrics-*/metrics.csv, the losses
+    and scores.
     """
     try:
         from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -26,7 +27,7 @@ def train_command(arguments: argparse.Namespace) -> None:
     overrides: dict[str, Any] = {
         name: getattr(arguments, name) for name in ('baseline', 'backbone_weights', 'seed')
         if getattr(arguments, name) is not None}
-    config = load_config(arguments.config, overrides)
+    config = load_config(arguments.config, overrides, arguments.set)
     output = arguments.output or Path('runs') / arguments.config[0].stem
     scores = train(config, output, arguments.data, arguments.device, arguments.devices,
                    arguments.nodes, arguments.workers, progress=sys.stderr.isatty(),
@@ -44,8 +45,11 @@ def add_train_command(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=train_command)
     command.add_argument('--config', type=Path, nargs='+', required=True, metavar='FILE',
-                         help="YAML files, see config/train; a later one's keys replace an "
-                              "earlier one's")
+                         help="YAML files, as in config/train of a clone; a later one's keys "
+                              "replace an earlier one's")
+    command.add_argument('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+                         help="single keys, nested by dots, with values in YAML, that replace "
+                              "the files', for example loss.match_weight=0 shared_levels='[1]'")
     command.add_argument('--data', type=Path, default=Path('data'),
                          help="the folder that holds the configuration's data sets "
                               "(default: data)")

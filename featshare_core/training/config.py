@@ -1,6 +1,7 @@
-"""What a training run is: a YAML file, read into one checked dataclass."""
+"""What a training run is: YAML files and single settings, read into one checked dataclass."""
 from __future__ import annotations
 
+import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,11 @@ class DataEntry:
     One data set of the mix.
 
     :param root: its folder; relative ones lie in the command's ``--data``.
+    :param split: the split's folder name, for example ``train`` or ``val``.
     :param annotations: Cityscapes' folder of masks.
-    :param seeds: of the first and of the last rendered street, of which each gives ``clips``
-        clips of ``length`` frames.
-    :param share: of the samples drawn, relative to the other data sets'.
+    :param seeds: seeds of the first and of the last rendered street, of which each gives
+        ``clips`` clips of ``length`` frames.
+    :param share: weight in the random choice of a sample's data set, relative to the others'.
     """
 
     kind: Literal['camvid', 'cityscapes', 'folder', 'street']
@@ -43,8 +45,12 @@ class Loss:
     """
     Weights of the terms of ``loss.total_loss``.
 
-    :param alpha: ``inverse`` for 1 / (d + 1), or a constant, 0 to 1; 0.5 weighs modes equally.
+    :param alpha: weight of the current frame's loss: ``inverse`` for 1 / (d + 1) at a distance of
+        d frames, or a constant, 0 to 1; 0.5 weighs key and current frames equally.
+    :param match: norm of the feature match.
+    :param match_weight: weight of the feature match, 0 or more.
     :param match_where_classes_agree: match features only where both frames' classes agree.
+    :param distillation_weight: weight of the teacher's logits, 0 or more.
     :param class_weights: weigh rare classes up, 1 / log(1.1 + share) (ENet, arXiv 1606.02147).
     """
 
@@ -68,27 +74,30 @@ class TrainConfig:
         encoder: resnet34}``, with whatever else that architecture's constructor takes. It may
         hold ``shared_levels`` too.
     :param levels: an FPN's pyramid levels; 2 is the truncated network.
-    :param shared_levels: where it is cut; several are drawn at random, step by step, or, where
-        ``mending`` is learned, all in each; 0 alone trains the per-frame baseline.
-    :param aligned: whether current frames take the cached features from where the scene was on
-        the key frame, see ``alignment``, or from the same place, as the thesis does: ``deployed``
-        learns from the same place, which is harder, and is scored and saved aligned.
-    :param mending: learn nothing but to mend what does not fit, see ``networks.mending``, on top
-        of an FPN's ``baseline``: per frame, or one that shares; pairs are aligned in every other
-        step only, as a harder lesson.
+    :param shared_levels: the deep levels that are cached; of several, one is drawn at random for
+        each step, or, with ``mending``, each step trains all; 0 alone trains the per-frame
+        baseline.
+    :param aligned: ``always`` moves the cached features to where the scene is on the current
+        frame, see ``networks.alignment``; ``never`` leaves them in place, as the thesis does;
+        ``deployed`` trains in place, which is harder, and scores and saves the network aligned.
+    :param mending: train the correction of carried features alone, see ``networks.mending``, on
+        top of an FPN's ``baseline``, per frame or sharing; every other step leaves the pairs
+        unaligned, which is harder.
     :param key_norms: batch norms of their own for key frames in an FPN's decoder.
-    :param frozen_norms: whose batch-norm statistics stay as they are.
+    :param frozen_norms: the part of the network whose batch-norm statistics are not updated.
     :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
-    :param baseline: the checkpoint that training starts from. A sharing network's makes its
-        pseudo labels too; a per-frame one's may have been trained on other classes.
-    :param teacher: a checkpoint, of any network, whose logits are distilled; the baseline where
-        None. It teaches frame by frame.
+    :param baseline: the checkpoint that training starts from. For a sharing network it makes the
+        pseudo labels too; for a per-frame network its classes may differ from the data's.
+    :param teacher: a checkpoint, of any network, whose logits on each single frame are distilled;
+        the baseline where None.
     :param distances: smallest and largest distance of a pair, in frames.
-    :param batch: samples a step, of all processes together.
+    :param lr: learning rate at the schedule's factor 1.
+    :param batch: samples per step, of all processes together.
     :param steps_per_epoch: None for as many as show each labelled frame once.
-    :param schedule: of the learning rate, see ``schedule.factor``.
-    :param gradient_clip: largest norm of a step's gradient; 0 for any.
-    :param validate_every: score after so many epochs too; 0 for at the end alone.
+    :param schedule: the learning rate's, see ``schedule.factor``.
+    :param gradient_clip: largest norm of a step's gradient; 0 for no limit.
+    :param validate_every: interval between scores, in epochs; 0 for one score, at the end.
+    :param interval: the key-frame interval that is scored, in frames.
     """
 
     size: tuple[int, int]
@@ -176,7 +185,7 @@ class TrainConfig:
 
     @property
     def network_options(self) -> dict[str, Any]:
-        """Return what the network is made with, beside what other keys say."""
+        """Return the network's constructor arguments that no other key holds."""
         return {} if isinstance(self.network, str) else {
             name: value for name, value in self.network.items() if name != 'type'}
 
@@ -186,23 +195,47 @@ class TrainConfig:
         return self.shared_levels != (0,)
 
 
-def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> TrainConfig:
+def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any],
+                settings: Sequence[str] = ()) -> TrainConfig:
     """
     Read a configuration.
 
     A file may name another, beside it, as ``extends``, whose keys it replaces; a later file's
-    keys replace those of the earlier ones; ``overrides`` replace them all. Mappings are merged.
+    keys replace those of the earlier ones; ``settings`` replace the files' keys, ``overrides``
+    both. Mappings are merged.
 
-    :raises ValueError: naming the file and the key, for an unknown key or a wrong value.
+    :param settings: texts ``KEY=VALUE``: a key nested by dots and its value in YAML, as in
+        ``loss.match_weight=0`` or ``shared_levels=[1, 2]``.
+    :raises ValueError: naming the files, the settings and the key, for an unknown key or a wrong
+        value.
+    :raises OSError: where a file cannot be read.
     """
     content: dict[str, Any] = {}
     for path in paths:
         content = _merge(content, _read(Path(path)))
+    for setting in settings:
+        content = _merge(content, _lifted(_parse_setting(setting)))
     content = _merge(content, _lifted(overrides))
     try:
         return _convert(TrainConfig, content, '')
     except ValueError as error:
-        raise ValueError(f'{", ".join(map(str, paths))}: {error}') from error
+        origin = ', '.join(map(str, paths)) + (' with --set ' if settings else '')
+        raise ValueError(f'{origin}{" ".join(settings)}: {error}') from error
+
+
+def _parse_setting(text: str) -> dict[str, Any]:
+    """Return ``a.b=VALUE`` as ``{'a': {'b': value}}``."""
+    key, equals, value = text.partition('=')
+    names = key.strip().split('.')
+    if not equals or not all(names):
+        raise ValueError(f'--set {text} is not KEY=VALUE, as in loss.match_weight=0')
+    try:
+        content = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f'--set {text}: the value is not valid YAML: {error}') from error
+    for name in reversed(names):
+        content = {name: content}
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -218,7 +251,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _lifted(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's keys, its network's ``shared_levels`` among them."""
+    """Return a mapping's keys, with its network's ``shared_levels`` moved to the top."""
     lifted, network = dict(content), content.get('network')
     if isinstance(network, Mapping) and 'shared_levels' in network:
         lifted['network'] = dict(network)
@@ -229,7 +262,7 @@ def _lifted(content: Mapping[str, Any]) -> dict[str, Any]:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        # Another kind of data set is described anew, not merged with the one it replaces.
+        # A data set that names its kind replaces the other as a whole: their keys differ.
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) \
             and 'kind' not in value
         merged[key] = _merge(merged[key], value) if nested else value
@@ -277,7 +310,9 @@ def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
     hints = typing.get_type_hints(kind)
     for name in value:
         if name not in hints:
-            raise ValueError(f'{prefix}{name} is unknown; known are {", ".join(hints)}')
+            near = difflib.get_close_matches(str(name), hints, 1)
+            hint = f'did you mean {prefix}{near[0]}?' if near else f'known are {", ".join(hints)}'
+            raise ValueError(f'{prefix}{name} is unknown; {hint}')
     for entry in fields(kind):  # type: ignore[arg-type]
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and entry.name not in value:

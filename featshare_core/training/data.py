@@ -24,8 +24,9 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
     Return a data set, decoded into memory where it fits.
 
     :param data: the folder that relative roots lie in.
-    :param lags: how many frames before the labelled ones are needed.
-    :param processes: how many on this machine keep frames in memory.
+    :param size: (width, height) in pixels of the frames and masks.
+    :param lags: number of frames needed before each labelled one.
+    :param processes: number of processes on this machine that keep frames in memory.
     :raises ValueError, FileNotFoundError: naming the file that is wrong or missing.
     """
     if entry.kind == 'street':
@@ -44,9 +45,9 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
 
 def same_labels(stores: Sequence[FrameStore]) -> LabelSet:
     """
-    Return the label set of all stores.
+    Return the label set that all stores share.
 
-    :raises ValueError: where they have several.
+    :raises ValueError: where two stores have different classes.
     """
     first = stores[0].source
     for store in stores[1:]:
@@ -58,7 +59,13 @@ def same_labels(stores: Sequence[FrameStore]) -> LabelSet:
 
 def class_weights(stores: Sequence[FrameStore], shares: Sequence[float],
                   classes: int) -> torch.Tensor:
-    """Return 1 / log(1.1 + share of pixels) a class, mean 1 (ENet, arXiv 1606.02147)."""
+    """
+    Return 1 / log(1.1 + share of pixels) per class, scaled to mean 1 (ENet, arXiv 1606.02147).
+
+    :param shares: each store's share of the samples.
+    :param classes: C, the number of classes.
+    :returns: C weights, float32.
+    """
     total = np.zeros(classes)
     for store, share in zip(stores, shares):
         counts = sum(np.bincount(store.mask(sample).ravel(), minlength=256)[:classes]
@@ -70,10 +77,11 @@ def class_weights(stores: Sequence[FrameStore], shares: Sequence[float],
 
 class StepSampler(Sampler[int]):
     """
-    Indices of one epoch's samples; those of step ``s`` are the same whatever the processes.
+    Indices of one epoch's samples; a step's samples do not depend on the number of processes.
 
-    :param batch: samples a step, of all processes together; a multiple of ``world``.
-    :param rank, world: this process and how many there are.
+    :param steps: optimisation steps per epoch.
+    :param batch: samples per step, of all processes together; a multiple of ``world``.
+    :param rank, world: this process's number, from 0, and the number of processes.
     """
 
     def __init__(self, steps: int, batch: int, rank: int, world: int) -> None:
@@ -81,11 +89,11 @@ class StepSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; the trainer calls this before each."""
+        """Set the epoch; the trainer calls this before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return this process's samples an epoch."""
+        """Return the number of this process's samples per epoch."""
         return self.steps * self.batch // self.world
 
     def __iter__(self) -> Iterator[int]:
@@ -99,8 +107,10 @@ class StepSampler(Sampler[int]):
 def train_loader(triplets: Triplets, steps: int, batch: int, rank: int, world: int,
                  workers: int) -> DataLoader[dict[str, Any]]:
     """
-    Return the loader of one process.
+    Return the loader of one process's samples.
 
+    :param steps, batch, rank, world: see ``StepSampler``.
+    :param workers: processes that prepare samples; 0 for this one.
     :raises ValueError: where the processes cannot share the batch evenly.
     """
     if batch % world:

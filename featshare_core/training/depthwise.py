@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 def fix_depthwise_gradients(network: nn.Module) -> None:
     """
-    Let a network's depthwise convolutions compute their gradients in fp32, for training on a CPU.
+    Compute the gradients of a network's depthwise convolutions in fp32, for training on a CPU.
 
-    In bf16, oneDNN (of torch 2.13, on a Xeon with AMX) takes three to six times as long for those
-    of 5x5 kernels and of stride 2, and those of dilated kernels are garbage from some size of map
-    on (24x32 cells are, 18x24 are not). The forward pass stays in bf16, where it is fast.
+    In bf16, oneDNN (of torch 2.13, on a Xeon with AMX) takes three to six times as long for 5x5
+    kernels and for stride 2, and the gradients of dilated kernels are wrong on large maps (on
+    24x32 cells, not on 18x24). The forward pass stays in bf16, where it is fast.
 
-    :param network: changed in place; its parameters and results are as before.
+    :param network: changed in place; its parameters and outputs stay the same.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 \
                 and module.padding_mode == 'zeros' and isinstance(module.padding, tuple):
-            # Not a submodule in its place: the names of the weights shall not change.
+            # A submodule instead would change the names of the weights.
             module._conv_forward = partial(_convolved, module)  # type: ignore[method-assign]
 
 

@@ -1,7 +1,7 @@
 """
-The loss, term by term (thesis, ch. 4; the readings of misprints are named where they matter).
+The loss, term by term (thesis, ch. 4; where the thesis misprints a formula, our reading is named).
 
-Every term is one number a sample, so that each sample's distance weighs its own terms, and so
+Every term is one number per sample, so that each sample's distance weighs its own terms, and so
 that the mean over processes of the means over their samples is the mean over all.
 """
 from __future__ import annotations
@@ -16,7 +16,7 @@ from featshare_core.labels import UNLABELLED
 
 
 def inverse_alpha(distance: Tensor) -> Tensor:
-    """Return the current frame's weight, alpha(d) = 1 / (d + 1), for distances in frames."""
+    """Return the current frames' weights, alpha(d) = 1 / (d + 1), for N distances in frames."""
     return 1 / (distance + 1.0)
 
 
@@ -31,6 +31,7 @@ def nll(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> 
     :param class_weights: w, C of them; 1 for each class where None.
     :returns: N values; 0 for a sample without a labelled pixel.
     """
+    # NxHxW, 0 where there is no label.
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=UNLABELLED,
                              reduction='none')
     labelled = labels != UNLABELLED
@@ -57,11 +58,12 @@ def feature_match(current: Sequence[Tensor], key: Sequence[Tensor], norm: str,
     """
     total = torch.zeros((), device=current[0].device)
     for ours, theirs in zip(current, key):
-        difference = ours.float() - theirs.float()
+        difference = ours.float() - theirs.float()  # NxC_kxh_kxw_k
         difference = difference.abs() if norm == 'l1' else difference.square()
         if agreement is None:
             total = total + difference.mean((1, 2, 3))
         else:
+            # Nx1xh_kxw_k, 1 where the classes agree.
             counts = F.interpolate(agreement[:, None].float(), difference.shape[-2:])
             matched = (difference.mean(1, keepdim=True) * counts).sum((1, 2, 3))
             total = total + matched / counts.sum((1, 2, 3)).clamp(min=1)
@@ -76,7 +78,7 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     :param teacher: NxCxHxW of the frozen teacher on the same frame; T their softmax.
     :returns: N values.
     """
-    log_p, log_t = logits.log_softmax(1), teacher.log_softmax(1)
+    log_p, log_t = logits.log_softmax(1), teacher.log_softmax(1)  # NxCxHxW
     return (log_t.exp() * (log_t - log_p)).sum(1).mean((1, 2))
 
 
@@ -95,6 +97,9 @@ def total_loss(current: Tensor, key: Tensor, key_on_current: Tensor, match: Tens
     :param current: NLL(P^c(I_c), y_c), the current frame with the key frame's features.
     :param key: NLL(P^k(I_k), pseudo(I_k)), the key frame against the baseline's classes.
     :param key_on_current: NLL(P^k(I_c), y_c), the current frame on its own.
+    :param match: sum_k |w_k(I_c) - w_k(I_k)|, see ``feature_match``.
+    :param distilled: KL(T(I_c) || P^c(I_c)), see ``distillation``.
+    :param alpha: the current frame's weight, 0 to 1.
     :param match_weight, distillation_weight: lambda and delta.
     """
     terms = alpha * current + (1 - alpha) * (key + key_on_current)

@@ -25,6 +25,7 @@ from featshare_core.training.pseudo_labels import normalise, to_multiple
 from featshare_core.training.schedule import factor
 
 NAN_CHECK_STEPS = 20
+"""Interval between checks for NaN, in steps."""
 TERMS = ('loss', 'current', 'key', 'key_on_current', 'match', 'distilled')
 MENDING_TERMS = ('loss', 'match', 'distilled')
 
@@ -42,7 +43,7 @@ class Learner(lightning.LightningModule):
     :param teacher: the frozen network whose logits are distilled, and its config; not saved with
         the run.
     :param steps_per_epoch: optimisation steps.
-    :param files: fingerprints of the files that the run begins with, by what they are.
+    :param files: fingerprints of the files that the run starts from, by their role.
     """
 
     class_weights: Tensor | None
@@ -81,13 +82,13 @@ class Learner(lightning.LightningModule):
                 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
 
     def on_fit_start(self) -> None:
-        """Bring what is no part of the module to its device."""
+        """Move the tensors and the teacher, which the module does not own, to its device."""
         self._terms = self._terms.to(self.device)
         if self._teacher[0] is not None:
             self._teacher[0][0].to(self.device).eval()
 
     def on_train_epoch_start(self) -> None:
-        """Train, but with the statistics that the configuration wants frozen as they are."""
+        """Switch to training mode, with the configured batch-norm statistics frozen."""
         self.network.train()
         self.network.aligned = self.config.aligned == 'always' or self.config.mending
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
@@ -186,8 +187,8 @@ class Learner(lightning.LightningModule):
         Return the loss and the means of its terms where the mendings alone learn.
 
         They learn what the frame gives on its own, not its labels, which gain too little to be
-        asked for (docs/ablation.md). Those of all cuts learn in a step, each as if alone: what is
-        frozen is computed once for all of them.
+        asked for (docs/notes/ablation.md). Those of all cuts learn in a step, each as if alone:
+        what is frozen is computed once for all of them.
         """
         config, network, count = self.config.loss, self.network, len(images)
         cuts = sorted(self.config.shared_levels)
@@ -222,7 +223,7 @@ class Learner(lightning.LightningModule):
         return F.interpolate(logits.float(), self.config.crop[::-1], mode='bilinear')
 
     def _watch(self, terms: list[Tensor]) -> None:
-        """Sum the terms up, and look now and then: each look waits for the device."""
+        """Sum the terms; check every ``NAN_CHECK_STEPS``, because a check waits for the device."""
         self._terms[:len(terms)] += torch.stack([term.detach() for term in terms])
         self._counted += 1
         if self._counted % NAN_CHECK_STEPS == 0:
@@ -241,7 +242,7 @@ class Learner(lightning.LightningModule):
             bad = [name for name, value in named.items() if not np.isfinite(value)]
             raise LearningError(
                 f'{", ".join(bad)} became NaN or infinite by step {self.global_step} (epoch '
-                f'{self.current_epoch}); the last whole epoch is kept. Start anew with a lower '
+                f'{self.current_epoch}); the last whole epoch is kept. Restart with a lower '
                 f'lr than {self.config.lr} or with a gradient_clip, and check the data')
         return named
 
@@ -313,7 +314,7 @@ class Learner(lightning.LightningModule):
             self.log(name, value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, so that another one does not go on with this run."""
+        """Add the configuration, so that another one does not resume this run."""
         checkpoint['featshare'] = json.dumps(self._run)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

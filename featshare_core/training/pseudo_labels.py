@@ -16,15 +16,16 @@ from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
 
 BATCH = 16
+"""Images per forward pass of the baseline."""
 
 
 class PseudoLabels:
     """
-    The classes that a baseline sees in frames, found by the frames' content.
+    The classes that a baseline predicts for frames, looked up by the frames' content.
 
     :param baseline: its checkpoint file, whose content names the folder of its labels, so that
-        another baseline's are never taken for them.
-    :param cache: where these folders are.
+        another baseline's labels are never used instead.
+    :param cache: the parent of these folders.
     """
 
     def __init__(self, baseline: Path, cache: Path) -> None:
@@ -33,7 +34,7 @@ class PseudoLabels:
 
     def __call__(self, image: Array) -> Array:
         """
-        Return the labels, HxW uint8, of an HxWx3 image that ``make`` has seen.
+        Return the labels, HxW uint8 class ids, of an HxWx3 uint8 image that ``make`` labelled.
 
         :raises ValueError: where its file is missing or damaged.
         """
@@ -44,21 +45,22 @@ class PseudoLabels:
             labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             if labels is None or labels.shape != image.shape[:2]:
                 raise ValueError(f'the pseudo labels {path} are missing or damaged; remove '
-                                 f'{self.folder}, and they are made anew at the next start')
+                                 f'{self.folder}, and the next start rebuilds them')
         return labels
 
     @torch.inference_mode()
     def make(self, network: SplitNetwork, config: Config, store: FrameStore, lags: int,
              device: torch.device) -> int:
         """
-        Label the frames that no file has labels for yet; keep all in memory if the frames are.
+        Label the frames without a label file; keep all labels in memory if the frames are.
 
         :param network: the baseline, in eval mode; it is moved to the device.
-        :param lags: frames up to so many before a labelled one.
-        :returns: how many were labelled; the others' labels were there.
+        :param config: its config, whose mean and standard deviation normalise the images.
+        :param lags: largest distance of a key frame before a labelled frame, in frames.
+        :returns: the number of frames labelled now; the others had label files.
         """
         names, keep = frames_before(store.source.samples, lags), store.in_memory
-        # Frames on the disk take long to read: once they all are labelled, that is noted.
+        # Reading frames from the disk takes long: a marker file says that all are labelled.
         digest = hashlib.sha256(repr((store.size, names)).encode()).hexdigest()[:16]
         complete = self.folder / f'{digest}.complete'
         if complete.is_file() and not keep:
@@ -87,9 +89,11 @@ class PseudoLabels:
     def _label(self, network: SplitNetwork, config: Config, batch: list[tuple[str, Array]],
                device: torch.device, keep: bool) -> None:
         pixels = torch.from_numpy(np.stack([image for _, image in batch])).to(device)
+        # Nx3xHxW, 0 to 1, then normalised.
         inputs = normalise(pixels.permute(0, 3, 1, 2).float() / 255, config)
         height, width = inputs.shape[-2:]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+            # NxCxhxw at the network's output size, then NxCxHxW.
             logits = network(to_multiple(inputs, network.input_multiple))
         logits = F.interpolate(logits.float(), (height, width), mode='bilinear')
         for (key, _), labels in zip(batch, logits.argmax(1).to(torch.uint8).cpu().numpy()):
@@ -114,7 +118,7 @@ def normalise(images: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 def to_multiple(images: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Return images resized, if need be, to the next smaller multiples in height and width."""
+    """Return Nx3xHxW images at the next smaller multiples of ``multiple``, one at least."""
     size = [max(side // multiple, 1) * multiple for side in images.shape[-2:]]
     if size == list(images.shape[-2:]):
         return images

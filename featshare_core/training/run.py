@@ -49,9 +49,9 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
           nodes: int = 1, workers: int = 0, callbacks: tuple[Callback, ...] = (),
           progress: bool = True, precision: str = 'auto') -> dict[str, float]:
     """
-    Train, score and save ``output/final.safetensors``; go on where ``output/last.ckpt`` ends.
+    Train, score and save ``output/final.safetensors``; resume where ``output/last.ckpt`` ends.
 
-    An epoch that was not finished is repeated; the weights are those of an unbroken run.
+    An unfinished epoch is repeated; the weights are those of an unbroken run.
 
     :param data: the folder that the configuration's relative roots lie in.
     :param device: ``auto``, ``cpu``, ``cuda``; ``devices`` of each of ``nodes`` machines.
@@ -59,8 +59,8 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     :param precision: ``fp32``, or ``bf16`` or ``fp16`` mixed with it; ``auto`` is what the
         device multiplies fast.
     :returns: the scores, mIoU in percent.
-    :raises ValueError, OSError: for wrong data, naming the file; RuntimeError: where training
-        cannot go on.
+    :raises ValueError, OSError: for wrong data, naming the file.
+    :raises RuntimeError: where training cannot go on.
     """
     for expected in ('Checkpoint directory', '.*LeafSpec'):
         warnings.filterwarnings('ignore', expected, module='lightning')

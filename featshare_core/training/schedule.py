@@ -4,20 +4,27 @@ from __future__ import annotations
 import math
 
 DECAY = 0.1
+"""Decay rate k of the exponential schedule, per update."""
 EPOCHS_PER_UPDATE = 30
+"""Interval between updates of the exponential schedule, in epochs."""
 WARM_UP = 0.15
+"""Rising part of the one-cycle schedule, as a share of the run's steps."""
+START = 0.04
+"""Factor at the first step of the one-cycle schedule."""
 
 
 def factor(schedule: str, step: int, steps: int, steps_per_epoch: int) -> float:
     """
-    Return what the configured learning rate is multiplied by at a step.
+    Return the factor of the configured learning rate at a step, 0 to 1.
 
     ``constant`` is 1. ``exponential`` is the thesis's lr = lr_prev exp(-k n), k = 0.1, once every
     30 epochs, n being the number of the update: after n of them exp(-k n (n + 1) / 2).
-    ``one-cycle`` rises for 15 % of the run and falls to 0, both as half a cosine (Smith and
-    Topin, arXiv 1708.07120).
+    ``one-cycle`` rises from 0.04 for 15 % of the run and falls to 0, both as half a cosine (Smith
+    and Topin, arXiv 1708.07120).
 
-    :param steps: of the whole run.
+    :param schedule: ``constant``, ``exponential`` or ``one-cycle``.
+    :param step: optimisation steps so far, 0 to ``steps``.
+    :param steps: optimisation steps of the whole run.
     """
     if schedule == 'constant':
         return 1.0
@@ -26,5 +33,5 @@ def factor(schedule: str, step: int, steps: int, steps_per_epoch: int) -> float:
         return math.exp(-DECAY * update * (update + 1) / 2)
     rise = WARM_UP * steps
     if step < rise:
-        return 1 - 0.96 * (1 + math.cos(math.pi * step / rise)) / 2
+        return 1 - (1 - START) * (1 + math.cos(math.pi * step / rise)) / 2
     return (1 + math.cos(math.pi * min(1.0, (step - rise) / (steps - rise)))) / 2

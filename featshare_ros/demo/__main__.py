@@ -1,5 +1,5 @@
 """
-The whole path, to be seen: a camera recording in, masks out, through real ROS 2.
+Show the whole path: a camera recording in, masks out, through real ROS 2.
 
 Starts the segmentation node as its own process, replays a recording into it at the recorded rate,
 receives the masks over ROS 2, and writes a video, a contact sheet and a latency table.
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
-from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
 from featshare_ros.demo.report import (
     OverlayVideo,
@@ -49,9 +49,10 @@ from featshare_ros.recordings.bag import (
 )
 
 MAX_KEY_AGE = 0.3
+"""The node's max_key_age, in seconds."""
 STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
 MOMENTS = 12
-"""Pictures in the contact sheet."""
+"""Number of pictures in the contact sheet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_interval: int,
              device: str) -> Run:
     """
-    Replay a recording, or where ``path`` is None the rendered street, and write what came of it.
+    Replay a recording, or where ``path`` is None the rendered street, and write the results.
 
     :returns: what was sent and received.
     :raises RecordingError, ReplayError, ReportError: where it cannot be done; the text says why.
@@ -100,7 +101,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
             if not run.received:
                 raise ReplayError(process.with_log(
                     f'{len(run.sent)} frames were sent and no mask came back'))
-        labels = load_checkpoint(weights)[1].labels
+        labels = read_config(weights).labels
         write_pictures(recording, run, key_stamps(run, key_interval), labels, output)
         table = latency_table(run, recording, path)
     (output / 'latency.md').write_text(table)
@@ -195,27 +196,28 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
 
 def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
     """Return the contents of latency.md."""
-    told = run.diagnostics
+    status = run.diagnostics
     sent, received = len(run.sent), len(run.received)
     rows = [
         ('recording', path.name if path else 'rendered street'),
         ('image', f'{recording.topic}, {recording.message_type.rsplit("/", 1)[1]}'),
         ('frames sent', f'{sent} at {_rate_text(list(run.sent.values()))}'),
         ('masks received', f'{received} at {_rate_text(list(run.received.values()))}'),
-        ('dropped by the node: overtaken by newer frames', told.get('dropped', '–')),
+        ('dropped by the node: overtaken by newer frames', status.get('dropped', '–')),
         ('latency, frame published to mask received: p50 / p95 / max ms',
          percentiles(run.latencies())),
-        ('in the node, key frames: p50 / p95 / max ms', _told_latency(told, 'key latency')),
+        ('in the node, key frames: p50 / p95 / max ms', _latency(status, 'key latency')),
         ('in the node, current frames: p50 / p95 / max ms',
-         _told_latency(told, 'current latency')),
-        ('engine', f'{told.get("network", "–")}, {told.get("precision", "–")} on '
-                   f'{told.get("device", "–")}, key frame every {told.get("key_interval", "–")}'),
-        ('checkpoint', told.get('checkpoint', '–')),
+         _latency(status, 'current latency')),
+        ('engine', f'{status.get("network", "–")}, {status.get("precision", "–")} on '
+                   f'{status.get("device", "–")}, '
+                   f'key frame every {status.get("key_interval", "–")}'),
+        ('checkpoint', status.get('checkpoint', '–')),
         ('machine', f'{_processor()}, {os.cpu_count()} cores'),
     ]
-    faults = {'images that the node could not segment': int(told.get('failed', 0)),
-              'frames that did not reach the node': sent - int(told.get('received', sent)),
-              'masks that did not come back': int(told.get('processed', received)) - received,
+    faults = {'images that the node could not segment': int(status.get('failed', 0)),
+              'frames that did not reach the node': sent - int(status.get('received', sent)),
+              'masks that did not come back': int(status.get('processed', received)) - received,
               'masks with a stamp that no frame had': run.strangers}
     rows[5:5] = [(name, str(count)) for name, count in faults.items() if count]
     return f'# Latency of the demo\n\n{markdown_table(rows)}\n'
@@ -238,9 +240,9 @@ def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
         waiting.clear()
 
 
-def _told_latency(told: Mapping[str, str], name: str) -> str:
-    """Return 'p50 / p95 / max' of a latency that the node's diagnostics tell."""
-    return ' / '.join(told.get(f'{name} {which} (ms)', '–') for which in ('p50', 'p95', 'max'))
+def _latency(status: Mapping[str, str], name: str) -> str:
+    """Return 'p50 / p95 / max' of a latency in the node's diagnostics."""
+    return ' / '.join(status.get(f'{name} {which} (ms)', '–') for which in ('p50', 'p95', 'max'))
 
 
 def _rate(times_ns: Sequence[int]) -> float:
@@ -256,7 +258,7 @@ def _rate_text(seconds: Sequence[float]) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name where the system tells it."""
+    """Return the processor's name as the system gives it."""
     try:
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):
@@ -289,8 +291,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--topic', default='', help='the image topic, where there are several')
     parser.add_argument('--output', type=Path, default=Path('demo'), help='default: %(default)s')
     parser.add_argument('--weights', default='default',
-                        help="a shipped checkpoint's name or a .safetensors file; "
-                             'default: %(default)s')
+                        help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                             '`featshare export` wrote; default: %(default)s')
     parser.add_argument('--key-interval', type=int, default=5, metavar='N',
                         help='a key frame every N processed frames; default: %(default)s')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')

@@ -25,9 +25,9 @@ from featshare_ros.recordings.bag import RecordedImage
 
 NAMESPACE, NODE_NAME = '/featshare_demo', 'segmentation'
 START_TIMEOUT = 120.0
-"""Seconds for the node to load its checkpoint, warm up and be discovered."""
+"""Longest wait for the node to load, warm up and be discovered, in seconds."""
 LAST_MASK_TIMEOUT = 10.0
-"""The replay is over when the last frame's mask came, or nothing for so many seconds."""
+"""Longest wait for another mask after the last frame, in seconds."""
 
 
 class ReplayError(RuntimeError):
@@ -86,7 +86,7 @@ class Run:
     """
     What happened in a replay.
 
-    Frames and masks are told by the stamp in their headers, in nanoseconds; times are those of
+    Frames and masks are matched by the stamp in their headers, in nanoseconds; times are those of
     one monotonic clock, in seconds.
     """
 
@@ -214,7 +214,7 @@ class Replay:
             stamp_ns = image.stamp_ns
             if stamp_ns in self.run.sent:
                 raise ReplayError(f'two images of the recording have the stamp {stamp_ns} ns: '
-                                  'masks are told by their stamps')
+                                  'masks are matched by their stamps')
             with self._lock:
                 self.run.sent[stamp_ns] = time.monotonic()
             self._publisher.publish(image.serialized)

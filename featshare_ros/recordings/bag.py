@@ -23,10 +23,10 @@ COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 BAG_SUFFIXES = ('.mcap', '.db3')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm', '.mpg', '.mpeg')
 VIDEO_TOPIC = '/camera/image_raw'
-"""The topic of a video file's frames, where none is named."""
+"""Default topic of a video file's frames."""
 
 START_NS = 1_000_000_000
-"""The first stamp of what has no clock of its own: not 0, which tf and others read as 'now'."""
+"""First stamp of a source without a clock, in nanoseconds: not 0, which tf reads as 'now'."""
 
 
 class RecordingError(ValueError):

@@ -25,7 +25,7 @@ from featshare_ros.recordings.bag import (
 from featshare_ros.recordings.mcap_file import Channel
 
 GROUP_BYTES = 4 << 20
-"""Messages of other topics that wait for the next image are held up to this size."""
+"""Largest group of other topics' messages that wait for the next image, in bytes."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class MaskRecording:
     """
     The masks of a rosbag2 recording: a context manager.
 
-    A camera is told by its topic without /mask or /mask/compressed.
+    A camera is named by its topic without /mask or /mask/compressed.
 
     :raises ValueError: where the path cannot be read, or holds no masks.
     :raises ImportError: where rosbags is not installed.
@@ -145,7 +145,7 @@ class MaskRecording:
 
 def compare_bags(path_a: str | Path, path_b: str | Path) -> Agreement:
     """
-    Compare the masks of two recordings of the same images, told by their stamps.
+    Compare the masks of two recordings of the same images, matched by their stamps.
 
     :raises ValueError: where they have no camera or no frame in common, or masks differ in size.
     """

@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from featshare_core.inference.export.models import absolute_weights
 from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
 RETRIES = 5
-"""How often Ray starts a task again whose worker or machine was lost."""
+"""Restarts of a task whose worker or machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     """
     Segment all recordings of a folder into another, and print a table.
 
-    What is done already is skipped and what was interrupted is gone on with. A task whose worker
-    is lost is started again by Ray, and goes on where the lost one stopped. A recording that
+    What is done already is skipped and what was interrupted is continued. A task whose worker
+    is lost is started again by Ray, and continues where the lost one stopped. A recording that
     cannot be segmented does not keep the others from it.
 
     :param address: of a running cluster, which sees both folders under the same paths and has
@@ -78,8 +79,8 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
                           'install ray tqdm') from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
-    if Path(job.weights).suffix:
-        job = replace(job, weights=str(Path(job.weights).resolve()))
+    # Workers have working directories of their own.
+    job = replace(job, weights=absolute_weights(job.weights))
     ray.init(address=address or None, logging_level=logging.WARNING, log_to_driver=False)
     try:
         gpus = gpu_share if ray.cluster_resources().get('GPU', 0) else 0
@@ -105,7 +106,7 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
 def segment_one(name: str, source: str, output: str, job: Job) -> Row:
     """Segment one recording, on a worker; what goes wrong comes back as a row."""
     import torch
-    # Ray gives a task so many cores; more threads would take those of its neighbours.
+    # Ray sets the variable to the task's cores; more threads would take those of its neighbours.
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     worker = f'{socket.gethostname()}:{os.getpid()}'
     begin = time.monotonic()

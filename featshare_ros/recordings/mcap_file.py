@@ -1,5 +1,5 @@
 """
-An mcap file that is written in order and can be gone on with after any interruption.
+An mcap file that is written in order and can be continued after any interruption.
 
 The layout is that of https://mcap.dev/spec: header, schemas, channels, then chunks of messages
 with their indexes, then a summary. After every chunk stands a metadata record with the writer's
@@ -27,7 +27,7 @@ STATISTICS, METADATA, SUMMARY_OFFSET, DATA_END = 0x0b, 0x0c, 0x0e, 0x0f
 
 CHUNK_BYTES = 4 << 20
 CHUNK_SECONDS = 5.0
-"""A chunk ends when it is this large or this old: what a crash can cost."""
+"""Largest size and age of a chunk, in bytes and seconds: the most that a crash loses."""
 
 State = dict[str, Any]
 

@@ -20,17 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from featshare_core.inference.options import add_segmenter_options, from_arguments
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 130 where it was interrupted, 1 on errors."""
     options = _parse(arguments)
-    job = Job(
-        weights=options.weights, device=options.device, precision=options.precision,
-        shared_levels=options.shared_levels, key_interval=options.key_interval,
-        max_key_age=options.max_key_age, topics=tuple(options.topic), raw=options.raw,
-        overlay=options.overlay, confidence=options.confidence, only_masks=options.only_masks)
+    job = from_arguments(Job, options, topics=tuple(options.topic))
     try:
         if options.ray is not None:
             from featshare_ros.recordings.fleet import segment_archive
@@ -58,7 +55,7 @@ def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
     def show(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            # What an earlier run did counts as done, not for the pace.
+            # Images of an earlier run count as done, but not towards the rate.
             bar = tqdm(desc='segmenting', unit='frame', initial=done - 1, total=total)
         bar.update()
 
@@ -73,7 +70,7 @@ def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
 
 
 def _report(outcome: Outcome, output: Path) -> None:
-    """Say in a line or two what came of it."""
+    """Print the result in a line or two."""
     if outcome.state == 'complete already':
         print(f'{output} is complete already: {outcome.frames} images')
         return
@@ -122,15 +119,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='masks as raw images, as the node publishes them, instead of PNG')
     parser.add_argument('--overlay', action='store_true', help='write coloured pictures too')
     parser.add_argument('--confidence', action='store_true', help='write confidences too')
-    parser.add_argument('--weights', default='default',
-                        help="a shipped checkpoint's name or a .safetensors file")
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
-    parser.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    parser.add_argument('--key-interval', type=int, default=5, metavar='N',
-                        help='a key frame every N images; default: %(default)s')
-    parser.add_argument('--max-key-age', type=float, default=0.3, metavar='SECONDS',
-                        help='a key frame at least so often; 0: no limit; default: %(default)s')
+    add_segmenter_options(parser, stamps=True)
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
                         help='spread the recordings of a folder over a Ray cluster; without an '
                              'address over this machine')

@@ -1,16 +1,17 @@
 """One recording in, one with masks out: the stages, and how an interrupted one goes on."""
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from featshare_core.inference.segmenter import Result, VideoSegmenter
-from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.inference.export.models import fingerprint
+from featshare_core.inference.options import SegmenterOptions, make_segmenter
+from featshare_core.inference.segmenter import Result
 from featshare_core.pipeline import overlap
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
@@ -19,16 +20,9 @@ from featshare_ros.recordings.mcap_file import Channel, McapFile, State, Unknown
 
 
 @dataclass(frozen=True)
-class Job:
-    """How recordings are segmented; defaults are the live node's."""
+class Job(SegmenterOptions):
+    """How recordings are segmented, and what is written of them."""
 
-    weights: str = 'default'
-    device: str = 'auto'
-    precision: str = 'auto'
-    shared_levels: int | None = None
-    key_interval: int = 5
-    max_key_age: float = 0.3
-    """Seconds; 0 for no limit."""
     topics: tuple[str, ...] = ()
     """Each TOPIC or NAME=TOPIC; empty for the only image topic."""
     raw: bool = False
@@ -39,19 +33,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a recording; ``state`` is done, complete already or interrupted."""
+    """The result for a recording; ``state`` is done, complete already or interrupted."""
 
     state: str
     frames: int
     """Images of the whole output, those of earlier runs included."""
     new_frames: int = 0
     seconds: float = 0.0
-    """Of this run, from the first byte read to the last one written; loading is not in it."""
+    """Duration of this run, from the first byte read to the last one written, without loading."""
     failed: int = 0
     """Images that could not be decoded."""
     first_problem: str = ''
     missing: int = 0
-    """Images that the recording's own index promises and that did not come."""
+    """Images that the recording's index counts and that it does not hold."""
 
 
 @dataclass
@@ -61,7 +55,7 @@ class _Step:
     group: Group
     image: DecodedImage | None
     again: bool
-    """An earlier run wrote this image: only the deep features of its key frame are missing."""
+    """Whether an earlier run wrote this image, so that it is run for its deep features alone."""
     result: Result | None = None
     introduce: bool = False
     """The camera's first image, which comes with the class names."""
@@ -80,7 +74,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
     :param output: the directory to make; it exists only with ``resume``.
     :param stop: ends the work early, once it is set.
     :param progress: called with the images done and the images in all.
-    :raises RecordingError: where input or output cannot be read, written or gone on with.
+    :raises RecordingError: where input or output cannot be read, written or continued.
     :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
     """
     stop = stop or threading.Event()
@@ -92,6 +86,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
         channels = [*copies, *outputs.channels]
         settings = _settings(job, bag)
         path = output / f'{output.resolve().name}_0.mcap'
+        new = not output.exists()
         file = _open(output, path, channels, settings, resume)
         try:
             if file.state.get('complete') and (output / 'metadata.yaml').exists():
@@ -100,6 +95,8 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             work = _Work(bag, outputs, file, job, stop, progress)
         except BaseException:
             file.abandon()
+            if new:  # or a second try, with other settings, would be refused because of it
+                shutil.rmtree(output)
             raise
         (output / 'metadata.yaml').unlink(missing_ok=True)
         problem: Exception | None = None
@@ -129,21 +126,19 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
 
 
 class _Work:
-    """The network and where the recording stands; ``run`` does it all."""
+    """The network and the position in the recording; ``run`` does all of the work."""
 
     def __init__(self, bag: BagInput, outputs: Outputs, file: McapFile, job: Job,
                  stop: threading.Event, progress: Callable[[int, int], None]) -> None:
         self._bag, self._outputs, self._file = bag, outputs, file
         self._confidence, self._stop, self._progress = job.confidence, stop, progress
-        self._segmenter = VideoSegmenter.from_checkpoint(
-            job.weights, job.key_interval, job.device, job.precision, job.shared_levels,
-            job.max_key_age or None)
+        self._segmenter = make_segmenter(job)
         self._segmenter.warm_up()
         state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
                                'keys': {}, 'introduced': [],
                                'schedule': self._segmenter.schedule.state()}
-        # A second life continues with the first one's key frames: their deep features are
-        # computed again, and then the schedule is set to where it was.
+        # A resumed run computes the deep features of the last key frames again, and then restores
+        # the schedule.
         self._state = {**state, 'complete': False}
         self._before = state['frames']
         self._start = state['position']
@@ -172,7 +167,7 @@ class _Work:
         self._seconds = time.monotonic() - since
 
     def outcome(self) -> Outcome:
-        """Return what came of it."""
+        """Return the result."""
         state = self._state
         complete = bool(state['complete'])
         return Outcome('done' if complete else 'interrupted', state['frames'],
@@ -226,12 +221,11 @@ class _Work:
 
 
 def _settings(job: Job, bag: BagInput) -> dict[str, str]:
-    """Return what must be the same for an output to be gone on with, by what people call it."""
-    weights = hashlib.sha256(find_checkpoint(job.weights).read_bytes()).hexdigest()
+    """Return, by names for people, the settings that a continued output must share."""
     # The device may be another: a fleet's task may be done by another machine.
     fields = {key: value for key, value in asdict(job).items() if key not in ('device', 'topics')}
     return {name: json.dumps(value) for name, value in {
-        **fields, 'weights': weights, 'recording': bag.identity,
+        **fields, 'weights': fingerprint(job.weights), 'recording': bag.identity,
         'cameras': [asdict(camera) for camera in bag.cameras]}.items()}
 
 
@@ -246,14 +240,14 @@ def _refuse_clash(source: Path, copies: list[Channel], outputs: Outputs) -> None
 
 def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str, str],
           resume: bool) -> McapFile:
-    """Start the output, or open the one that is to be gone on with."""
+    """Start the output, or open the one that is to be continued."""
     try:
         if output.exists() and not resume:
             raise RecordingError(f'{output}: exists already, not overwritten; --resume goes on '
                                  'with an interrupted run')
         if output.exists() and not path.exists() \
                 and (not output.is_dir() or any(output.iterdir())):
-            raise RecordingError(f'{output}: holds no {path.name} to go on with')
+            raise RecordingError(f'{output}: holds no {path.name} to continue')
         output.mkdir(parents=True, exist_ok=True)
         file = McapFile.reopen(path, channels)
         if not file.settings:  # new, or cut off before its first message
@@ -268,6 +262,6 @@ def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str,
     other = [name for name, value in settings.items() if file.settings.get(name) != value]
     if other:
         file.abandon()
-        raise RecordingError(f'{output} was begun with other settings, so it cannot be gone on '
-                             f'with: {", ".join(other)}')
+        raise RecordingError(f'{output} was begun with other settings, so that --resume cannot '
+                             f'continue it: {", ".join(other)}')
     return file

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from featshare_core.inference.cpu.host_engine import HostEngine, Mark
-from featshare_core.inference.device import choose_precision, one_thread
+from featshare_core.inference.device import one_thread
 from featshare_core.inference.engine import Frame, drop_oldest
 from featshare_core.inference.export.models import ExportedModels, Models, ModelSource
 from featshare_core.inference.memory import return_free_memory
@@ -20,26 +20,27 @@ Array = npt.NDArray[np.float32]
 
 
 class Runner(Protocol):
-    """Both models, loaded for one image size; ``image`` is 1xhxwx3 uint8."""
+    """Both models, compiled for one image size; ``image`` is hxwx3 uint8."""
 
     def key(self, image: Frame) -> tuple[Array, Any]:
-        """Return CxHxW logits, and the shared tensors in memory of their own."""
+        """Return Cxh'xw' logits, and the shared tensors in memory that no other call writes to."""
 
     def deep(self, image: Frame) -> Any:
         """Return the shared tensors, as ``key`` does; may run beside ``current``."""
 
     def current(self, image: Frame, shared: Any) -> Array:
-        """Return CxHxW logits; they may be overwritten by the next call."""
+        """Return Cxh'xw' logits; they may be overwritten by the next call."""
 
 
 class CompiledEngine(HostEngine):
     """
-    Compiles a source's models when an image size is first seen, or at once for an exported one.
+    Compiles a source's models when an image size is first seen.
 
-    :param precision: see ``choose_precision``.
+    :param precision: what the models compute in.
+    :raises ValueError: where exported models are of another size than ``input_size``.
     """
 
-    def __init__(self, source: ModelSource, precision: str = 'auto',
+    def __init__(self, source: ModelSource, precision: str,
                  input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
         if isinstance(source, ExportedModels):
             height, width = source.size
@@ -49,7 +50,7 @@ class CompiledEngine(HostEngine):
             input_size = width, height
         super().__init__(source.config, source.multiple, source.shared_levels, input_size,
                          full_size)
-        self.precision = choose_precision(precision, torch.device('cpu'))
+        self.precision = precision
         self._source = source
         self._runners: OrderedDict[Size, Runner] = OrderedDict()
 
@@ -58,20 +59,21 @@ class CompiledEngine(HostEngine):
         """Compile the models."""
 
     def _image(self, frame: Frame, size: Size) -> Frame:
-        # As fast as on more, whose spinning would slow the models that run next.
+        # No slower than on several, which would spin on and slow the models that run next.
         with one_thread():
             return super()._image(frame, size)
 
     def _run_key(self, image: Frame, mark: Mark) -> tuple[Array, Any]:
-        result = self._runner(image).key(image[None])
+        result = self._runner(image).key(image)
         mark('network')
         return result
 
-    def _run_deep(self, image: Frame) -> Any:
-        return self._runner(image).deep(image[None])
+    def _deep_half(self, image: Frame) -> Callable[[Frame], Any]:
+        # Looked up here, not when it runs: the table of runners is for the calling thread alone.
+        return self._runner(image).deep
 
     def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
-        logits = self._runner(image).current(image[None], shared)
+        logits = self._runner(image).current(image, shared)
         mark('network')
         return logits
 
@@ -80,8 +82,13 @@ class CompiledEngine(HostEngine):
         runner = self._runners.get(size)
         if runner is None:
             runner = self._runners[size] = self._load(self._source.models(size))
-            drop_oldest(self._runners, {cache.size for cache in list(self._caches.values())})
+            drop_oldest(self._runners, {cache.prepared for cache in self._caches.values()})
             return_free_memory()
         else:
             self._runners.move_to_end(size)
         return runner
+
+    def _free(self) -> None:
+        self._runners.clear()
+        del self._source
+        return_free_memory()

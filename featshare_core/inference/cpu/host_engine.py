@@ -1,16 +1,15 @@
-"""HostEngine: what all engines share whose images and masks stay in host memory."""
+"""HostEngine: the base of the engines whose images and masks stay in host memory."""
 from __future__ import annotations
 
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from featshare_core.inference.cpu.masks import MaskMaker
 from featshare_core.inference.engine import (
@@ -21,6 +20,7 @@ from featshare_core.inference.engine import (
     named,
 )
 from featshare_core.inference.pixels import Size, as_planes, network_size, resize
+from featshare_core.inference.streams import StreamCache, cache_of
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
 
@@ -29,41 +29,15 @@ Mark = Callable[[str], None]
 """Ends a stage of the frame's timing and names it."""
 
 
-@dataclass
-class _Cache:
-    """
-    What is remembered of a stream's key frame.
-
-    :param size: of the network's input.
-    :param shared: what ``_run_key`` returned.
-    :param lag: frames since that key frame.
-    :param newer: the same of a newer frame, still on its way; ``newer_lag`` frames since that.
-    """
-
-    size: Size
-    shared: Any
-    lag: int = 0
-    newer: Future[Any] | None = None
-    newer_lag: int = 0
-
-    def advance(self) -> None:
-        """Go to the next frame, with the newer features if they are there."""
-        self.lag += 1
-        self.newer_lag += 1
-        if self.newer is not None and self.newer.done():
-            newer, self.newer = self.newer, None
-            self.shared, self.lag = newer.result(), self.newer_lag
-
-
 class HostEngine(Engine):
     """
-    Resizes images and upsamples logits on the CPU; the network between is a subclass's.
+    Resizes images and upsamples logits on the CPU; a subclass runs the network between.
 
-    :param multiple: the network's input sides are multiples of it.
+    :param multiple: the sides of the network's input are multiples of it.
     :param input_size: (width, height) of the network's input; None for as many pixels as the
         network was trained on, in each image's own aspect ratio.
     :param full_size: masks have the image's size; otherwise that of the network's input.
-    :raises ValueError: where ``input_size`` is not made of multiples.
+    :raises ValueError: where a side of ``input_size`` is not such a multiple.
     """
 
     device = 'cpu'
@@ -76,8 +50,8 @@ class HostEngine(Engine):
         self._multiple = multiple
         self._input_size = checked_input_size(input_size, multiple)
         self._full_size = full_size
-        self._caches: dict[str, _Cache] = {}
-        self._timer = StageTimer(torch.device('cpu'))
+        self._caches: dict[str, StreamCache] = {}
+        self._timer = StageTimer()
         self._masks = MaskMaker()
         self._key_lock = threading.Lock()
         self._beside: ThreadPoolExecutor | None = None
@@ -85,39 +59,47 @@ class HostEngine(Engine):
     @abstractmethod
     def _run_key(self, image: Frame, mark: Mark) -> tuple[Array, Any]:
         """
-        Return CxHxW logits of an image of the network's size, and what its stream remembers.
+        Return CxHxW logits of an image of the network's size, and its deep features.
 
-        Never called twice at a time.
+        Called by one thread at a time.
         """
 
     @abstractmethod
-    def _run_deep(self, image: Frame) -> Any:
+    def _deep_half(self, image: Frame) -> Callable[[Frame], Any]:
         """
-        Return what a stream remembers of an image of the network's size.
+        Return the function from an image of the network's size to its deep features.
 
-        Never called twice at a time, nor beside ``_run_key``, but beside ``_run_current``.
+        It is called on another thread, beside ``_run_current`` but never beside ``_run_key`` nor
+        beside itself.
+
+        :param image: of the size that the function is for.
         """
 
     @abstractmethod
     def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
-        """Return CxHxW logits with what the stream's key frame shares."""
+        """Return CxHxW logits, with the deep features of the stream's key frame."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Free the network; called once, when no thread uses it."""
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Run the whole network and remember the deep features for the stream."""
+        """Run the whole network and keep the deep features for the stream."""
+        self._check_open()
         size = self._size_for(frame)
         self._timer.start()
-        image = self._image(frame, size)
+        image = self._image(frame, size)  # hxwx3
         with self._key_lock:
-            logits, shared = self._run_key(image, self._timer.mark)
-        self._caches[stream] = _Cache(size, shared)
+            logits, shared = self._run_key(image, self._timer.mark)  # Cxh'xw'
+        self._caches[stream] = StreamCache(size, shared)
         return self._finish(frame, size, logits, 0, confidence)
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Run the shallow half with the stream's remembered deep features."""
+        """Run the shallow half with the deep features kept for the stream."""
         return self._current(frame, stream, confidence)[0]
 
     def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Answer as ``current`` does, and run the deep half on this frame beside what follows."""
+        """Return what ``current`` does, and start the deep half on this frame."""
         prediction, image = self._current(frame, stream, confidence)
         cache = self._caches[stream]
         if cache.newer is not None:
@@ -125,44 +107,52 @@ class HostEngine(Engine):
         if self._beside is None:
             self._beside = ThreadPoolExecutor(1, 'deep half')
         # A copy: at the network's own size, the image is the caller's memory.
-        cache.newer = self._beside.submit(self._shared_of, image.copy())
-        cache.newer_lag = 0
+        cache.defer(self._beside.submit(self._run_beside, self._deep_half(image), image.copy()))
         return replace(prediction, deferred=True)
 
     def _current(self, frame: Frame, stream: str, confidence: bool) -> tuple[Prediction, Frame]:
+        self._check_open()
         size = self._size_for(frame)
-        cache = self._caches.get(stream)
-        if cache is None or cache.size != size:
-            raise LookupError(f'stream {stream!r} has had no key frame of this size')
+        cache = cache_of(self._caches, stream, size)
         cache.advance()
         self._timer.start()
-        image = self._image(frame, size)
-        logits = self._run_current(image, cache.shared, self._timer.mark)
+        image = self._image(frame, size)  # hxwx3
+        logits = self._run_current(image, cache.shared, self._timer.mark)  # Cxh'xw'
         return self._finish(frame, size, logits, cache.lag, confidence), image
 
-    def _shared_of(self, image: Frame) -> Any:
+    def _run_beside(self, deep_half: Callable[[Frame], Any], image: Frame) -> Any:
         with self._key_lock:
-            return self._run_deep(image)
+            return deep_half(image)
 
     def forget(self, stream: str) -> None:
-        """Free what is remembered of a stream."""
+        """Free what is kept of a stream."""
         self._caches.pop(stream, None)
+
+    def close(self) -> None:
+        """Free the network, what is kept of every stream, and the threads."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._beside is not None:
+            self._beside.shutdown(cancel_futures=True)
+        self._masks.close()
+        self._caches.clear()
+        self._free()
 
     def _size_for(self, frame: Frame) -> Size:
         height, width = frame.shape[:2]
         return self._input_size or network_size((height, width), self.trained_size, self._multiple)
 
     def _image(self, frame: Frame, size: Size) -> Frame:
-        """Return the frame at the network's size."""
+        """Return the HxWx3 frame at the network's size, hxwx3."""
         image = resize(as_planes(frame), size).permute(1, 2, 0).contiguous().numpy()
         self._timer.mark('preprocess')
         return image
 
     def _finish(self, frame: Frame, size: Size, logits: Array, lag: int,
-                wants_confidence: bool) -> Prediction:
-        """Upsample and take the winning class."""
-        wanted = frame.shape[:2] if self._full_size else size
-        mask = self._masks.mask(logits, wanted)
-        confidence = self._masks.confidence(logits, wanted) if wants_confidence else None
+                confidence: bool) -> Prediction:
+        """Upsample the logits and take each pixel's winning class."""
+        mask, sure = self._masks.make(logits, frame.shape[:2] if self._full_size else size,
+                                      confidence)  # HxW each
         self._timer.mark('postprocess')
-        return Prediction(mask, confidence, lag, self._timer.stages())
+        return Prediction(mask, sure, lag, self._timer.stages())

@@ -16,20 +16,23 @@ Mask = npt.NDArray[np.uint8]
 Box = tuple[slice, slice]
 
 CELL = np.ones((2, 2), np.uint8)
-"""Four neighbouring logits: what is upsampled between them is a mean of these."""
-CLASSES_A_THREAD, PIXELS_A_THREAD = 4, 2**17
-"""With fewer, a thread more saves little, and waits where the machine has much else to do."""
-PIXELS_A_LOGIT = 16
-"""With fewer, a class is upsampled sooner than it is known where it can win."""
+"""Window of four neighbouring logits; what is upsampled between them is a weighted mean."""
+CLASSES_PER_THREAD, PIXELS_PER_THREAD = 4, 2**17
+"""Least number of classes and of mask pixels per thread; with fewer, a thread saves little."""
+PIXELS_PER_LOGIT = 16
+"""
+Least number of mask pixels per logit at which classes are upsampled only where they can win; with
+fewer, finding out where takes longer than upsampling everywhere.
+"""
 
 
 class MaskMaker:
     """
-    Upsamples logits to an image's size and takes the winning class, a class at a time.
+    Upsamples logits to an image's size, one class at a time, and takes the winning class.
 
-    The same result as upsampling all logits, then argmax, but each class is upsampled only where
-    it can win, and few full-size planes are held. Several threads have some of the classes each,
-    and then the winners of these meet. Buffers of the largest size are kept.
+    The result is that of upsampling all logits, then argmax, but each class is upsampled only
+    where it can win, and few full-size planes are held. Each of several threads takes some of the
+    classes; then their winners are compared. Buffers of the largest size are kept.
     """
 
     def __init__(self) -> None:
@@ -40,8 +43,14 @@ class MaskMaker:
         self._bounds = np.empty(0, np.float32)
         self._ids = np.empty(0, np.uint8)
 
-    def mask(self, logits: Logits, size: Size) -> Mask:
-        """Return the HxW uint8 class ids of CxHxW float32 logits, upsampled to ``size``."""
+    def make(self, logits: Logits, size: Size,
+             confidence: bool = False) -> tuple[Mask, Mask | None]:
+        """
+        Return the mask, and the confidence where it is asked for.
+
+        :param logits: Cxhxw float32, upsampled to ``size``.
+        :returns: HxW uint8 class ids, and HxW uint8: 255 times the winning class's softmax.
+        """
         if self._ready_for != (size, logits.shape):
             self._make_ready(size, logits.shape)
         boxes = self._whole
@@ -55,24 +64,31 @@ class MaskMaker:
         for heat, run in zip(others, running):
             run.result()
             final.meet(heat, mask)
-        return mask
+        # `final.best` is now each pixel's largest logit.
+        return mask, self._confidence(logits, size) if confidence else None
+
+    def close(self) -> None:
+        """End the threads, and free the buffers."""
+        self._helpers.shutdown()
+        self._all_heats.clear()
+        self._heats.clear()
 
     def _make_ready(self, size: Size, shape: tuple[int, ...]) -> None:
-        threads = max(1, min(torch.get_num_threads(), shape[0] // CLASSES_A_THREAD,
-                             size[0] * size[1] // PIXELS_A_THREAD))
+        threads = max(1, min(torch.get_num_threads(), shape[0] // CLASSES_PER_THREAD,
+                             size[0] * size[1] // PIXELS_PER_THREAD))
         while len(self._all_heats) < threads:
             self._all_heats.append(_Heat())
         self._heats = self._all_heats[:threads]
         for heat in self._heats:
             heat.make_ready(size)
-        # So many logits and pixels side by side cover the same width: a box of whole units is
-        # upsampled as a part of the whole would be.
+        # The smallest numbers of logits and of pixels that cover the same length: a box of whole
+        # units is upsampled exactly as that part of the whole image.
         self._units = tuple((side // gcd(side, pixels), pixels // gcd(side, pixels))
                             for side, pixels in zip(shape[1:], size))
         whole = (slice(0, shape[1]), slice(0, shape[2])), (slice(0, size[0]), slice(0, size[1]))
         self._whole: list[tuple[Box, Box] | None] = [whole] * shape[0]
         self._share_out(self._whole)
-        self._sparse = size[0] * size[1] >= PIXELS_A_LOGIT * shape[1] * shape[2]
+        self._sparse = size[0] * size[1] >= PIXELS_PER_LOGIT * shape[1] * shape[2]
         if self._sparse:
             planes, cells = shape[0] + 2, shape[1] * shape[2]
             if planes * cells > self._bounds.size:
@@ -88,7 +104,7 @@ class MaskMaker:
         """
         Return where each class can win: its box in the logits, and the same box in the mask.
 
-        Between four logits a class loses where another's least is more than its own largest.
+        Between four logits a class loses where another class's smallest exceeds its largest.
         """
         for index, values in enumerate(logits):
             cv2.dilate(values, CELL, dst=self._peaks[index])
@@ -104,25 +120,25 @@ class MaskMaker:
             return None
         source, target = [], []
         for start, length, (logits, pixels) in zip((top, left), (height, width), self._units):
-            # A cell ends at its logit and begins at the one before.
+            # The cell of a logit reaches from the logit before it to itself.
             first, last = max(0, start - 1) // logits, -(-(start + length) // logits)
             source.append(slice(first * logits, last * logits))
             target.append(slice(first * pixels, last * pixels))
         return (source[0], source[1]), (target[0], target[1])
 
     def _share_out(self, boxes: list[tuple[Box, Box] | None]) -> None:
-        """Give each thread neighbouring classes whose boxes are as large in all as others'."""
+        """Give each thread consecutive classes, with about the same number of pixels in all."""
         areas = [prod(part.stop - part.start for part in box[1]) if box else 0 for box in boxes]
         middles = np.cumsum(areas) - np.array(areas) / 2
-        # The first thread begins at once, and so takes a class in the middle.
+        # A class halfway between two threads goes to the first, which the caller runs at once.
         heats = np.ceil(middles * len(self._heats) / max(1, sum(areas))) - 1
         for index, heat in enumerate(self._heats):
             heat.classes = np.flatnonzero(heats == index).tolist()
 
-    def confidence(self, logits: Logits, size: Size) -> Mask:
-        """Return 255 times the winning class's softmax; only right after ``mask`` of the same."""
+    def _confidence(self, logits: Logits, size: Size) -> Mask:
+        """Return 255 times the winning class's softmax, from each pixel's largest logit."""
         height, width = size
-        total = np.zeros(size, np.float32)
+        total = np.zeros(size, np.float32)  # sum of exp(logit - largest logit)
         plane, best = self._heats[0].plane, self._heats[0].best
         for values in logits:
             cv2.resize(values, (width, height), dst=plane)
@@ -133,7 +149,7 @@ class MaskMaker:
 
 
 class _Heat:
-    """The contest of some of the classes, ascending, at each pixel."""
+    """Finds each pixel's winner among some of the classes, which are in ascending order."""
 
     classes: list[int]
 
@@ -142,7 +158,7 @@ class _Heat:
         self._ids = np.empty((2, 0), np.uint8)
 
     def make_ready(self, size: Size) -> None:
-        """Lay the buffers out for masks of a size, in memory that is there if it suffices."""
+        """Lay out the buffers for masks of a size; the memory is kept where it suffices."""
         pixels = size[0] * size[1]
         if pixels > self._ids.shape[1]:
             self._logits = np.empty((2, pixels), np.float32)
@@ -167,18 +183,18 @@ class _Heat:
                 continue
             source, target = box
             best, ids = self.best[target], winner[target]
-            # Small and in one piece, they stay in cache.
+            # Small and contiguous, they stay in the CPU's cache.
             plane = self._logits[1, :best.size].reshape(best.shape)
             wins = self._ids[1, :best.size].reshape(best.shape)
             cv2.resize(logits[index][source], best.shape[::-1], dst=plane)
             cv2.compare(plane, best, cv2.CMP_GT, dst=wins)
             cv2.max(plane, best, dst=best)
-            # Later classes have larger ids: the largest is the last that won.
+            # Later classes have larger ids: the largest is that of the last to win.
             cv2.bitwise_and(wins, index, dst=wins)
             cv2.max(ids, wins, dst=ids)
 
     def meet(self, other: _Heat, winner: Mask) -> None:
-        """Let another contest's winners, of larger ids, win over ``winner``."""
+        """Write into ``winner`` where another's winners, of larger ids, have larger logits."""
         wins = self._ids[1, :winner.size].reshape(winner.shape)
         cv2.compare(other.best, self.best, cv2.CMP_GT, dst=wins)
         cv2.max(other.best, self.best, dst=self.best)

@@ -12,31 +12,27 @@ from featshare_core.inference.export.models import Models, ModelSource
 
 PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider',
              'tensorrt': 'TensorrtExecutionProvider', 'openvino': 'OpenVINOExecutionProvider'}
+"""ONNX Runtime's name of each execution provider."""
 ON_CUDA = ('cuda', 'tensorrt')
+"""The providers that run on a CUDA device."""
 
 
 class OnnxEngine(CompiledEngine):
     """
     Runs the models with ONNX Runtime; shared tensors stay on the provider's device.
 
-    It computes in fp32, whatever the device could do.
+    It computes in fp32 on every device.
 
     :param provider: a key of ``PROVIDERS``.
-    :param precision: ``fp32``, or ``auto``, which is the same.
-    :param index: which of several devices.
+    :param index: number of the CUDA device.
     :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start.
     """
 
     name = 'onnx'
 
-    def __init__(self, source: ModelSource, provider: str = 'cpu', precision: str = 'auto',
+    def __init__(self, source: ModelSource, provider: str = 'cpu',
                  input_size: tuple[int, int] | None = None, full_size: bool = True,
                  index: int = 0) -> None:
-        if precision not in ('auto', 'fp32'):
-            raise ValueError(f'engine onnx computes in fp32, not in {precision}: choose precision '
-                             f'auto, or another engine')
-        if provider not in PROVIDERS:
-            raise ValueError(f'provider {provider!r} is none of {", ".join(PROVIDERS)}')
         available = ort.get_available_providers()
         if PROVIDERS[provider] not in available:
             raise RuntimeError(f'this ONNX Runtime has no {PROVIDERS[provider]}, it has '
@@ -53,16 +49,16 @@ class _Runner:
     def __init__(self, models: Models, provider: str, index: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that spin while they wait take the cores from images still to be decoded.
+        # Threads that spin while they wait take the cores from the decoding of images.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         where = {'device_id': str(index)} if provider in ON_CUDA else {}
         self._key, self._current = (
             ort.InferenceSession(model, options, providers=[(PROVIDERS[provider], where)])
             for model in models)
-        # One that lacks a library leaves all to the CPU, with no more than a line on the console.
+        # Where a provider lacks a library, ONNX Runtime runs on the CPU and only prints a line.
         if self._key.get_providers()[0] != PROVIDERS[provider]:
-            raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: what it '
-                               f'printed says which library or device is missing')
+            raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: its output '
+                               f'on the console names the missing library or device')
         self._place, self._index = ('cuda' if provider in ON_CUDA else 'cpu'), index
         self._shared = [output.name for output in self._key.get_outputs()[1:]]
         self._bound_key, self._bound_current = self._key.io_binding(), self._current.io_binding()
@@ -70,8 +66,8 @@ class _Runner:
 
     def key(self, image: Frame) -> tuple[Array, Any]:
         binding = self._bound_key
-        binding.bind_cpu_input('image', image)
-        # Bound anew, so that each key frame's tensors get memory of their own.
+        binding.bind_cpu_input('image', image[None])
+        # Bound for each key frame, so that its tensors get memory of their own.
         binding.bind_output('logits', 'cpu')
         for name in self._shared:
             binding.bind_output(name, self._place, self._index)
@@ -80,13 +76,13 @@ class _Runner:
         return logits.numpy()[0], shared
 
     def deep(self, image: Frame) -> Any:
-        # Asked for fewer outputs, ONNX Runtime computes them all the same.
+        # ONNX Runtime computes all outputs, also where fewer are asked for.
         return self.key(image)[1]
 
     def current(self, image: Frame, shared: Any) -> Array:
         binding = self._bound_current
-        binding.bind_cpu_input('image', image)
+        binding.bind_cpu_input('image', image[None])
         for name, value in zip(self._shared, shared):
             binding.bind_ortvalue_input(name, value)
         self._current.run_with_iobinding(binding)
-        return binding.get_outputs()[0].numpy()[0]
+        return binding.get_outputs()[0].numpy()[0]  # Cxh'xw'

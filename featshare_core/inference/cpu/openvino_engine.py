@@ -1,4 +1,4 @@
-"""OpenVinoEngine: the fastest that we know on x86 CPUs."""
+"""OpenVinoEngine: the network in OpenVINO, the fastest engine on x86 CPUs."""
 from __future__ import annotations
 
 from functools import cached_property
@@ -9,16 +9,27 @@ import torch
 from openvino.preprocess import PrePostProcessor
 
 from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
+from featshare_core.inference.device import choose_precision
 from featshare_core.inference.engine import Frame
-from featshare_core.inference.export.models import Models
+from featshare_core.inference.export.models import Models, ModelSource
 
 PRECISION_HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
+"""OpenVINO's name of each precision."""
 
 
 class OpenVinoEngine(CompiledEngine):
-    """Runs the models with OpenVINO on the CPU, with as many threads as PyTorch would."""
+    """
+    Runs the models with OpenVINO on the CPU, on as many threads as PyTorch would.
+
+    :param precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the CPU multiplies it.
+    """
 
     name = 'openvino'
+
+    def __init__(self, source: ModelSource, precision: str = 'auto',
+                 input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
+        super().__init__(source, choose_precision(precision, torch.device('cpu')), input_size,
+                         full_size)
 
     def _load(self, models: Models) -> _Runner:
         return _Runner(models, PRECISION_HINTS[self.precision])
@@ -30,7 +41,7 @@ class _Runner:
         self._precision, self._threads = precision, torch.get_num_threads()
         self._key, self._current = (self._compiled(self._read(model), self._threads)
                                     for model in models)
-        self._key_model = models.key
+        self._key_model = models.key  # until the deep half is compiled
 
     def _read(self, model: bytes) -> ov.Model:
         return _as_computed(self._core.read_model(model), self._precision)
@@ -45,29 +56,31 @@ class _Runner:
     def _deep(self) -> ov.InferRequest:
         # Compiled when the first stream defers: few do.
         model = self._read(self._key_model)
-        del self._key_model
         shared_only = [output.node for output in model.outputs[1:]]
-        # Threads for every core would wait for those of the frame that it runs beside.
-        return self._compiled(ov.Model(shared_only, model.get_parameters()),
-                              max(1, self._threads // 2))
+        # Threads on every core would wait for those of the frame that it runs beside.
+        request = self._compiled(ov.Model(shared_only, model.get_parameters()),
+                                 max(1, self._threads // 2))
+        # Only now: where compiling fails, the next deferred frame tries again.
+        del self._key_model
+        return request
 
     def key(self, image: Frame) -> tuple[Array, Any]:
         shared = _with_outputs(self._key, self._key.model_outputs[1:])
-        self._key.infer([image], share_inputs=True)
+        self._key.infer([image[None]], share_inputs=True)
         return self._key.output_tensors[0].data[0].copy(), shared
 
     def deep(self, image: Frame) -> Any:
         shared = _with_outputs(self._deep, self._deep.model_outputs)
-        self._deep.infer([image], share_inputs=True)
+        self._deep.infer([image[None]], share_inputs=True)
         return shared
 
     def current(self, image: Frame, shared: Any) -> Array:
-        self._current.infer([image, *shared], share_inputs=True)
-        return self._current.output_tensors[0].data[0]
+        self._current.infer([image[None], *shared], share_inputs=True)
+        return self._current.output_tensors[0].data[0]  # Cxh'xw'
 
 
 def _with_outputs(request: ov.InferRequest, ports: list[ov.ConstOutput]) -> list[ov.Tensor]:
-    """Return tensors for a request to write into: the next key frame may be another stream's."""
+    """Return new tensors that a request writes into; the last ones are a stream's by now."""
     tensors = [ov.Tensor(port.element_type, port.shape) for port in ports]
     for port, tensor in zip(ports, tensors):
         request.set_tensor(port, tensor)
@@ -76,9 +89,9 @@ def _with_outputs(request: ov.InferRequest, ports: list[ov.ConstOutput]) -> list
 
 def _as_computed(model: ov.Model, precision: str) -> ov.Model:
     """
-    Let a model give and take shared tensors in the layout and precision that it computes them in.
+    Return a model whose shared tensors have the layout and precision that it computes them in.
 
-    Reordering them costs as much as a few convolutions.
+    Reordering them would cost as much as a few convolutions.
     """
     steps = PrePostProcessor(model)
     for ports, port_of in ((model.inputs, steps.input), (model.outputs, steps.output)):

@@ -1,6 +1,7 @@
-"""TorchEngine: eager PyTorch on the CPU; every other engine is held against it."""
+"""TorchEngine: eager PyTorch on the CPU; the reference for every other engine."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class TorchEngine(HostEngine):
     """
     Runs a ``SplitNetwork`` eagerly.
 
-    :param network: taken over: it is cast.
+    :param network: changed in place: it is cast.
     :param precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the CPU multiplies it.
     """
 
@@ -33,13 +34,16 @@ class TorchEngine(HostEngine):
 
     @torch.inference_mode()
     def _run_key(self, image: Frame, mark: Mark) -> tuple[Array, Any]:
-        low = self._network.low(self._normalised(image))
+        low = self._network.low(self._normalised(image))  # tuple of 1xCxhxw
         mark('low')
-        shared = self._network.high(low)
+        shared = self._network.high(low)  # tuple of tensors
         mark('high')
-        logits = _on_host(self._network.decode_key(low, shared))
+        logits = _on_host(self._network.decode_key(low, shared))  # Cxh'xw'
         mark('decode')
         return logits, shared
+
+    def _deep_half(self, image: Frame) -> Callable[[Frame], Any]:
+        return self._run_deep
 
     @torch.inference_mode()
     def _run_deep(self, image: Frame) -> Any:
@@ -49,12 +53,15 @@ class TorchEngine(HostEngine):
     def _run_current(self, image: Frame, shared: Any, mark: Mark) -> Array:
         low = self._network.low(self._normalised(image))
         mark('low')
-        logits = _on_host(self._network.decode(low, shared))
+        logits = _on_host(self._network.decode(low, shared))  # Cxh'xw'
         mark('decode')
         return logits
 
+    def _free(self) -> None:
+        del self._network, self._pixels
+
     def _normalised(self, image: Frame) -> torch.Tensor:
-        normalised: torch.Tensor = self._pixels(torch.from_numpy(image)[None])
+        normalised: torch.Tensor = self._pixels(torch.from_numpy(image)[None])  # 1x3xhxw
         return normalised.to(PRECISIONS[self.precision])
 
 

@@ -1,4 +1,4 @@
-"""What an operation yields from weights and sizes alone is computed once, not for every frame."""
+"""Constant folding: results that depend on weights and sizes alone are computed once."""
 from __future__ import annotations
 
 import operator
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-UNFILLED = ('empty', 'new_empty', 'empty_like', 'empty_strided')  # the content is yet to come
+UNFILLED = ('empty', 'new_empty', 'empty_like', 'empty_strided')
+"""Operations whose result is memory that others write into."""
 
 
 def settled(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """
-    Return a function's operations, without those that depend on none of its inputs.
+    Return a function's operations as a graph, with those that depend on no input folded.
 
     Their results become constants: kernels merged from weights, coordinates, masks of borders. On
     a GPU each of them would cost as much as any small operation.
 
-    :param function: of tensors, to a tensor or a tuple of them; what is done is the same for all
-        inputs of these sizes.
-    :param inputs: examples.
+    :param function: from tensors to a tensor or a tuple of tensors; it does the same operations
+        for all inputs of these sizes.
+    :param inputs: example inputs.
     """
-    # Before dispatch: otherwise one interpolation becomes twenty operations.
+    # Traced before dispatch: otherwise one interpolation becomes twenty operations.
     graph = make_fx(lambda *given: function(*given), pre_dispatch=True)(*inputs)
     written = _written(graph.graph)
     known: dict[fx.Node, Any] = {}
@@ -48,7 +49,7 @@ def settled(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
 
 
 def _written(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes whose tensors are written into later, and those that they come from."""
+    """Return the nodes whose tensors are written into later, and the sources of these."""
     stack = [node.args[0] for node in graph.nodes
              if getattr(getattr(node.target, '_schema', None), 'is_mutable', False)]
     written: set[fx.Node] = set()
@@ -61,7 +62,7 @@ def _written(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _repeats(target: Any) -> bool:
-    """Return whether an operation's result depends on its arguments alone, which it leaves."""
+    """Return whether an operation depends on its arguments alone and does not change them."""
     if target is operator.getitem:
         return True
     schema = getattr(target, '_schema', None)

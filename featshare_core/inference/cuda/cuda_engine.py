@@ -1,15 +1,16 @@
-"""CudaEngine: from an image to its mask, in host memory both, as one CUDA graph a mode."""
+"""CudaEngine: from an image to its mask, both in host memory, as one CUDA graph per mode."""
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
 from featshare_core.inference.cuda.dense import buffer_dense_blocks
 from featshare_core.inference.cuda.fold import FoldError, fold_batch_norms
-from featshare_core.inference.cuda.plan import Cache, Plan
+from featshare_core.inference.cuda.plan import Plan
 from featshare_core.inference.device import PRECISIONS, choose_precision
 from featshare_core.inference.engine import (
     Engine,
@@ -21,6 +22,7 @@ from featshare_core.inference.engine import (
 )
 from featshare_core.inference.parts import Pixels, prepare
 from featshare_core.inference.pixels import Size, network_size
+from featshare_core.inference.streams import StreamCache, cache_of
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
 
@@ -32,15 +34,16 @@ class CudaEngine(Engine):
     Runs a ``SplitNetwork`` on a CUDA device.
 
     Each mode is captured as a graph when an image size is first seen, in 16 bits with Triton's
-    kernels for most of it. Where these fail, or the graph's masks are not the network's, graphs of
-    PyTorch's operations take their place, and then eager execution, which ``fallback`` tells.
+    kernels for most operations. Where these fail, or the graph's masks differ from the network's,
+    graphs of PyTorch's operations replace them, and where these fail, eager execution, with the
+    reason in ``fallback``.
 
-    :param network: taken over: it is moved to the device and cast.
+    :param network: changed in place: it is moved to the device and cast.
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
     :param precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
-    :param input_size, full_size: as ``HostEngine``.
-    :param graphs: fold batch norms, buffer dense blocks, settle constants, fuse operations and
-        capture graphs; or run the network eagerly as it is.
+    :param input_size, full_size: as in ``VideoSegmenter.from_checkpoint``.
+    :param graphs: fold batch norms and constants, buffer dense blocks, fuse operations and capture
+        graphs; otherwise the network runs eagerly, unchanged.
     """
 
     def __init__(self, network: SplitNetwork, config: Config, device: torch.device,
@@ -68,55 +71,73 @@ class CudaEngine(Engine):
         self._fuses = self._graphs and self.precision != 'fp32'
         self._network = prepare(network, device, self.precision)
         self._pixels = Pixels(config).to(device)
-        # Of a higher priority than the deep halves that run beside it.
+        # A higher priority than that of the deep halves that run beside it.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == 'cuda' else None
         self._plans: OrderedDict[Size, Plan] = OrderedDict()
-        self._caches: dict[str, Cache] = {}
+        self._caches: dict[str, StreamCache] = {}
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Run the whole network and remember the deep features for the stream."""
+        """Run the whole network and keep the deep features for the stream."""
+        self._check_open()
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             plan = self._plan(frame)
             cache = self._caches.pop(stream, None)  # gone where this fails
-            if cache is None or cache.plan is not plan:
-                cache = Cache(plan, tuple(torch.empty_like(t) for t in plan.shared))
-            plan.hand_over(cache)
+            if cache is not None and cache.prepared is not plan:
+                _discard(cache)
+                cache = None
+            if cache is None:
+                cache = plan.new_cache()
+            plan.release(cache)
             prediction = plan.answer(frame, 'key', confidence, 0)
         cache.restart()
         self._caches[stream] = cache
-        plan.loaded = cache
+        plan.renewed(cache)
         return prediction
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Run the shallow half with the stream's remembered deep features."""
+        """Run the shallow half with the deep features kept for the stream."""
+        self._check_open()
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             plan = self._plan(frame)
-            cache = self._caches.get(stream)
-            if cache is None or cache.plan is not plan:
-                raise LookupError(f'stream {stream!r} has had no key frame of this size')
+            cache = cache_of(self._caches, stream, plan)
             cache.advance()
             if plan.loaded is not cache:
                 plan.load(cache)
             return plan.answer(frame, 'current', confidence, cache.lag)
 
     def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Answer as ``current`` does, and run the deep half on this frame beside what follows."""
+        """Return what ``current`` does, and start the deep half on this frame."""
         prediction = self.current(frame, stream, confidence)
         cache = self._caches[stream]
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            # The deep half's buffers are one stream's at a time, which may have fallen silent.
+            # One stream at a time has the deep half's buffers, and may have no more frames.
             for other in self._caches.values():
                 other.take()
             if any(other.newer is not None for other in self._caches.values()):
                 return prediction
-            cache.newer, cache.newer_lag = cache.plan.begin_deep(), 0
+            cache.defer(cache.prepared.begin_deep(cache))
         return replace(prediction, deferred=True)
 
     def forget(self, stream: str) -> None:
-        """Free what is remembered of a stream."""
+        """Free what is kept of a stream."""
         cache = self._caches.pop(stream, None)
-        if cache is not None and cache.plan.loaded is cache:
-            cache.plan.loaded = None
+        if cache is not None:
+            _discard(cache)
+
+    def close(self) -> None:
+        """Free the network, its graphs and buffers, and what is kept of every stream."""
+        if self.closed:
+            return
+        self.closed = True
+        for stream in list(self._caches):
+            self.forget(stream)
+        for plan in self._plans.values():
+            plan.close()
+        self._plans.clear()
+        del self._network, self._pixels
+        if self._device.type == 'cuda':
+            with suppress(RuntimeError):  # of a device that no longer works
+                torch.cuda.empty_cache()
 
     def _plan(self, frame: Frame) -> Plan:
         shape: Size = (frame.shape[0], frame.shape[1])
@@ -128,11 +149,14 @@ class CudaEngine(Engine):
                      size, shape if self._full_size else size)
         self._prepare(plan)
         self._plans[shape] = plan
-        drop_oldest(self._plans, {cache.plan.image for cache in self._caches.values()})
+        dropped = drop_oldest(self._plans,
+                              {cache.prepared.image for cache in self._caches.values()})
+        if dropped is not None:
+            dropped.close()
         return plan
 
     def _prepare(self, plan: Plan) -> None:
-        """Let a plan run the fastest way that works."""
+        """Make a plan run in the fastest way that works."""
         if self._fuses:
             try:
                 plan.settle(fused=True)
@@ -141,7 +165,7 @@ class CudaEngine(Engine):
                 return
             except torch.cuda.OutOfMemoryError:
                 raise
-            except Exception as error:  # of any kind: Triton's compiler and drivers have their own
+            except Exception as error:  # of any type: Triton's compiler and drivers have their own
                 self._fuses = False
                 self._fall_back(f'operations are not fused: {type(error).__name__}: {error}')
         if self._settles:
@@ -149,7 +173,7 @@ class CudaEngine(Engine):
                 plan.settle()
             except torch.cuda.OutOfMemoryError:
                 raise
-            except Exception as error:  # of any kind: a network may do what cannot be traced
+            except Exception as error:  # of any type: not every network can be traced
                 self._settles = False
                 self._fall_back(f'constants are computed for every frame: {error!r}')
                 plan.run_eagerly()
@@ -169,3 +193,10 @@ class CudaEngine(Engine):
         reason = reason.splitlines()[0]
         log.warning('%s; this device runs at a lower rate', reason)
         self.fallback = '; '.join(filter(None, (self.fallback, reason)))
+
+
+def _discard(cache: StreamCache) -> None:
+    """Remove the references to a cache that is no longer used."""
+    cache.restart()  # features being computed refer to it
+    if cache.prepared.loaded is cache:
+        cache.prepared.loaded = None

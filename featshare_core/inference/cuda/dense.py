@@ -1,4 +1,4 @@
-"""Dense blocks that hold their features once."""
+"""Dense blocks that hold their features in one buffer."""
 from __future__ import annotations
 
 import torch
@@ -11,10 +11,9 @@ class BufferedBlock(nn.Module):
     """
     A dense block whose layers all write into one tensor.
 
-    ``DenseBlock`` concatenates what is there anew after every layer: autograd and exporters need
-    that.
+    ``DenseBlock`` concatenates all features after every layer, as autograd and exporters need.
 
-    :param block: whose layers are taken over.
+    :param block: the layers are moved out of it.
     """
 
     def __init__(self, block: DenseBlock) -> None:
@@ -22,7 +21,7 @@ class BufferedBlock(nn.Module):
         self.layers = nn.ModuleList(block.values())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the input's channels followed by those of every layer."""
+        """Return NxDxhxw: the input's channels, NxCxhxw, followed by those of every layer."""
         images, filled, height, width = features.shape
         block = torch.empty(
             (images, filled + len(self.layers) * GROWTH, height, width), dtype=features.dtype,
@@ -35,7 +34,7 @@ class BufferedBlock(nn.Module):
 
 
 def buffer_dense_blocks(network: nn.Module) -> None:
-    """Replace a network's dense blocks, in place; it learns no more then."""
+    """Replace a network's dense blocks, in place; it cannot be trained afterwards."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, DenseBlock):

@@ -1,4 +1,4 @@
-"""Batch norms become part of the convolutions that they come after, or before."""
+"""Batch norms are folded into the convolutions before or after them."""
 from __future__ import annotations
 
 from collections import Counter
@@ -11,18 +11,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featshare_core.networks.split import SplitNetwork
 
-FARTHEST = 1e4  # a bound beyond which no feature lies, and which fp16 still holds
-SIDE = 256  # pixels, at least, of the image that a network is looked at with: PAN wants 128
-SAME = 1e-2  # mean difference of the logits, as a share of their mean size
+FARTHEST = 1e4
+"""Largest bound of a channel; no feature exceeds it, and fp16 can represent it."""
+SIDE = 256
+"""Least side of the image that a network is traced on, in pixels; smp's PAN needs 128."""
+SAME = 1e-2
+"""Largest mean difference of the logits, as a share of their mean absolute value."""
 
 
 class FoldError(RuntimeError):
-    """A network that is not the same once its batch norms are folded; it is left as it was."""
+    """Folding would change a network's logits; the network is unchanged."""
 
 
 class Clamp(nn.Module):
     """
-    Bounds of each channel: what is left of a norm and its ReLU that a convolution takes in.
+    Bounds of each channel: what remains of a norm and its ReLU after folding.
 
     :param low, high: the bounds of C channels.
     """
@@ -33,11 +36,11 @@ class Clamp(nn.Module):
     def __init__(self, low: Tensor, high: Tensor) -> None:
         super().__init__()
         self.register_buffer('low', low.view(-1, 1, 1))
-        # Most networks learn no negative scale: then one bound does.
+        # Most networks learn no negative scale: then there is no upper bound.
         self.register_buffer('high', high.view(-1, 1, 1) if high.isfinite().any() else None)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return NxCxhxw features within the bounds."""
+        """Return NxCxhxw features, clamped to the bounds."""
         if self.high is None:
             return torch.maximum(features, self.low)
         return torch.clamp(features, self.low, self.high)
@@ -45,19 +48,19 @@ class Clamp(nn.Module):
 
 def fold_batch_norms(network: SplitNetwork) -> int:
     """
-    Fold, in place, every batch norm into a convolution that is alone with it.
+    Fold, in place, every batch norm that is applied to one convolution's output or input only.
 
-    A norm after a convolution changes that one's weights and bias, and so does one before a 1x1
-    convolution. With a ReLU between these, as in DenseNet, ``relu(s x + t) = s max(x, -t/s) + t``
-    for s > 0: a bound for each channel stays, and the convolution takes in what is linear, also
-    through an average pool. All this is exact.
+    A norm after a convolution is folded into its weights and bias, and so is one before a 1x1
+    convolution. With a ReLU between the latter, as in DenseNet, ``relu(s x + t) =
+    s max(x, -t/s) + t`` for s > 0: a bound per channel remains, and the linear part is folded into
+    the convolution, also through an average pool. All this is exact.
 
-    Which norms these are is seen on one image, in what autograd records of it as a key frame and
-    as a current frame: any network will do.
+    The norms are found in the graph that autograd records of one image as a key frame and as a
+    current frame, and so in any network.
 
     :param network: in evaluation mode, in fp32 on the CPU.
-    :returns: how many.
-    :raises FoldError: for a network with layers of a special kind.
+    :returns: the number of norms folded.
+    :raises FoldError: where the logits would change.
     """
     side = -(-SIDE // network.input_multiple) * network.input_multiple
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -82,7 +85,7 @@ def fold_batch_norms(network: SplitNetwork) -> int:
     if not same:
         for module in (*norms, *convs):
             _replace(network, names[module], module)
-        raise FoldError('batch norms are not folded: this network gives other logits then')
+        raise FoldError('batch norms are not folded: this network would give other logits')
     return len(before) + len(after)
 
 
@@ -99,13 +102,13 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _activation(norm: nn.BatchNorm2d) -> nn.Module | None:
-    """Return what a norm does after normalising: ``NormReLU`` and timm's BatchNormAct2d do."""
+    """Return the activation inside a norm, which ``NormReLU`` and timm's BatchNormAct2d have."""
     activation: nn.Module | None = getattr(norm, 'act', None)
     return activation
 
 
 def _divided(norm: nn.BatchNorm2d) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return a module and C scales and shifts: the norm gives that one's scaled and shifted."""
+    """Return a module and C scales and shifts that, applied to its output, equal the norm."""
     assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -115,14 +118,14 @@ def _divided(norm: nn.BatchNorm2d) -> tuple[nn.Module, Tensor, Tensor]:
         low = high = -shift / scale
         never = (scale == 0) & (shift < 0) | (scale > 0) & (low > FARTHEST) \
             | (scale < 0) & (high < -FARTHEST)
-        # A bound that nothing meets is none: fp16 might hold it no more.
+        # A bound that no feature reaches is removed: fp16 might not represent it.
         low = low.masked_fill(never | ~(scale > 0) | (low < -FARTHEST), -torch.inf)
         high = high.masked_fill(never | ~(scale < 0) | (high > FARTHEST), torch.inf)
         return Clamp(low, high), scale.masked_fill(never, 0), shift.masked_fill(never, 0)
 
 
 def _taken_in(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """Return a 1x1 convolution of what is yet to be scaled and shifted."""
+    """Return a 1x1 convolution that includes the scaling and shifting of its input."""
     rows, columns = conv.stride
     taken_in = nn.Conv2d(conv.in_channels, conv.out_channels, 1, (rows, columns))
     assert taken_in.bias is not None
@@ -136,11 +139,11 @@ def _taken_in(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
 
 class _Trace:
     """
-    What autograd records of one image as a key frame, and as the current frame after it.
+    The graph that autograd records of one image as a key frame, and as the current frame after it.
 
     ``runs`` counts how often each module runs, ``uses`` how often the result of each node of
-    autograd's graph is used. ``took`` has the node of every input that a module took, ``gave``
-    the module that a node is the result of.
+    autograd's graph is used. ``took`` lists each module that ran with the node of its input,
+    ``gave`` maps a node to the module that it is the result of.
     """
 
     def __init__(self, network: SplitNetwork, image: Tensor) -> None:
@@ -168,8 +171,8 @@ class _Trace:
         self.gave[output.grad_fn] = module
 
     def pairs(self, find: _Find) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
-        """Return the norms and convolutions that have no part but this one in the network."""
-        # A result that is used elsewhere too has to stay as it is.
+        """Return the norms and convolutions that are applied in these pairs only."""
+        # A result that is also used elsewhere must not change.
         found = Counter((norm, conv) for between, norm, conv in find(self)
                         if all(self.uses[node] == 1 for node in between))
         return [(norm, conv) for (norm, conv), times in found.items()
@@ -181,17 +184,17 @@ _Find = Callable[[_Trace], _Found]
 
 
 def _norms_after(trace: _Trace) -> _Found:
-    """Yield what lies between, the norm and the convolution that gives what it takes."""
+    """Yield the nodes between, the norm, and the convolution before it."""
     for norm, node in trace.took:
         conv = trace.gave.get(node)
-        # Of subclasses that do more than to normalise, only the activation is known.
+        # Of subclasses that do more than normalise, only an activation can be kept.
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) \
                 and (type(norm) is nn.BatchNorm2d or _activation(norm)):
             yield [node], norm, conv
 
 
 def _norms_before(trace: _Trace) -> _Found:
-    """Yield the same for the 1x1 convolutions that take what a norm, or its ReLU, gives."""
+    """Yield the nodes between, the norm (with its ReLU), and the 1x1 convolution after it."""
     for conv, node in trace.took:
         if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1) \
                 or conv.padding != (0, 0) or conv.groups != 1:

@@ -1,16 +1,15 @@
-"""Plan: the buffers and the graphs for one image size."""
+"""Plan: the buffers and the CUDA graphs for one image size."""
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featshare_core.inference.cuda.constants import settled
@@ -19,45 +18,13 @@ from featshare_core.inference.device import kernels_chosen
 from featshare_core.inference.engine import Frame, Prediction
 from featshare_core.inference.parts import Pixels
 from featshare_core.inference.pixels import Size
+from featshare_core.inference.streams import Pending, StreamCache
 from featshare_core.networks.split import SplitNetwork, Tensors
 
-WARM_UP_RUNS = 3  # cuDNN chooses its kernels in the first ones
-SAME = 0.98  # share of pixels on which a captured graph must agree with eager execution
-
-
-@dataclass
-class Cache:
-    """
-    A stream's shared tensors; the fields are those of ``host_engine.Cache``.
-
-    While a plan has it ``loaded``, its newest tensors may be the plan's, and not yet ``saved``: a
-    camera that is alone never copies any.
-    """
-
-    plan: Plan
-    shared: Tensors
-    saved: bool = False
-    lag: int = 0
-    newer: Any = None
-    newer_lag: int = 0
-
-    def restart(self) -> None:
-        """Begin anew at a key frame; what was on its way is older than that."""
-        self.lag, self.newer, self.saved = 0, None, False
-
-    def advance(self) -> None:
-        """Go to the next frame."""
-        self.lag += 1
-        self.newer_lag += 1
-        self.take()
-
-    def take(self) -> None:
-        """Take newer features over if they are there."""
-        if self.newer is None or not self.newer.query():
-            return
-        self.saved = self.plan.loaded is not self
-        _copy(self.shared if self.saved else self.plan.shared, self.plan.deep_shared)
-        self.lag, self.newer = self.newer_lag, None
+WARM_UP_RUNS = 3
+"""Number of runs before a capture; cuDNN chooses its kernels in them."""
+SAME = 0.98
+"""Least share of pixels on which a captured graph agrees with eager execution."""
 
 
 @contextmanager
@@ -74,7 +41,15 @@ def _carried_by(network: SplitNetwork, kernels: Any) -> Iterator[None]:
 
 
 class Plan:
-    """Buffers and graphs for one image size: nothing is allocated while frames come."""
+    """
+    Buffers and graphs for one image size; a frame allocates nothing on the device.
+
+    Current frames read the shared tensors in the plan's buffers. The stream whose tensors are
+    there is ``loaded``; they are copied into its own cache only when another stream needs the
+    buffers, so that a single camera copies none.
+
+    :param image, size, mask: (height, width) of the images, the network's input and the masks.
+    """
 
     def __init__(self, network: SplitNetwork, pixels: Pixels, device: torch.device,
                  dtype: torch.dtype, image: Size, size: Size, mask: Size) -> None:
@@ -85,12 +60,14 @@ class Plan:
         self._image = torch.zeros(1, *image, 3, dtype=torch.uint8, device=device)
         # The mask, and the confidence.
         self._host_planes = torch.empty(2, *mask, dtype=torch.uint8, pin_memory=pinned)
-        self.loaded: Cache | None = None
-        self._kernels: Any = None  # while operations are traced that are to be few
+        self.loaded: StreamCache | None = None
+        self._saved = False  # whether the loaded cache's own tensors are up to date
+        self._kernels: Any = None  # while fused operations are traced
         with torch.inference_mode():
             shared = self._deep_half(self._image)
             self.shared = tuple(torch.empty_like(tensor) for tensor in shared)
             self.deep_shared = tuple(torch.empty_like(tensor) for tensor in shared)
+        self._traced: list[nn.Module] = []
         self._runs: dict[tuple[str, bool], Callable[[], None]]
         self._deep_run: Callable[[], None]
         self._deep_stream = torch.cuda.Stream(device, priority=0) if pinned else None
@@ -98,7 +75,7 @@ class Plan:
         self.run_eagerly()
 
     def run_eagerly(self) -> None:
-        """Run the modes' operations one by one, as the network does them."""
+        """Run each mode's operations one by one, as the network does."""
         self._use(lambda function, *inputs: function)
 
     def settle(self, fused: bool = False) -> None:
@@ -130,20 +107,24 @@ class Plan:
         with torch.inference_mode():
             key = prepared(self._key_logits, self._image)
             current = prepared(self._current_logits, self._image, *self.shared)
+            deep = prepared(self._deep_half, self._image)
+            made = [key, current, deep]
             for sure in (False, True):
                 decided = prepared(partial(self._decided, sure), *logits)
                 runs['key', sure] = partial(self._key, key, decided)
                 runs['current', sure] = partial(self._current, current, decided)
-            deep_run = partial(self._deep, prepared(self._deep_half, self._image))
-        self._runs, self._deep_run = runs, deep_run
+                made.append(decided)
+        self._runs, self._deep_run = runs, partial(self._deep, deep)
+        self._traced += [function for function in made if isinstance(function, nn.Module)]
 
     def capture(self) -> None:
         """
         Capture every mode as a graph.
 
-        :raises RuntimeError: where that fails, or the graph's mask is another than the network's.
+        :raises RuntimeError: where that fails, or the graph's mask differs from the network's.
         """
-        # Graphs read the constants of what they were captured from, but do not keep them.
+        # Graphs read the constants of the functions that they were captured from, but hold no
+        # reference to them.
         self._read = runs, deep_run = self._runs, self._deep_run
         self.run_eagerly()
         eager = self._runs
@@ -151,8 +132,8 @@ class Plan:
         self._host_image.copy_(torch.randint(0, 256, self._host_image.shape, generator=rng))
         graphs: dict[tuple[str, bool], Callable[[], None]] = {}
         with torch.inference_mode(), torch.cuda.device(self._device), kernels_chosen():
-            # A graph keeps the priority of the stream that it is captured on. Those that never run
-            # beside each other, and leave nothing for each other there, share their memory.
+            # A graph keeps the priority of the stream that it is captured on. Graphs that never
+            # run beside each other, and pass nothing to each other in it, share one memory pool.
             side = torch.cuda.Stream(self._device, priority=-1)
             pool = torch.cuda.graph_pool_handle()
             for mode, run in runs.items():
@@ -174,20 +155,24 @@ class Plan:
 
     def _captured(self, run: Callable[[], None], side: torch.cuda.Stream,
                   pool: Any) -> Callable[[], None]:
-        # As PyTorch wants it: warmed up on a stream of its own, then captured.
+        # As PyTorch requires: warmed up on a side stream, then captured.
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_RUNS):
                 run()
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # What other threads of the process do on the device shall not spoil it.
+        # Other threads' work on the device must not invalidate the capture.
         with torch.cuda.graph(graph, pool, side, capture_error_mode='thread_local'):
             run()
         return graph.replay
 
     def answer(self, frame: Frame, mode: str, confidence: bool, lag: int) -> Prediction:
-        """Run a mode on a frame and wait for its mask: the only wait there is."""
+        """
+        Run a mode on an HxWx3 uint8 frame and wait for its mask: a frame's only wait.
+
+        :param mode: ``key`` or ``current``.
+        """
         start = time.perf_counter()
         np.copyto(self._host_image.numpy()[0], frame)
         staged = time.perf_counter()
@@ -195,7 +180,7 @@ class Plan:
         if self._device.type == 'cuda':
             torch.cuda.current_stream(self._device).synchronize()
         done = time.perf_counter()
-        # Buffers are written anew by the next frame; the caller keeps what it gets.
+        # The next frame overwrites the buffers; the caller keeps the copies.
         planes = self._host_planes.numpy()
         mask, sure = planes[0].copy(), planes[1].copy() if confidence else None
         end = time.perf_counter()
@@ -203,49 +188,80 @@ class Plan:
             'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
             'postprocess': 1e3 * (end - done)})
 
-    def hand_over(self, cache: Cache) -> None:
-        """Free the shared tensors' buffers for a stream's."""
-        if self.loaded is not None and self.loaded is not cache and not self.loaded.saved:
+    def new_cache(self) -> StreamCache:
+        """Return a cache for a stream, with shared tensors yet to be filled."""
+        return StreamCache(self, tuple(torch.empty_like(tensor) for tensor in self.shared))
+
+    def release(self, cache: StreamCache) -> None:
+        """Save the loaded stream's tensors, unless it is ``cache``, which a key frame renews."""
+        if self.loaded is not None and self.loaded is not cache and not self._saved:
             _copy(self.loaded.shared, self.shared)
-            self.loaded.saved = True
         self.loaded = None
 
-    def load(self, cache: Cache) -> None:
-        """Copy a stream's shared tensors into the buffers that current frames read."""
-        self.hand_over(cache)
-        _copy(self.shared, cache.shared)
-        self.loaded = cache
+    def renewed(self, cache: StreamCache) -> None:
+        """Note that the buffers hold a stream's tensors, newer than those in its cache."""
+        self.loaded, self._saved = cache, False
 
-    def begin_deep(self) -> Any:
-        """Start the deep half on the newest frame; return what ``query`` asks whether it ended."""
+    def load(self, cache: StreamCache) -> None:
+        """Copy a stream's shared tensors into the buffers that current frames read."""
+        self.release(cache)
+        _copy(self.shared, cache.shared)
+        self.loaded, self._saved = cache, True
+
+    def take_deep(self, cache: StreamCache) -> Tensors:
+        """Copy the deep half's result to where a stream's tensors are; return its cache's."""
+        if self.loaded is cache:
+            self._saved = False
+            _copy(self.shared, self.deep_shared)
+        else:
+            _copy(cache.shared, self.deep_shared)
+        shared: Tensors = cache.shared
+        return shared
+
+    def begin_deep(self, cache: StreamCache) -> Pending:
+        """Start the deep half on the newest frame, which is the cache's stream's."""
         self._deep_image.copy_(self._image)
         if self._deep_stream is None:
             self._deep_run()
-            return _Done()
+            return _DeepHalf(self, cache, None)
         self._deep_stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._deep_stream):
             self._deep_run()
             event = torch.cuda.Event()
             event.record()
-        return event
+        return _DeepHalf(self, cache, event)
+
+    def close(self) -> None:
+        """Free graphs and buffers; the plan cannot be used any more."""
+        if self._device.type == 'cuda':
+            with suppress(RuntimeError):  # of a device that no longer works
+                # A deep half that nobody waits for may still be writing.
+                torch.cuda.synchronize(self._device)
+        # What runs the modes refers back to the plan, and traced modules refer to themselves:
+        # otherwise they would wait for the garbage collector.
+        for module in self._traced:
+            vars(module).clear()
+        vars(self).clear()
 
     def _input(self, image: Tensor) -> Tensor:
-        """Return an image as the network takes it."""
+        """Return a 1xHxWx3 uint8 image as the network's input, 1x3xhxw."""
         if self._kernels:
             normalised: Tensor = self._kernels.normalise(
                 image, self._pixels.scale, self._pixels.shift, *self._size, self._dtype)
             return normalised
-        pixels = self._pixels(image)
+        pixels = self._pixels(image)  # 1x3xHxW
         if pixels.shape[-2:] != self._size:
             pixels = F.interpolate(pixels, self._size, mode='bilinear', antialias=True)
         return pixels.to(self._dtype, memory_format=torch.channels_last)
 
     def _key_logits(self, image: Tensor) -> Tensors:
+        """Return 1xCxh'xw' logits, and the shared tensors."""
         low = self._network.low(self._input(image))
         shared = self._network.high(low)
         return self._network.decode_key(low, shared), *shared
 
     def _current_logits(self, image: Tensor, *shared: Tensor) -> Tensor:
+        """Return 1xCxh'xw' logits."""
         return self._network.decode(self._network.low(self._input(image)), shared)
 
     def _deep_half(self, image: Tensor) -> Tensors:
@@ -278,10 +294,21 @@ class Plan:
         _copy(self.deep_shared, half(self._deep_image))
 
 
-class _Done:
-    def query(self) -> bool:
-        """Return that it ended: on the CPU, the deep half runs at once."""
-        return True
+class _DeepHalf:
+    """
+    A deep half's result in the plan's buffers, once ``event`` has been reached.
+
+    :param event: recorded after it; None on the CPU, where it has already run.
+    """
+
+    def __init__(self, plan: Plan, cache: StreamCache, event: torch.cuda.Event | None) -> None:
+        self._plan, self._cache, self._event = plan, cache, event
+
+    def done(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def result(self) -> Tensors:
+        return self._plan.take_deep(self._cache)
 
 
 def _copy(to: Tensors, source: Tensors) -> None:

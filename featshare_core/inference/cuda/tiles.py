@@ -1,4 +1,4 @@
-"""Upsampling and argmax on the device, a band of rows at a time."""
+"""Upsampling and argmax on the device, one band of rows at a time."""
 from __future__ import annotations
 
 import torch
@@ -7,14 +7,16 @@ from torch.nn import functional as F
 
 from featshare_core.inference.pixels import Size
 
-TILE_BYTES = 16 << 20  # of full-width float logits: they stay in a GPU's second-level cache
+TILE_BYTES = 16 << 20
+"""Size of a band's full-width fp32 logits, in bytes: they fit a GPU's second-level cache."""
 
 
 def winning_class(logits: Tensor, size: Size, mask: Tensor, confidence: Tensor | None) -> None:
     """
     Upsample logits bilinearly and write the winning class of each pixel.
 
-    The same as upsampling them all (corners not aligned), but full-size logits are never held.
+    The result is that of upsampling all logits (corners not aligned), but full-size logits are
+    never held.
 
     :param logits: 1xCxhxw, of any floating type.
     :param mask: HxW uint8, of ``size``: the class ids.
@@ -33,10 +35,10 @@ def winning_class(logits: Tensor, size: Size, mask: Tensor, confidence: Tensor |
     for start in range(0, height, band):
         part = slice(start, min(height, start + band))
         lines = torch.lerp(logits.index_select(2, first[part]),
-                           logits.index_select(2, second[part]), weight[:, :, part])
-        scores = F.interpolate(lines, (lines.shape[2], width), mode='bilinear')
-        winner = scores.max(1)
+                           logits.index_select(2, second[part]), weight[:, :, part])  # 1xCxbxw
+        scores = F.interpolate(lines, (lines.shape[2], width), mode='bilinear')  # 1xCxbxW
+        winner = scores.max(1)  # values and indices, 1xbxW
         mask[part] = winner.indices[0]
         if confidence is not None:
-            share = (winner.values - scores.logsumexp(1)).exp()
-            confidence[part] = (255 * share).round()[0]
+            probability = (winner.values - scores.logsumexp(1)).exp()  # 1xbxW
+            confidence[part] = (255 * probability).round()[0]

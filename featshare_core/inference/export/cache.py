@@ -1,4 +1,4 @@
-"""Exported models on disk, so that a robot waits for the exporter once, not at every start."""
+"""Cache of exported models on disk, so that a robot exports them once, not at every start."""
 from __future__ import annotations
 
 import hashlib
@@ -16,21 +16,22 @@ import torch
 from torch import nn
 
 KEPT = 16
-"""So many entries stay, those used last: one for each network, cut and image size."""
+"""Number of entries kept, the most recently used; one per network, cut and image size."""
 DIGEST = hashlib.sha256().digest_size
+"""Size of the checksum before the content, in bytes."""
 PACKAGE = Path(__file__).parents[2]
 LIBRARIES = ('torch', 'onnx', 'segmentation-models-pytorch', 'timm', 'torchvision')
-"""Whose code models come from, beside the package's own."""
+"""Libraries whose code decides what a model contains, beside the package's own."""
 
 log = logging.getLogger(__name__)
 
 
 def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
     """
-    Return the files that an earlier start made for the same ``identity``, or make and keep them.
+    Return the files that were kept for ``identity``, or make and keep them.
 
-    They lie in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
-    once they are there. A warning says where nothing can be kept, or what was kept is damaged.
+    They are in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
+    once it holds them. Where files cannot be kept, or are damaged, a warning is logged.
     """
     path = _folder() / identity
     files = _read(path)
@@ -39,12 +40,12 @@ def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[st
         try:
             _write(path, files)
         except OSError as error:
-            log.warning('exported models are not kept, so every start makes them anew: %s', error)
+            log.warning('exported models cannot be kept, so every start exports them: %s', error)
     return files
 
 
 def identity(network: nn.Module, *more: object) -> str:
-    """Return a name for what a network, with its weights, and ``more`` are exported to."""
+    """Return the name of the models that a network, its weights and ``more`` are exported to."""
     digest = hashlib.sha256(repr((_code(), network, more)).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
@@ -54,7 +55,7 @@ def identity(network: nn.Module, *more: object) -> str:
 
 @cache
 def _code() -> tuple[str, ...]:
-    """Return what tells the code apart: models of another version of it are not to be met."""
+    """Return the version of the code; models that other code has exported must not be found."""
     sources = hashlib.sha256()
     for room in ('networks', 'inference'):
         for file in sorted((PACKAGE / room).rglob('*.py')):
@@ -71,7 +72,7 @@ def _version(library: str) -> str:
 
 def _folder() -> Path:
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    # Without a home ~ stays as it is: such a place cannot be made.
+    # Where there is no home, ~ is not expanded: then a folder that cannot be created.
     return Path(base if base[0] != '~' else os.devnull, 'featshare', 'models')
 
 
@@ -79,11 +80,11 @@ def _read(path: Path) -> Mapping[str, bytes] | None:
     try:
         content = path.read_bytes()
     except OSError:
-        return None  # whether it can be made is for the writing to say
+        return None  # where the folder cannot be used, writing to it reports that
     with suppress(OSError):
         os.utime(path)
     if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-        log.warning('%s is damaged, and is made anew', path)
+        log.warning('%s is damaged and is exported again', path)
         return None
     with zipfile.ZipFile(io.BytesIO(content[DIGEST:])) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -95,14 +96,14 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(packed, 'w') as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    # Whole or not at all: another process may read it.
+    # Renamed once complete: another process may read it.
     unfinished = path.with_suffix(f'.{os.getpid()}')
     try:
         unfinished.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    # Those that a killed process left unfinished age too; another process may remove them as well.
+    # Unfinished files of killed processes age too; another process may remove the same files.
     with suppress(FileNotFoundError):
         for file in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             file.unlink()

@@ -10,8 +10,9 @@ def export_command(arguments: argparse.Namespace) -> None:
     """
     Write a checkpoint as two ONNX models: what a key frame runs, and what a current frame runs.
 
-    The folder holds key.onnx, current.onnx and config.json; whoever takes --weights takes it
-    too. Images are uint8 RGB, of one size.
+    The folder holds key.onnx, current.onnx and config.json. The node, segment_bag and the demo,
+    featshare segment and featshare evaluate take it as weights; the other commands cut the
+    network themselves and need its checkpoint. Images are uint8 RGB, of one size.
     """
     from featshare_core.inference.export.models import export
     from featshare_core.networks.checkpoint import load_checkpoint

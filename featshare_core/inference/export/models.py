@@ -1,6 +1,7 @@
 """A network as two ONNX models: what a key frame runs, and what a current frame runs."""
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import warnings
@@ -16,11 +17,18 @@ from torch import Tensor
 from featshare_core.inference.export.cache import cached, identity
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
-from featshare_core.networks.checkpoint import CheckpointError, Config, parse_config
+from featshare_core.networks.checkpoint import (
+    CheckpointError,
+    Config,
+    find_checkpoint,
+    load_checkpoint,
+    parse_config,
+)
 from featshare_core.networks.split import SplitNetwork
 
 KEY_FILE, CURRENT_FILE, CONFIG_FILE = 'key.onnx', 'current.onnx', 'config.json'
-OPSET = 20  # the newest that PyTorch's tracing exporter writes
+OPSET = 20
+"""Version of ONNX's operators: the newest that PyTorch's tracing exporter writes."""
 
 
 class Models(NamedTuple):
@@ -36,7 +44,7 @@ class Models(NamedTuple):
 
 
 class ModelSource(ABC):
-    """Where an engine gets its models from."""
+    """Provides an engine's models."""
 
     config: Config
     multiple: int
@@ -48,7 +56,7 @@ class ModelSource(ABC):
 
 
 class NetworkModels(ModelSource):
-    """Models made from a network, of any size."""
+    """Models of any size, exported from a network."""
 
     def __init__(self, network: SplitNetwork, config: Config) -> None:
         self.config = config
@@ -110,6 +118,44 @@ class ExportedModels(ModelSource):
                       (self.folder / CURRENT_FILE).read_bytes())
 
 
+def is_exported(weights: str | Path) -> bool:
+    """Return whether ``weights`` names a folder that ``export`` has written."""
+    return (Path(weights).expanduser() / CONFIG_FILE).is_file()
+
+
+def fingerprint(weights: str | Path) -> str:
+    """
+    Return the SHA-256 of a checkpoint's file, or of an exported folder's files, in hexadecimal.
+
+    :raises CheckpointError: where there is neither.
+    """
+    if not is_exported(weights):
+        return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()
+    folder = ExportedModels(Path(weights).expanduser()).folder
+    files = hashlib.sha256()
+    for name in (KEY_FILE, CURRENT_FILE, CONFIG_FILE):
+        files.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return files.hexdigest()
+
+
+def read_config(weights: str | Path) -> Config:
+    """
+    Return the config of a checkpoint or of an exported folder.
+
+    :raises CheckpointError: where it cannot be read.
+    """
+    if is_exported(weights):
+        return ExportedModels(Path(weights).expanduser()).config
+    return load_checkpoint(weights)[1]
+
+
+def absolute_weights(weights: str) -> str:
+    """Return weights that name the same in every working directory; shipped names as they are."""
+    path = Path(weights).expanduser()
+    named = not path.suffix and len(path.parts) == 1 and not is_exported(weights)
+    return weights if named else str(path.resolve())
+
+
 def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size) -> None:
     """
     Write key.onnx, current.onnx and their config.json for images of (height, width) pixels.
@@ -137,8 +183,8 @@ def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],
           outputs: list[str]) -> bytes:
     buffer: Any = io.BytesIO()  # documented, but not typed, as taken in place of a path
     with warnings.catch_warnings(), torch.no_grad():
-        # The shapes that tracing fixes are wanted fixed; it takes a second where the newer
-        # exporter, which the other warning is for, takes a minute.
+        # Shapes that tracing fixes are meant to be fixed. The newer exporter, which the second
+        # warning recommends, takes a minute instead of a second.
         warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
         warnings.filterwarnings('ignore', 'Constant folding')

@@ -1,0 +1,125 @@
+"""The tables of docs/models, by the name that a page marks them with; see ``pages.fill``."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from featshare_core.evaluation.provenance import read_json
+from featshare_core.evaluation.tables import Result, percent, table
+
+DATA = 'camvid-val'
+CUTS = (1, 2, 3)
+INTERVAL = 5
+"""Of the headline scores, in frames."""
+INTERVALS = (5, 10, 15)
+"""Intervals of the losses, in frames; the longest is that of the scores by lag."""
+
+PER_FRAME_GOALS = {'default': 72.0, 'densenet121': 68.0}
+"""Lowest mIoU of key frames, in percent."""
+LOSS_GOALS: dict[int, dict[int, tuple[float | None, float | None]]] = {
+    1: {10: (0.3, None)},
+    2: {5: (0.5, 1.0), 10: (1.5, 3.0), 15: (3.0, None)},
+    3: {5: (1.5, None)}}
+"""Most that sharing may cost, in points of mIoU: by shared levels and interval, its mean over the
+interval and its worst lag."""
+
+
+def scores(results: Path, weights: str) -> str:
+    """Return the headline scores of a checkpoint, a row for each cut, in percent."""
+    rows = []
+    for cut in CUTS:
+        one = _read(results, weights, cut, INTERVAL)
+        miou = one['miou']
+        rows.append([cut, *(percent(miou[key]) for key in
+                            ('key', 'current_mean', 'current_worst', 'weighted')),
+                     percent(one['vc8']['key']), percent(one['vc8']['deployed'])])
+    return table(['shared levels', 'key frames', 'current frames, mean', 'worst lag',
+                  'all frames', 'VC_8, every frame a key frame', 'VC_8'], rows)
+
+
+def classes(results: Path, weights: str) -> str:
+    """Return the IoU of each class on key frames and on current frames of each cut, in percent."""
+    found = [_read(results, weights, cut, INTERVAL)['per_class'] for cut in CUTS]
+    return table(['', 'key frames', *(f'current, {_levels(cut)}' for cut in CUTS)],
+                 [[name, percent(found[0][name]['key']),
+                   *(percent(one[name]['current_mean']) for one in found)] for name in found[0]])
+
+
+def losses(results: Path, weights: str) -> str:
+    """Return what sharing costs against the key frames of the same frames, in points of mIoU."""
+    rows = []
+    for cut in CUTS:
+        rows.append([cut, *(' / '.join(f'{loss:.2f}' for loss in
+                                       _loss(results, weights, cut, interval))
+                            for interval in INTERVALS)])
+    return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)], rows)
+
+
+def loss_goals() -> str:
+    """Return what sharing may cost at most, in points of mIoU, by shared levels and interval."""
+    def bounds(cut: int, interval: int) -> str:
+        found = LOSS_GOALS[cut].get(interval)
+        return ' / '.join('none' if one is None else f'{one:g}' for one in found) if found else ''
+
+    return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)],
+                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in CUTS])
+
+
+def goals_missed(results: Path) -> str:
+    """Return the goals of accuracy that the shipped checkpoints miss."""
+    return table(['checkpoint', 'goal', 'bound', 'reached'], _missed(results))
+
+
+def _missed(results: Path) -> Iterator[list[str]]:
+    """Yield a row for each goal missed."""
+    for weights, bound in PER_FRAME_GOALS.items():
+        reached = _read(results, weights, 2, INTERVAL)['miou']['key']
+        if reached < bound:
+            yield [f'`{weights}`', 'mIoU of key frames, %', f'at least {bound:g}',
+                   f'{reached:.2f}']
+        for cut, by_interval in LOSS_GOALS.items():
+            for interval, bounds in by_interval.items():
+                lost = _loss(results, weights, cut, interval)
+                for kind, most, reached in zip(('mean', 'worst lag'), bounds, lost):
+                    if most is not None and reached > most:
+                        yield [f'`{weights}`', f'{_levels(cut)}, interval {interval}: points '
+                               f'lost, {kind}', f'at most {most:g}', f'{reached:.2f}']
+
+
+def networks(results: Path) -> str:
+    """Return what sharing saves in segmentation_models_pytorch's networks, by cut, in percent."""
+    rows = []
+    for one in read_json(results / 'networks.json')['networks']:
+        whole, cuts = one['whole'], one['cuts']
+        rows.append([one['architecture'], one['encoder'], f'{1e-9 * whole["multiply_adds"]:.1f}',
+                     f'{whole["milliseconds"]:.0f}',
+                     *(f'{100 * cuts[cut]["multiply_adds_saved"]:.0f} / '
+                       f'{100 * cuts[cut]["time_saved"]:.0f}' if cut in cuts else ''
+                       for cut in '1234')])
+    return table(['architecture', 'encoder', 'whole, 1e9 multiply-adds', 'ms', *'1234'], rows)
+
+
+def _read(results: Path, weights: str, cut: int, interval: int) -> Result:
+    return read_json(results / DATA / f'{weights}-{cut}-levels-interval-{interval}.json')
+
+
+def _loss(results: Path, weights: str, cut: int, interval: int) -> tuple[float, float]:
+    """Return points of mIoU below lag 0: of the mean over all lags, and of the worst lag."""
+    by_lag = _read(results, weights, cut, max(INTERVALS))['miou']['per_lag'][:interval]
+    return by_lag[0] - sum(by_lag) / interval, by_lag[0] - min(by_lag[1:])
+
+
+def _levels(cut: int) -> str:
+    return f'{cut} level{"s" * (cut != 1)}'
+
+
+def _of(draw: Callable[[Path, str], str], weights: str) -> Callable[[Path], str]:
+    return lambda results: draw(results, weights)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    **{f'{name} of {weights}': _of(draw, weights) for weights in PER_FRAME_GOALS
+       for name, draw in (('scores', scores), ('classes', classes), ('losses', losses))},
+    'goals of losses': lambda results: loss_goals(),
+    'goals of accuracy missed': goals_missed, 'networks': networks}
+"""What draws each table from the folder docs/results."""

@@ -1,0 +1,104 @@
+"""The options of a command that segments: the live node's parameters, with its defaults."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from featshare_core.inference.export.command import size_argument
+
+if TYPE_CHECKING:
+    from featshare_core.inference.segmenter import VideoSegmenter
+
+
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """
+    What determines the masks of a video: the network, how it runs, and its key frames.
+
+    :param shared_levels: None for the checkpoint's own.
+    :param max_key_age: seconds of image stamps; 0 for no limit.
+    :param change_threshold: 0 to 1; counts with ``key_policy`` ``change`` only.
+    :param input_size: (width, height) of the network's input in pixels; None for the checkpoint's
+        number of pixels in the image's aspect ratio.
+    """
+
+    weights: str = 'default'
+    device: str = 'auto'
+    precision: str = 'auto'
+    engine: str = 'auto'
+    shared_levels: int | None = None
+    key_interval: int = 5
+    max_key_age: float = 0.3
+    key_policy: str = 'fixed'
+    change_threshold: float = 0.05
+    key_mode: str = 'blocking'
+    input_size: tuple[int, int] | None = None
+    mask_size: str = 'image'
+
+
+Options = TypeVar('Options', bound=SegmenterOptions)
+
+
+def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None:
+    """
+    Add the options to a command's parser.
+
+    :param stamps: whether the command's images have stamps, without which an age has no meaning.
+    """
+    def add(name: str, **arguments: Any) -> None:
+        default = getattr(SegmenterOptions, name)
+        if default is not None:
+            arguments['help'] += '; default: %(default)s'
+        parser.add_argument(f'--{name.replace("_", "-")}', default=default, **arguments)
+
+    add('weights', help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                        '`featshare export` wrote')
+    add('device', help='auto, cpu, cuda or cuda:N')
+    add('precision', help='auto, fp32, bf16 or fp16')
+    add('engine', help='auto, torch, graphs, openvino, onnx, onnx-cuda, onnx-tensorrt or '
+                       'onnx-openvino')
+    add('shared_levels', type=int, metavar='N',
+        help='pyramid levels that current frames reuse; default: as the checkpoint says')
+    add('key_interval', type=int, metavar='N', help='a key frame every N images')
+    if stamps:
+        add('max_key_age', type=float, metavar='SECONDS',
+            help='a key frame after this time at the latest; 0: no limit')
+    add('key_policy', choices=('fixed', 'change'),
+        help='change: a key frame also when the picture has changed by --change-threshold')
+    add('change_threshold', type=float, metavar='SHARE',
+        help='mean difference of brightness since the key frame, 0 to 1')
+    add('key_mode', choices=('blocking', 'deferred'),
+        help='deferred is for the live node alone, and refused here: its masks depend on timing')
+    add('input_size', type=size_argument, metavar='WxH',
+        help="of the network's input in pixels, multiples of 32; default: as many pixels as the "
+             "checkpoint was trained on, in the image's aspect ratio")
+    add('mask_size', choices=('image', 'network'), help="the image's, or the network input's")
+
+
+def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others: Any) -> Options:
+    """Return the options that a command line gives; what it lacks has its default."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(kind)
+             if hasattr(arguments, field.name)}
+    return kind(**{**given, **others})
+
+
+def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
+    """
+    Load the segmenter of the options.
+
+    :raises CheckpointError, RuntimeError, ImportError, ValueError: as
+        ``VideoSegmenter.from_checkpoint``; ValueError also for ``key_mode`` ``deferred``.
+    """
+    from featshare_core.inference.segmenter import VideoSegmenter
+    if options.key_mode == 'deferred':
+        raise ValueError('key_mode deferred is for live images alone: which features a frame '
+                         'uses depends on timing, so that two runs would give different masks; '
+                         'choose blocking')
+    if not 0 <= options.change_threshold <= 1:
+        raise ValueError(f'change_threshold must be 0 to 1, not {options.change_threshold}')
+    return VideoSegmenter.from_checkpoint(
+        options.weights, options.key_interval, options.device, options.precision,
+        options.shared_levels, options.max_key_age or None, options.input_size,
+        full_size=options.mask_size == 'image', engine=options.engine, key_mode=options.key_mode,
+        change_threshold=options.change_threshold if options.key_policy == 'change' else None)

@@ -1,0 +1,234 @@
+"""Every engine by device, precision and kind of weights: which engine runs, or which error."""
+import itertools
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from featshare_core.evaluation import latency
+from featshare_core.inference import engines
+from featshare_core.inference.cuda import cuda_engine
+from featshare_core.inference.engines import ENGINE_NAMES, installed_engines, make_engine
+from featshare_core.inference.export.models import CONFIG_FILE
+from featshare_core.inference.segmenter import VideoSegmenter
+
+# What runs by device, in a process whose PyTorch has no CUDA (left) and has it (right); an x is a
+# ValueError, a ! a RuntimeError. ONNX Runtime has CUDA in both.
+EXPECTED = """
+engine         weights     auto                  cpu                cuda:1                auto                  cpu                cuda:1
+auto           checkpoint  openvino@cpu          openvino@cpu       !                     graphs@cuda:0         openvino@cpu       graphs@cuda:1
+auto           exported    openvino@cpu          openvino@cpu       onnx-cuda@cuda:1      onnx-cuda@cuda:0      openvino@cpu       onnx-cuda@cuda:1
+torch          checkpoint  torch@cpu             torch@cpu          !                     torch@cuda:0          torch@cpu          torch@cuda:1
+torch          exported    x                     x                  x                     x                     x                  x
+graphs         checkpoint  x                     x                  !                     graphs@cuda:0         x                  graphs@cuda:1
+graphs         exported    x                     x                  x                     x                     x                  x
+openvino       checkpoint  openvino@cpu          openvino@cpu       x                     openvino@cpu          openvino@cpu       x
+openvino       exported    openvino@cpu          openvino@cpu       x                     openvino@cpu          openvino@cpu       x
+onnx           checkpoint  onnx@cpu              onnx@cpu           x                     onnx@cpu              onnx@cpu           x
+onnx           exported    onnx@cpu              onnx@cpu           x                     onnx@cpu              onnx@cpu           x
+onnx-cuda      checkpoint  onnx-cuda@cuda:0      x                  onnx-cuda@cuda:1      onnx-cuda@cuda:0      x                  onnx-cuda@cuda:1
+onnx-cuda      exported    onnx-cuda@cuda:0      x                  onnx-cuda@cuda:1      onnx-cuda@cuda:0      x                  onnx-cuda@cuda:1
+onnx-tensorrt  checkpoint  onnx-tensorrt@cuda:0  x                  onnx-tensorrt@cuda:1  onnx-tensorrt@cuda:0  x                  onnx-tensorrt@cuda:1
+onnx-tensorrt  exported    onnx-tensorrt@cuda:0  x                  onnx-tensorrt@cuda:1  onnx-tensorrt@cuda:0  x                  onnx-tensorrt@cuda:1
+onnx-openvino  checkpoint  onnx-openvino@cpu     onnx-openvino@cpu  x                     onnx-openvino@cpu     onnx-openvino@cpu  x
+onnx-openvino  exported    onnx-openvino@cpu     onnx-openvino@cpu  x                     onnx-openvino@cpu     onnx-openvino@cpu  x
+"""  # noqa: E501
+PRECISIONS = {
+    'torch@cpu': 'fp32 bf16', 'openvino@cpu': 'fp32 bf16', 'onnx@cpu': 'fp32',
+    'onnx-openvino@cpu': 'fp32', 'torch@cuda': 'fp32 bf16 fp16', 'graphs@cuda': 'fp32 bf16 fp16',
+    'onnx-cuda@cuda': 'fp32', 'onnx-tensorrt@cuda': 'fp32'}
+# With device `auto`, CUDA may be used, but ONNX Runtime computes in fp32 there: OpenVINO runs
+# instead, and that is reported.
+ELSEWHERE = {('auto', 'exported', 'auto', 'bf16'): 'openvino@cpu'}
+
+
+def cases():
+    """Yield (engine, exported, device, precision, PyTorch has CUDA) and the outcome."""
+    header, *rows = (line.split() for line in EXPECTED.strip().splitlines())
+    for (engine, weights, *outcomes), precision in itertools.product(
+            rows, ('auto', 'fp32', 'bf16', 'fp16')):
+        for index, (device, outcome) in enumerate(zip(header[2:], outcomes)):
+            has_cuda = index >= 3
+            found = outcome
+            if outcome not in 'x!' and precision != 'auto' \
+                    and precision not in PRECISIONS[outcome.partition(':')[0]].split():
+                found = ELSEWHERE.get((engine, weights, device, precision), 'x') \
+                    if has_cuda else 'x'
+            yield (engine, weights == 'exported', device, precision, has_cuda), found
+
+
+class Stub:
+    """An engine that is made of nothing, and knows what it was made for."""
+
+    trained_size = 32, 32
+    fallback = ''
+    failure = None
+    was_closed = False
+
+    def __init__(self, name, device, precision='fp32'):
+        self.name, self.device, self.precision = name, str(device), precision
+
+    def key(self, frame):
+        if self.failure is not None and self.failure[0] == self.name:
+            raise self.failure[1]
+
+    def forget(self, stream):
+        pass
+
+    def close(self):
+        Stub.was_closed = True
+
+
+@pytest.fixture
+def stubs(monkeypatch, tmp_path):
+    """Engines without their runtimes; ``packages`` are installed, ``cuda`` is PyTorch's."""
+    state = SimpleNamespace(packages={'onnx', 'openvino', 'onnxruntime'}, cuda=2)
+    monkeypatch.setattr(engines, 'find_spec', lambda package: package in state.packages or None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: state.cuda > 0)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: state.cuda)
+    monkeypatch.setattr(engines, 'load_checkpoint', lambda *_: ('network', 'config'))
+    for source in ('ExportedModels', 'NetworkModels'):
+        monkeypatch.setattr(engines, source, lambda *_: None)
+    monkeypatch.setattr(engines, 'TorchEngine', lambda network, config, precision, *_: Stub(
+        'torch', 'cpu', precision))
+    monkeypatch.setattr(
+        cuda_engine, 'CudaEngine', lambda network, config, device, precision, size, full, graphs:
+        Stub('graphs' if graphs else 'torch', device, precision))
+    openvino, onnx = ModuleType('openvino_engine'), ModuleType('onnx_engine')
+    openvino.OpenVinoEngine = lambda source, precision, *_: Stub('openvino', 'cpu', precision)
+
+    def onnx_engine(source, provider, size, full, index):
+        on_cuda = provider in ('cuda', 'tensorrt')
+        return Stub('onnx' if provider == 'cpu' else f'onnx-{provider}',
+                    f'cuda:{index}' if on_cuda else 'cpu')
+    onnx.OnnxEngine = onnx_engine
+    for name, module in (('openvino_engine', openvino), ('onnx_engine', onnx)):
+        monkeypatch.setitem(sys.modules, f'featshare_core.inference.cpu.{name}', module)
+    (tmp_path / CONFIG_FILE).touch()
+    state.exported = tmp_path
+    monkeypatch.setattr(Stub, 'failure', None)
+    monkeypatch.setattr(Stub, 'was_closed', False)
+    return state
+
+
+def outcome(weights, engine, device, precision):
+    try:
+        made = make_engine(weights, engine, device, precision)
+    except ValueError:
+        return 'x', ''
+    except RuntimeError:
+        return '!', ''
+    assert precision in ('auto', made.precision)
+    return f'{made.name}@{made.device}', made.fallback
+
+
+def test_engine_by_device_by_precision_by_weights(stubs):
+    wrong = {}
+    for (engine, exported, device, precision, has_cuda), expected in cases():
+        stubs.cuda = 2 if has_cuda else 0
+        found, fallback = outcome(stubs.exported if exported else 'default', engine, device,
+                                  precision)
+        elsewhere = has_cuda and exported and (engine, device, precision) == (
+            'auto', 'auto', 'bf16')
+        if found != expected or bool(fallback) != elsewhere:
+            wrong[engine, exported, device, precision, has_cuda] = found, expected, fallback
+    assert not wrong
+    rows = [line.split()[0] for line in EXPECTED.strip().splitlines()[1:]]
+    assert tuple(dict.fromkeys(rows)) == ENGINE_NAMES
+
+
+def test_auto_without_packages(stubs, caplog):
+    stubs.cuda = 0
+    for exported, packages, expected, reason in (
+            # OpenVINO is there, but PyTorch exports with onnx: the slower engine is reported.
+            (False, {'openvino'}, 'torch@cpu', 'engine openvino needs onnx: pip install onnx'),
+            (False, {'onnx'}, 'torch@cpu', ''), (False, set(), 'torch@cpu', ''),
+            (True, {'openvino'}, 'openvino@cpu', ''), (True, {'onnxruntime'}, 'onnx@cpu', '')):
+        caplog.clear()
+        stubs.packages = packages
+        found = outcome(stubs.exported if exported else 'default', 'auto', 'auto', 'auto')
+        assert found == (expected, reason)
+        assert bool(caplog.records) == bool(reason)
+        assert reason in caplog.text
+    stubs.packages, stubs.cuda = {'openvino'}, 2
+    found = outcome(stubs.exported, 'auto', 'auto', 'auto')
+    assert found == ('openvino@cpu',
+                     'engine onnx-cuda needs onnxruntime-gpu: pip install onnxruntime-gpu')
+    for engine, device, message in (
+            ('auto', 'cuda', 'onnx-cuda needs onnxruntime-gpu: pip install onnxruntime-gpu$'),
+            ('onnx-openvino', 'auto', 'pip install onnxruntime-openvino$')):
+        with pytest.raises(ImportError, match=message):
+            make_engine(stubs.exported, engine, device)
+    with pytest.raises(ImportError, match=r'pip install onnxruntime-gpu onnx$'):
+        make_engine(engine='onnx-tensorrt')
+
+
+def test_an_engine_of_auto_that_fails_is_closed_and_the_next_one_runs(stubs, caplog):
+    stubs.cuda = 2
+    Stub.failure = 'onnx-cuda', RuntimeError('no such library\nand a long story')
+    assert outcome(stubs.exported, 'auto', 'auto', 'fp32') == (
+        'openvino@cpu', 'engine onnx-cuda does not start: RuntimeError: no such library')
+    assert Stub.was_closed
+    assert 'engine openvino runs instead' in caplog.text
+    # Where CUDA was asked for, nothing else stands in.
+    assert outcome(stubs.exported, 'auto', 'cuda', 'fp32') == ('onnx-cuda@cuda:0', '')
+    # An argument that no engine could take is no reason for another engine.
+    Stub.failure = 'openvino', ValueError('input_size 65x32 is not made of multiples of 32')
+    with pytest.raises(ValueError, match='65x32'):
+        make_engine(device='cpu')
+
+
+def test_what_is_installed_is_timed(stubs):
+    stubs.packages = {'onnx', 'openvino', 'onnxruntime'}
+    assert installed_engines('cpu') == ['torch', 'openvino', 'onnx', 'onnx-openvino']
+    assert installed_engines('cuda') == ['torch', 'graphs', 'onnx-cuda', 'onnx-tensorrt']
+    for device, packages, expected in (
+            ('cpu', {'onnx', 'openvino', 'onnxruntime'},
+             ['eager-fp32', 'eager-bf16', 'openvino', 'onnx']),
+            ('cpu', {'openvino'}, ['eager-fp32', 'eager-bf16']),
+            ('cuda', {'onnx', 'openvino'}, ['eager-fp32', 'eager-bf16', 'graphs'])):
+        stubs.packages = packages
+        found = latency.engines_for('default', 2, torch.device(device), (64, 64))
+        assert list(found) == expected
+        assert {one.device for one in found.values()} <= {'cpu', 'cuda:0'}
+
+
+def test_what_is_not_installed_or_unknown_is_said(monkeypatch):
+    with pytest.raises(ValueError, match='none of auto, torch, graphs'):
+        make_engine(engine='tensorflow')
+    for engine, device, message in (
+            ('graphs', 'cpu', 'graphs runs on cuda, not on cpu'),
+            ('openvino', 'cuda', 'openvino runs on cpu, not on cuda'),
+            ('onnx', 'cuda:1', 'onnx runs on cpu, not on cuda:1'),
+            ('onnx-cuda', 'cpu', 'onnx-cuda runs on cuda, not on cpu'),
+            ('openvino', 'abacus', "'abacus' is none of auto, cpu, cuda, cuda:N")):
+        with pytest.raises(ValueError, match=message):
+            make_engine(engine=engine, device=device)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, 'find_spec', lambda package: None)
+        with pytest.raises(ImportError, match='pip install onnxruntime onnx'):
+            make_engine(engine='onnx')
+        assert make_engine(device='cpu').name == 'torch'
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(ValueError, match='onnx computes in fp32, not in bf16'):
+        make_engine(engine='onnx', precision='bf16')
+    with pytest.raises(RuntimeError, match=r'has no TensorrtExecutionProvider, it has .*CPU'):
+        make_engine(engine='onnx-tensorrt')
+
+
+def test_an_engine_that_does_not_start_is_replaced_and_it_is_said(monkeypatch, caplog):
+    openvino = pytest.importorskip('openvino')
+    pytest.importorskip('onnx')
+
+    def fails(*_):
+        raise RuntimeError('illegal instruction\nand a long story')
+    monkeypatch.setattr(openvino.Core, 'compile_model', fails)
+    engine = make_engine(device='cpu')
+    assert engine.name == 'torch'
+    assert engine.fallback == ('engine openvino does not start: RuntimeError: illegal '
+                               'instruction')
+    assert 'engine torch runs instead' in caplog.text
+    with pytest.raises(RuntimeError, match='illegal instruction'):
+        VideoSegmenter(make_engine(engine='openvino')).segment(np.zeros((64, 96, 3), np.uint8))
