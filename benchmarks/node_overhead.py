@@ -34,9 +34,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     samples: list[tuple[bool, float, float]] = []
     counted = CameraStatistics.processed
 
-    def processed(self, result, latency_ms, age_ms):  # type: ignore[no-untyped-def]
+    def processed(self, result, latency_ms, *others):  # type: ignore[no-untyped-def]
         samples.append((result.is_key, latency_ms, sum(result.timings.values())))
-        counted(self, result, latency_ms, age_ms)
+        counted(self, result, latency_ms, *others)
 
     CameraStatistics.processed = processed  # type: ignore[method-assign]
     rclpy.init(args=['--ros-args', '-p', f'device:={arguments.device}',

@@ -1,4 +1,4 @@
-"""What is counted and timed of each camera, and how /diagnostics tells it (REP-107)."""
+"""What is counted and timed per camera, and how /diagnostics reports it (REP-107)."""
 from __future__ import annotations
 
 import math
@@ -11,16 +11,18 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.inference.timing import Rolling
 
 SILENCE_S = 2.0
-"""Seconds without an image after which a camera counts as silent; more for slow cameras."""
+"""Shortest time without an image that is reported as silence, in seconds."""
 SILENCE_INTERVALS = 3
-"""So many of a camera's usual intervals, at least, make a silence."""
+"""Shortest time without an image that is reported as silence, in usual image intervals."""
 GAP_S, GAP_INTERVALS = 0.3, 4
-"""A gap between two images is told from so many seconds and so many usual intervals on."""
+"""Shortest gap between two images that is reported, in seconds and in usual image intervals."""
 STUCK_S = 5.0
-"""Seconds with images and none finished after which the engine counts as stuck."""
+"""Longest time that an image may be unanswered before the engine is stuck, in seconds."""
 LOG_S = 10.0
-"""Seconds between two log lines about one camera's failures."""
+"""Shortest time between two log lines about one camera's failures, in seconds."""
 
+BAD_IMAGES, ENGINE, PUBLISHING = 'bad images', 'the engine failed', 'publishing failed'
+"""Causes of images without a mask, as the messages name them."""
 
 Idle = tuple[bytes, str]
 """Level and message of all cameras while nothing is segmented, for a reason of the node's own."""
@@ -41,9 +43,10 @@ class CameraStatistics:
     """
     The figures of one camera.
 
-    ``calibration`` says why camera infos are not passed on; it is empty where they are, and where
-    there are none. The executor's thread counts what arrives, the worker what becomes of it. The
-    rates and the level that ``status`` tells are those of the time since it was last asked.
+    The executor's thread counts arrivals, the worker what becomes of them. ``output_problem`` says
+    why an output of the newest mask, other than the mask, was not published; it is empty where all
+    were. ``waiting_since`` is the arrival (monotonic seconds) of the oldest image that is in work
+    or waits; None where there is none. ``status`` reports rates and level since its last call.
     """
 
     topic: str
@@ -54,35 +57,55 @@ class CameraStatistics:
     key_frames: int = 0
     image: str = 'unknown'
     failure: str = ''
-    calibration: str = ''
-    engine_failed: bool = False
+    cause: str = ''
+    output_problem: str = ''
     last_arrival: float | None = None
     intervals: Rolling = field(default_factory=lambda: Rolling(50))
     longest_gap: float = 0.0
     waiting_since: float | None = None
     _logged_at: float = -math.inf
-    _told: Counts = field(default_factory=Counts)
-    _told_at: float = field(default_factory=time.monotonic)
+    _reported: Counts = field(default_factory=Counts)
+    _reported_at: float = field(default_factory=time.monotonic)
 
-    def processed(self, result: Result, latency_ms: float, age_ms: float | None) -> None:
-        """Count an answered image; ``age_ms`` is None where its stamp says nothing."""
+    def processed(self, result: Result, latency_ms: float, age_ms: float | None, arrival: float,
+                  output_problem: str = '') -> None:
+        """
+        Count an image whose mask was published.
+
+        :param latency_ms: from its arrival to its mask published.
+        :param age_ms: from its stamp to its mask published; None where the stamp says nothing.
+        :param arrival: when it arrived, monotonic seconds.
+        """
         (self.key_latency if result.is_key else self.current_latency).add(latency_ms)
         if age_ms is not None:
             self.age.add(age_ms)
         self.key_frames += result.is_key
-        self.waiting_since = None
+        self.output_problem = output_problem
+        self._finished(arrival)
         self.counts.processed += 1
 
-    def failed(self, reason: str, engine: bool) -> bool:
+    def failed(self, reason: str, cause: str, arrival: float) -> None:
         """
-        Count an image that got no mask: a bad image, or an engine that failed on it.
+        Count an image that got no mask.
 
-        :returns: whether it is time for a line in the log again.
+        :param cause: ``BAD_IMAGES``, ``ENGINE`` or ``PUBLISHING``.
+        :param arrival: when it arrived, monotonic seconds.
         """
         self.failure = reason
-        self.engine_failed = engine
-        self.waiting_since = None
+        self.cause = cause
+        self._finished(arrival)
         self.counts.failed += 1
+
+    def _finished(self, arrival: float) -> None:
+        # Cleared first, then looked at again: an image that arrives in between is not overlooked.
+        self.waiting_since = None
+        newest = self.last_arrival
+        if newest is not None and newest > arrival:
+            self.waiting_since = newest
+
+    @property
+    def log_due(self) -> bool:
+        """Whether a failure may be logged again; asking counts as logging."""
         now = time.monotonic()
         due = now - self._logged_at >= LOG_S
         if due:
@@ -90,7 +113,7 @@ class CameraStatistics:
         return due
 
     def arrived(self, now: float) -> None:
-        """Count an image that came."""
+        """Count an image that arrived at ``now``, monotonic seconds."""
         self.counts.received += 1
         if self.last_arrival is not None:
             gap = now - self.last_arrival
@@ -101,14 +124,14 @@ class CameraStatistics:
             self.waiting_since = now
 
     def interrupted(self) -> None:
-        """Take note that nothing is subscribed to for a while: no gap, and nothing waits."""
+        """Take note that the subscription ends or begins: no gap, and nothing waits."""
         self.last_arrival = None
         self.waiting_since = None
 
     @property
     def quiet(self) -> bool:
         """Whether nothing has come since ``status`` was last asked."""
-        return self.counts.received == self._told.received
+        return self.counts.received == self._reported.received
 
     def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
                idle: Idle | None = None) -> DiagnosticStatus:
@@ -116,14 +139,14 @@ class CameraStatistics:
         Return the camera's status since the last call.
 
         :param publishers: how many there are of the topic.
-        :param mismatch: why none of them can be received from, or ''.
+        :param mismatch: why no publisher can be received from, or ''.
         :param idle: the level and message of a node that segments nothing at present.
         """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
-        seconds = max(1e-9, now - self._told_at)
-        new = Counts(**{key: value - getattr(self._told, key)
+        seconds = max(1e-9, now - self._reported_at)
+        new = Counts(**{key: value - getattr(self._reported, key)
                         for key, value in vars(counts).items()})
-        self._told, self._told_at = counts, now
+        self._reported, self._reported_at = counts, now
         # The executor's thread, which also counts the arrivals, is the one that asks.
         gap, self.longest_gap = self.longest_gap, 0.0
         usual = self.intervals.percentiles()
@@ -153,18 +176,22 @@ class CameraStatistics:
 
     def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, gap: float,
                usual: float) -> tuple[bytes | None, str]:
-        """Return level and message of what is worst, or (None, ''); ``usual`` is in seconds."""
+        """
+        Return level and message of the gravest finding, or (None, '').
+
+        :param gap: longest between two images since the last call, in seconds.
+        :param usual: median interval between two images, in seconds.
+        """
         stuck = now - (now if self.waiting_since is None else self.waiting_since)
         if stuck > STUCK_S:
             return (DiagnosticStatus.ERROR,
                     f'images came and none was finished for {stuck:.0f} s: the engine is stuck, '
                     f'or far too slow')
         if new.failed:
-            what = 'the engine failed' if self.engine_failed else 'bad images'
-            all_failed = self.engine_failed or not new.processed
-            return (DiagnosticStatus.ERROR if all_failed else DiagnosticStatus.WARN,
+            grave = self.cause == ENGINE or not new.processed
+            return (DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN,
                     f'{new.failed} of {new.failed + new.processed} images failed '
-                    f'({what}): {self.failure}')
+                    f'({self.cause}): {self.failure}')
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch
@@ -182,8 +209,8 @@ class CameraStatistics:
         if gap > max(GAP_S, GAP_INTERVALS * usual):
             return (DiagnosticStatus.WARN,
                     f'no image for {gap:.2f} s in between; usually one comes every {usual:.2f} s')
-        if self.calibration:
-            return DiagnosticStatus.WARN, self.calibration
+        if self.output_problem:
+            return DiagnosticStatus.WARN, self.output_problem
         if new.dropped > new.received / 2:
             return (DiagnosticStatus.WARN,
                     f'{new.dropped} of {new.received} images dropped: they come faster than the '
@@ -198,7 +225,7 @@ class EngineStatistics:
     stages: dict[tuple[str, str], Rolling] = field(default_factory=dict)
 
     def processed(self, result: Result) -> None:
-        """Take the stage times of a frame."""
+        """Add the stage times of a frame."""
         mode = 'key' if result.is_key else 'current'
         for stage, milliseconds in result.timings.items():
             self.stages.setdefault((mode, stage), Rolling()).add(milliseconds)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 64_000_000
-"""A few kilobytes of PNG or JPEG can unpack to gigabytes; no camera's picture is this large."""
+"""Largest compressed image that is unpacked, in pixels: a small file can claim gigabytes."""
 
 _JPEG_END = b'\xff\xd9'
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
@@ -41,7 +41,7 @@ class _Layout(NamedTuple):
     sample_bytes: int = 1
     even_width: bool = False
     even_height: bool = False
-    chroma_plane: bool = False  # half as many rows again, after the picture's own
+    chroma_plane: bool = False  # H/2 more rows, after the picture's own
 
 
 _GREY = _Layout(1, cv2.COLOR_GRAY2RGB)
@@ -117,6 +117,7 @@ def decode_image(message: Any) -> npt.NDArray[np.uint8]:
         raise ImageError(f'{width}x{height} {encoding} image with step {step} needs {needed} '
                          f'bytes of data, got {data.size}')
 
+    # H (or 3H/2 with a chroma plane) x W x channels
     shape: tuple[int, ...] = (rows, width, layout.channels)
     strides: tuple[int, ...] = (step, layout.channels * layout.sample_bytes, layout.sample_bytes)
     if layout.channels == 1:

@@ -1,8 +1,8 @@
-"""Every parameter of the node: its default, range and description, read-only or live."""
+"""Every parameter of the node: its default, range, description, and when it may be set."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ class Spec:
     """
     One parameter.
 
-    :param live: it may be set while the node runs; otherwise only at start.
+    :param live: it may be set at any time and counts from the next frame on; otherwise it counts
+        when the node is configured, and may be set before that.
+    :param at_start: it counts once, when the node starts.
     :param limits: (smallest, largest) of a number.
     :param choices: the words that a string may be.
     """
@@ -34,12 +36,16 @@ class Spec:
     default: Any
     description: str
     live: bool = False
+    at_start: bool = False
     limits: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what `ros2 param describe` shows."""
-        descriptor = ParameterDescriptor(description=self.description, read_only=not self.live)
+        when = 'Live.' if self.live else 'Counts at start.' if self.at_start else \
+            'Counts when the node is configured.'
+        descriptor = ParameterDescriptor(description=f'{self.description} {when}',
+                                         read_only=self.at_start)
         if self.choices:
             descriptor.additional_constraints = 'one of: ' + ', '.join(self.choices)
         if self.limits is not None:
@@ -65,8 +71,8 @@ PARAMETERS = (
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
          'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
          limits=(0, 4)),
-    Spec('key_interval', 5, 'A key frame every so many processed frames of a camera; 1 runs the '
-         'whole network on every frame.', live=True, limits=(1, 1000)),
+    Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
+         'the whole network on every frame.', live=True, limits=(1, 1000)),
     # Features age by time rather than by frames; what that costs: docs/models/models.md. At camera
     # rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
@@ -93,9 +99,59 @@ PARAMETERS = (
          live=True),
     Spec('overlay_opacity', 0.5, 'How strongly the overlay shows the classes over the image.',
          live=True, limits=(0.0, 1.0)),
-    Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.'),
-    Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.'),
+    Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.', at_start=True),
+    Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.',
+         at_start=True),
 )
+
+
+class Values:
+    """
+    The values of the node's parameters, as they were last set.
+
+    ``problems`` holds, for each value given at start that was refused, its parameter's name and
+    why; configuring must fail on them. ``configured`` is set by the node while it is.
+
+    :param apply: called when values have changed; on Humble, which has no callback for that, on
+        the thread that reads ``current``.
+    """
+
+    def __init__(self, node: Node, apply: Callable[[], None]) -> None:
+        self._node = node
+        self._apply = apply
+        self.configured = False
+        self.problems = declare(node)
+        self._newest = values(node)
+        node.add_on_set_parameters_callback(self._validate)
+        self._compares = not hasattr(node, 'add_post_set_parameters_callback')
+        if not self._compares:
+            node.add_post_set_parameters_callback(self._on_set)
+
+    @property
+    def current(self) -> Mapping[str, Any]:
+        """The values by name."""
+        if self._compares:
+            self._take_over()
+        return self._newest
+
+    def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        # Nothing is applied here: another callback may still refuse the same set.
+        return validate(parameters, self._newest if self.configured else None)
+
+    def _on_set(self, parameters: Sequence[Parameter]) -> None:
+        for parameter in parameters:
+            self.problems.pop(parameter.name, None)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        before, newest = self._newest, values(self._node)
+        if newest == before:
+            return
+        self._newest = newest
+        for name, value in newest.items():
+            if value != before[name]:
+                self.problems.pop(name, None)
+        self._apply()
 
 
 def declare(node: Node) -> dict[str, str]:
@@ -125,7 +181,7 @@ def values(node: Node) -> dict[str, Any]:
     return {spec.name: node.get_parameter(spec.name).value for spec in PARAMETERS}
 
 
-def schedule(values: dict[str, Any]) -> dict[str, Any]:
+def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the parameters say of the key frames, as ``KeyFrameSchedule`` names it."""
     return {'key_interval': values['key_interval'],
             'max_key_age': values['max_key_age'] or None,
@@ -133,8 +189,13 @@ def schedule(values: dict[str, Any]) -> dict[str, Any]:
             if values['key_policy'] == 'change' else None}
 
 
-def validate(parameters: Sequence[Parameter]) -> SetParametersResult:
-    """Accept or refuse a set of parameters as a whole; types and ranges rclpy has checked."""
+def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | None = None,
+             ) -> SetParametersResult:
+    """
+    Accept or refuse a set of parameters as a whole; types and ranges rclpy has checked.
+
+    :param configured: the values with which the node is configured; None where it is not.
+    """
     specs = {spec.name: spec for spec in PARAMETERS}
     for parameter in parameters:
         spec = specs.get(parameter.name)
@@ -148,6 +209,9 @@ def validate(parameters: Sequence[Parameter]) -> SetParametersResult:
         if spec.choices and value not in spec.choices:
             return _refused(f'parameter {spec.name} is {value!r}; it must be one of '
                             f'{", ".join(spec.choices)}')
+        if configured is not None and not spec.live and not _same(value, configured[spec.name]):
+            return _refused(f'parameter {spec.name} counts when the node is configured, and the '
+                            f'node is: clean it up (ros2 lifecycle set NODE cleanup) first')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:
@@ -172,6 +236,13 @@ def _cameras_problem(names: Sequence[str]) -> str:
             return (f'parameter cameras: {name!r} cannot be part of a topic name; use letters, '
                     f'digits and underscores, not a digit first')
     return ''
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Return whether two parameter values are equal; arrays come as different sequences."""
+    if isinstance(value, (str, bool, int, float)):
+        return bool(value == other)
+    return list(value) == list(other)
 
 
 def _refused(reason: str) -> SetParametersResult:

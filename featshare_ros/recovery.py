@@ -1,24 +1,26 @@
-"""The segmenter that the node trusts: it is loaded anew, with back-off, when its engine fails."""
+"""The segmenter that the node relies on: it is rebuilt, with back-off, when its engine fails."""
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.segmenter import Result, VideoSegmenter
 
 FAILURES = 3
-"""Images in a row that an engine must fail on: one alone may be that image's fault."""
+"""Consecutive images that an engine fails on before it is rebuilt."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-LOADER = ThreadPoolExecutor(1, 'engine loader')
-"""Makes the engines, so that whoever waits for one can be told to end meanwhile."""
+"""Waits before the first attempt to rebuild an engine, and before the later ones, in seconds."""
 LOOK_S = 0.2
+"""Interval at which the wait for an engine looks whether it is still wanted, in seconds."""
 GIVEN_UP = 'the engine hung on an image and was given up; activating makes another'
-LOADING = threading.Lock()
-"""Held while it makes one."""
+
+
+class LoadingCancelledError(RuntimeError):
+    """The wait for an engine was given up, because the node is to deactivate or to end."""
 
 
 class EngineError(RuntimeError):
@@ -29,7 +31,7 @@ class BackOff:
     """
     The waits between attempts, each twice the one before.
 
-    What ran for ``LONGEST_WAIT_S`` since the last attempt is worth a quick one again.
+    After an engine has run for ``LONGEST_WAIT_S`` they begin with the shortest again.
     """
 
     def __init__(self) -> None:
@@ -46,23 +48,65 @@ class BackOff:
         return wait
 
 
+class EngineLoader:
+    """
+    Builds engines, one at a time, on a thread of its own.
+
+    So the thread that wants one can stop waiting for it. An engine that nobody waits for any more
+    is closed when it arrives. ``busy`` says whether one is being built.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, 'engine loader')
+        self.busy = False
+
+    def load(self, build: Callable[[], VideoSegmenter],
+             wanted: Callable[[], bool]) -> VideoSegmenter:
+        """
+        Return a segmenter that ``build`` makes, or raise what it raises.
+
+        :param wanted: asked repeatedly while it takes long.
+        :raises LoadingCancelledError: where it is no longer wanted.
+        """
+        future = self._executor.submit(self._run, build)
+        while not wait([future], LOOK_S).done:
+            if not wanted():
+                if not future.cancel():
+                    future.add_done_callback(_close_late)
+                raise LoadingCancelledError('the node is to deactivate or to end')
+        return future.result()
+
+    def _run(self, build: Callable[[], VideoSegmenter]) -> VideoSegmenter:
+        self.busy = True
+        try:
+            return build()
+        finally:
+            self.busy = False
+
+
+def _close_late(future: Future[VideoSegmenter]) -> None:
+    if future.exception() is None:
+        future.result().close()
+
+
 class SupervisedSegmenter:
     """
     A ``VideoSegmenter`` whose engine may fail.
 
     ``segment`` and ``recover`` are the worker's; the rest is for any thread. While it recovers,
     ``running`` is False and nothing can be segmented. ``preparing`` is the image size, as text,
-    that the engine sees for the first time just now, and since when (monotonic seconds).
+    that the engine currently sees for the first time, and since when (monotonic seconds).
 
-    :param load: makes a segmenter that is warmed up, or raises whatever is wrong.
+    :param build: makes a segmenter that is warmed up, or raises.
     :param logger: the node's.
-    :param wanted: whether there is still somebody to load for; asked while it takes long.
+    :param wanted: whether an engine is still wanted; asked while it is being built.
     """
 
-    def __init__(self, load: Callable[[], VideoSegmenter], logger: Any,
-                 wanted: Callable[[], bool]) -> None:
-        self._load = load
+    def __init__(self, build: Callable[[], VideoSegmenter], logger: Any,
+                 wanted: Callable[[], bool], loader: EngineLoader) -> None:
+        self._build = build
         self._wanted = wanted
+        self._loader = loader
         self._logger = logger
         self._back_off = BackOff()
         self._failures = 0
@@ -75,15 +119,13 @@ class SupervisedSegmenter:
 
     def load(self, ending: threading.Event | None = None) -> None:
         """
-        Load the segmenter, and note what it is for those who must not touch it meanwhile.
+        Build the segmenter, and keep what it is for threads that must not touch it.
 
         :param ending: set where it is not wanted any more.
+        :raises LoadingCancelledError: where it is no longer wanted; otherwise as ``build``.
         """
-        loading = LOADER.submit(self._load_locked)
-        while not wait([loading], LOOK_S).done:
-            if not self._wanted() or (ending is not None and ending.is_set()):
-                raise RuntimeError('the node was told to end while the engine was being made')
-        segmenter = loading.result()
+        segmenter = self._loader.load(self._build, lambda: self._wanted() and not (
+            ending is not None and ending.is_set()))
         self.labels = segmenter.labels
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,
@@ -91,10 +133,6 @@ class SupervisedSegmenter:
         self._failures, self.problem, self.preparing = 0, '', None
         self._seen.clear()
         self._segmenter = segmenter
-
-    def _load_locked(self) -> VideoSegmenter:
-        with LOADING:
-            return self._load()
 
     @property
     def running(self) -> bool:
@@ -109,7 +147,7 @@ class SupervisedSegmenter:
 
     @property
     def failing(self) -> bool:
-        """Whether the engine has failed so often that it should be made anew."""
+        """Whether the engine has failed so often that it should be rebuilt."""
         return self._failures >= FAILURES
 
     def segment(self, frame: Frame, stream: str, stamp: float | None,
@@ -117,13 +155,16 @@ class SupervisedSegmenter:
         """
         Segment the next frame of a stream.
 
+        :param frame: HxWx3 uint8 RGB.
+        :param stamp: seconds, or None where unknown.
         :raises EngineError: whatever goes wrong.
         """
         segmenter, size = self._segmenter, frame.shape[:2]
+        if segmenter is None:
+            raise EngineError(self.problem or 'no engine is loaded')
         if size not in self._seen:
             self.preparing = f'{size[1]}x{size[0]}', time.monotonic()
         try:
-            assert segmenter is not None
             result = segmenter.segment(frame, stream, stamp, confidence)
         except Exception as error:
             if segmenter is not self._segmenter:
@@ -141,18 +182,24 @@ class SupervisedSegmenter:
             self._failures, self.problem = 0, ''
         return result
 
-    def give_up(self) -> None:
-        """Leave an engine that hangs on an image to itself; ``load`` makes another."""
-        # Not closed: to free what it computes with would be to wait for it.
-        self._segmenter, self.preparing, self.problem = None, None, GIVEN_UP
+    def give_up(self) -> Callable[[], None]:
+        """
+        Part with an engine that hangs on an image; ``load`` makes another.
+
+        :returns: what closes it, to be called by the thread that hangs once it is back: closing
+            it now would mean waiting for it.
+        """
+        segmenter, self._segmenter = self._segmenter, None
+        self.preparing, self.problem = None, GIVEN_UP
+        return segmenter.close if segmenter is not None else lambda: None
 
     def recover(self, ending: threading.Event) -> None:
-        """Load the segmenter anew, after ever longer waits, until it runs or ``ending`` is set."""
+        """Rebuild the segmenter, after ever longer waits, until it runs or ``ending`` is set."""
         reason = self.problem
         self.close()
         while True:
             wait = self._back_off.next()
-            self.problem = f'{reason}; it is made anew in {wait:g} s'
+            self.problem = f'{reason}; it is rebuilt in {wait:g} s'
             self._logger.warning(self.problem)
             if ending.wait(wait):
                 self.problem = reason
@@ -160,10 +207,13 @@ class SupervisedSegmenter:
             self.restarts += 1
             try:
                 self.load(ending)
-                self._logger.info('the engine was made anew and runs')
+                self._logger.info('the engine was rebuilt and runs')
+                return
+            except LoadingCancelledError:
+                self.problem = reason
                 return
             except Exception as error:
-                reason = f'the engine cannot be made anew: {type(error).__name__}: {error}'
+                reason = f'the engine cannot be rebuilt: {type(error).__name__}: {error}'
 
     def set_live(self, key_mode: str, schedule: Mapping[str, Any]) -> None:
         """Set the key mode, and attributes of the schedule, from the next frame on."""

@@ -1,4 +1,4 @@
-"""One camera's ROS side, in this process: what is drawn for nobody, and scaled calibrations."""
+"""One camera's ROS side, in this process: the slot, the statistics, the worker."""
 import threading
 import time
 
@@ -8,44 +8,21 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from harness import image_message, wait_until
 from rclpy.qos import ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
-from std_msgs.msg import Header
+from sensor_msgs.msg import Image
 
 from featshare_core.inference.segmenter import Result
-from featshare_core.labels import CAMVID
-from featshare_ros import camera as camera_module
-from featshare_ros.camera import Camera, scaled_camera_info
-from featshare_ros.diagnostics import CameraStatistics
+from featshare_ros.camera import Camera
+from featshare_ros.diagnostics import BAD_IMAGES, CameraStatistics
+from featshare_ros.outputs import Publishers
 from featshare_ros.worker import Worker
 
 
 @pytest.fixture
 def camera(peer):
     wake = threading.Condition()
-    camera = Camera(peer.node, '', False, CAMVID, wake)
+    camera = Camera(peer.node, '', False, wake)
     yield camera
-    camera.destroy()
-
-
-def test_an_overlay_is_drawn_only_while_somebody_subscribes(peer, camera, monkeypatch):
-    drawn = []
-    paint = camera_module.paint
-    monkeypatch.setattr(camera_module, 'paint',
-                        lambda *arguments: drawn.append(1) or paint(*arguments))
-    frame, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
-    result = Result(mask, None, True, 'first', 0, {})
-    camera.publish_overlay(frame, result, Header(), 0.5)
-    assert not drawn
-    overlays = []
-    subscription = peer.node.create_subscription(Image, '/peer/overlay', overlays.append, 1)
-    wait_until(lambda: camera.publish_overlay(frame, result, Header(), 0.5) or overlays, 10,
-               'an overlay')
-    assert drawn
-    peer.node.destroy_subscription(subscription)
-    wait_until(lambda: peer.node.count_subscribers('/peer/overlay') == 0, 10, 'nobody to listen')
-    drawn.clear()
-    camera.publish_overlay(frame, result, Header(), 0.5)
-    assert not drawn
+    camera.unsubscribe()
 
 
 def test_only_the_newest_image_waits_and_the_overtaken_are_counted(peer, camera):
@@ -91,59 +68,6 @@ def test_the_worker_takes_cameras_in_turn_and_stops():
     assert len(done) == 7
 
 
-def test_calibrations_scale_with_the_mask():
-    info = CameraInfo(width=640, height=480, distortion_model='plumb_bob', d=[0.5] * 5,
-                      roi=RegionOfInterest(x_offset=64, y_offset=48, width=320, height=240))
-    info.k = [500.0, 2.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
-    info.p = [500.0, 0.0, 320.0, -50.0, 0.0, 510.0, 240.0, 7.0, 0.0, 0.0, 1.0, 0.0]
-    info.r = [float(i) for i in range(9)]
-    header = Header(frame_id='camera')
-    scaled = scaled_camera_info(info, 0.5, 0.25, header)
-    assert (scaled.width, scaled.height, scaled.header.frame_id) == (320, 120, 'camera')
-    assert list(scaled.k) == [250.0, 1.0, 160.0, 0.0, 127.5, 60.0, 0.0, 0.0, 1.0]
-    assert list(scaled.p) == [250.0, 0.0, 160.0, -25.0, 0.0, 127.5, 60.0, 1.75, 0.0, 0.0, 1.0, 0.0]
-    assert (list(scaled.r), list(scaled.d)) == (list(info.r), list(info.d))
-    roi = scaled.roi
-    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (32, 12, 160, 60)
-    # The message that came is not touched, and an image that was not scaled keeps its own.
-    assert (info.width, info.k[0], info.roi.width) == (640, 500.0, 320)
-    same = scaled_camera_info(info, 1, 1, header)
-    assert (same.width, list(same.k), same.roi) == (640, list(info.k), info.roi)
-
-
-def test_calibrations_of_another_size_than_the_images(camera, monkeypatch):
-    published = []
-    monkeypatch.setattr(camera, '_camera_info',
-                        type('Publisher', (), {'publish': published.append}))
-    result = Result(np.zeros((120, 160), np.uint8), None, True, 'first', 0, {})
-
-    def publish(**options):
-        camera._info = CameraInfo(**options)
-        camera._info.k[0] = 600.0
-        camera.publish_mask(np.zeros((240, 320, 3), np.uint8), result, Header())
-        return published.pop() if published else None
-
-    # Images that were scaled to a fourth, whose masks have half their size.
-    info = publish(width=1280, height=960)
-    assert (info.width, info.height, info.k[0]) == (160, 120, 75.0)
-    # What the driver has applied: every other row and column of a sensor, or a part of it.
-    info = publish(width=640, height=480, binning_x=2, binning_y=2)
-    assert (info.width, info.height, info.k[0], info.binning_x) == (320, 240, 300.0, 2)
-    info = publish(width=1280, height=960, roi=RegionOfInterest(width=320, height=240))
-    assert (info.width, info.roi.width, info.k[0]) == (640, 160, 300.0)
-    # It tells no size: then it is the image's.
-    assert publish().k[0] == 300.0
-    assert publish(width=1920, height=1080) is None
-    camera.statistics.arrived(time.monotonic())
-    camera.statistics.waiting_since = None
-    status = camera.statistics.status('camera', 'cpu', 1)
-    assert (status.level, status.message) == (
-        DiagnosticStatus.WARN, 'camera_info is of 1920x1080, of another shape than the images of '
-        '320x240: it is not published with the masks')
-    assert publish(width=640, height=480).k[0] == 150.0
-    assert camera.statistics.status('camera', 'cpu', 1).level == DiagnosticStatus.OK
-
-
 def test_an_override_of_one_topics_quality_of_service_is_that_topics_alone():
     context = rclpy.Context()
     rclpy.init(context=context, args=[
@@ -152,7 +76,8 @@ def test_an_override_of_one_topics_quality_of_service_is_that_topics_alone():
         '-p', 'qos_overrides./left/image.subscription.reliability:=reliable'])
     node = rclpy.create_node('eyes', context=context)
     wake = threading.Condition()
-    cameras = [Camera(node, name, False, CAMVID, wake) for name in ('left', 'right')]
+    cameras = [Camera(node, name, False, wake) for name in ('left', 'right')]
+    publishers = [Publishers(node, name) for name in ('left', 'right')]
     try:
         for camera in cameras:
             camera.subscribe()
@@ -168,6 +93,7 @@ def test_an_override_of_one_topics_quality_of_service_is_that_topics_alone():
         overridden = {'/eyes/left/overlay': ReliabilityPolicy.BEST_EFFORT,
                       '/left/image': ReliabilityPolicy.RELIABLE}
         assert len(reliabilities) == 10
+        assert len(publishers) == 2
         for topic, reliability in reliabilities.items():
             usual = ReliabilityPolicy.RELIABLE if topic.startswith('/eyes') \
                 else ReliabilityPolicy.BEST_EFFORT
@@ -186,9 +112,9 @@ def test_what_fails_half_way_leaves_nothing_behind():
     node = rclpy.create_node('half', context=context)
     try:
         with pytest.raises(RuntimeError, match='sometimes'):
-            Camera(node, '', False, CAMVID, threading.Condition())
+            Publishers(node, '')
         assert node.count_publishers('/half/mask') == 0
-        camera = Camera(node, 'right', False, CAMVID, threading.Condition())
+        camera = Camera(node, 'right', False, threading.Condition())
         with pytest.raises(RuntimeError, match='sometimes'):
             camera.subscribe()
         camera.unsubscribe()
@@ -206,14 +132,15 @@ def test_an_engine_that_finishes_nothing_is_an_error():
     status = statistics.status('camera', 'cpu', 1)
     assert status.level == DiagnosticStatus.ERROR
     assert status.message.startswith('images came and none was finished for 6 s')
-    statistics.processed(Result(np.zeros((1, 1), np.uint8), None, True, 'first', 0, {}), 1.0, None)
+    statistics.processed(Result(np.zeros((1, 1), np.uint8), None, True, 'first', 0, {}), 1.0, None,
+                         statistics.last_arrival)
     assert statistics.status('camera', 'cpu', 1).level == DiagnosticStatus.OK
 
 
 def test_failures_of_one_camera_are_logged_once_in_a_while():
     cameras = [CameraStatistics(f'/{name}') for name in 'ab']
-    assert [camera.failed('bad', engine=False) for camera in cameras for _ in range(3)] \
-        == [True, False, False] * 2
+    assert [camera.failed('bad', BAD_IMAGES, 0.0) or camera.log_due
+            for camera in cameras for _ in range(3)] == [True, False, False] * 2
     assert cameras[0].status('a', 'cpu', 1).level == DiagnosticStatus.ERROR
     # Told once: the next second without failures is told as it is.
     assert 'failed' not in cameras[0].status('a', 'cpu', 1).message

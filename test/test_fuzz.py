@@ -22,9 +22,12 @@ from std_msgs.msg import Header
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_ros.camera import Camera
+from featshare_ros.diagnostics import ENGINE, EngineStatistics
 from featshare_ros.images import SUPPORTED_ENCODINGS
 from featshare_ros.node import SegmentationNode
+from featshare_ros.outputs import Publishers
 from featshare_ros.parameters import PARAMETERS
+from featshare_ros.worker import Processor
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 COMMON = {'deadline': None, 'database': None, 'derandomize': EXAMPLES <= 500,
@@ -96,6 +99,7 @@ class AnyMask:
     """A segmenter that answers every frame at once."""
 
     failing = False
+    labels = CAMVID
 
     def segment(self, frame, stream, stamp, confidence):
         mask = np.zeros(frame.shape[:2], np.uint8)
@@ -125,8 +129,10 @@ def node():
 
 
 def try_all(node, compressed, messages):
-    camera = Camera(node, 'packed' if compressed else '', compressed, CAMVID,
-                    threading.Condition())
+    camera = Camera(node, 'packed' if compressed else '', compressed, threading.Condition())
+    publishers = Publishers(node, camera.name)
+    processor = Processor(node, node._segmenter, {camera.name: publishers}, EngineStatistics(),
+                          node._values, node._apply)
 
     @settings(max_examples=EXAMPLES, **COMMON)
     @given(messages)
@@ -134,9 +140,10 @@ def try_all(node, compressed, messages):
         counts = camera.statistics.counts
         before = counts.processed + counts.failed
         camera._on_image(message)
-        node._process(camera, camera.take())
+        processor.process(camera, camera.take())
         assert counts.processed + counts.failed == before + 1
-        assert not camera.statistics.engine_failed, camera.statistics.failure
+        assert camera.statistics.cause != ENGINE, camera.statistics.failure
+        assert not camera.statistics.output_problem
 
     try:
         receive()
@@ -145,7 +152,7 @@ def try_all(node, compressed, messages):
         assert min(counts.processed, counts.failed) > counts.received / 50
         camera.statistics.status('camera', 'cpu', 1)
     finally:
-        camera.destroy()
+        publishers.destroy()
 
 
 def test_images(node):
@@ -167,7 +174,7 @@ def test_parameters(node):
             kind = Parameter.Type.from_parameter_value(value) if value != [] \
                 else Parameter.Type.INTEGER_ARRAY
             parameters.append(Parameter(name, kind, value))
-        before = dict(node._values)
+        before = dict(node._values.current)
         try:
             result = node.set_parameters_atomically(parameters)
         except rclpy.exceptions.ParameterNotDeclaredException:
@@ -176,10 +183,10 @@ def test_parameters(node):
             return
         accepted.append(result.successful)
         if result.successful:
-            assert {name: node._values[name] for name in dict(values)} == dict(values)
+            assert {name: node._values.current[name] for name in dict(values)} == dict(values)
         else:
             assert result.reason
-            assert node._values == before
+            assert node._values.current == before
 
     update()
     assert any(accepted)

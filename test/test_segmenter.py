@@ -189,7 +189,7 @@ def test_a_stream_that_ended_is_forgotten(segmenter):
         segmenter.segment(frames(1)[0], f'camera {index}')
         segmenter.forget(f'camera {index}')
     assert not segmenter.engine._caches
-    assert segmenter.schedule.state() == {'phases': {}, 'streams': {}}
+    assert segmenter.schedule.state() == {'phases': {}, 'streams': {}, 'pictures': {}}
 
 
 def test_weights_that_overflow_are_found_when_warming_up(segmenter):

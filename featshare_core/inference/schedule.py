@@ -1,7 +1,10 @@
-"""KeyFrameSchedule: which frames are key frames."""
+"""Which frames are key frames: the interval, and whatever forces a key frame before it is due."""
 from __future__ import annotations
 
+import base64
+import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,6 +17,7 @@ THUMBNAIL = (32, 24)
 Picture = npt.NDArray[np.uint8]
 
 GOLDEN = 0.6180339887
+"""Fraction of the interval between the key frames of one stream and the next."""
 
 
 class Turn(NamedTuple):
@@ -38,8 +42,8 @@ class _Stream:
 
 
 def thumbnail(frame: Picture) -> Picture:
-    """Return a small grey picture (HxW uint8) of an HxWx3 uint8 RGB frame."""
-    # Some 180 rows are plenty for means of 24, and less to read.
+    """Return a small grey picture (24x32 uint8) of an HxWx3 uint8 RGB frame."""
+    # 180 rows are enough for means over 24, and fewer to read.
     step = max(1, min(frame.shape[:2]) // 180)
     small = cv2.resize(np.ascontiguousarray(frame[::step, ::step]), THUMBNAIL,
                        interpolation=cv2.INTER_AREA)
@@ -56,19 +60,20 @@ class KeyFrameSchedule:
     A fixed interval of processed frames for each stream, and what forces a key frame early.
 
     Streams are staggered: the interval after a stream's first key frame is shortened by a share
-    of its own, so that the key frames of several cameras do not fall together.
+    of its own, so that the key frames of several cameras do not coincide.
 
-    ``key_interval`` (frames, 1 or more), ``max_key_age`` (seconds of stamps after which a key
-    frame is due, None for no limit) and ``change_threshold`` (``difference`` from the key frame
-    after which the next is due, None for no limit) may be set anew at any time.
+    Three attributes may be set between frames; each is checked when it is set:
+
+    - ``key_interval``: frames from one key frame to the next, an integer of 1 or more;
+    - ``max_key_age``: seconds of stamps after which a key frame is due, above 0; None: no limit;
+    - ``change_threshold``: ``difference`` from the key frame above which the next one is due, 0
+      to 1; None: no limit.
+
+    :raises TypeError, ValueError: where one of them is of another type or out of range.
     """
 
     def __init__(self, key_interval: int, max_key_age: float | None = None,
                  change_threshold: float | None = None) -> None:
-        if key_interval < 1:
-            raise ValueError(f'key_interval must be 1 or more, not {key_interval}')
-        if max_key_age is not None and not max_key_age > 0:
-            raise ValueError(f'max_key_age must be above 0 s or None, not {max_key_age}')
         self.key_interval = key_interval
         self.max_key_age = max_key_age
         self.change_threshold = change_threshold
@@ -77,6 +82,41 @@ class KeyFrameSchedule:
         self._phases: dict[str, float] = {}
         self._replaced: tuple[_Stream | None, Picture | None] = None, None
 
+    @property
+    def key_interval(self) -> int:
+        """Frames from one key frame to the next, 1 or more."""
+        return self._key_interval
+
+    @key_interval.setter
+    def key_interval(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f'key_interval must be an integer, not {value!r}')
+        if value < 1:
+            raise ValueError(f'key_interval must be 1 or more, not {value}')
+        self._key_interval = int(value)
+
+    @property
+    def max_key_age(self) -> float | None:
+        """Seconds of stamps after which a key frame is due, above 0; None for no limit."""
+        return self._max_key_age
+
+    @max_key_age.setter
+    def max_key_age(self, value: float | None) -> None:
+        if value is not None and not _number('max_key_age', value) > 0:
+            raise ValueError(f'max_key_age must be above 0 s or None, not {value}')
+        self._max_key_age = None if value is None else float(value)
+
+    @property
+    def change_threshold(self) -> float | None:
+        """Difference from the key frame above which the next is due, 0 to 1; None: no limit."""
+        return self._change_threshold
+
+    @change_threshold.setter
+    def change_threshold(self, value: float | None) -> None:
+        if value is not None and not 0 <= _number('change_threshold', value) <= 1:
+            raise ValueError(f'change_threshold must be 0 to 1 or None, not {value}')
+        self._change_threshold = None if value is None else float(value)
+
     def next(self, stream: str, size: tuple[int, int], stamp: float | None = None,
              frame: Picture | None = None) -> Turn:
         """
@@ -84,13 +124,19 @@ class KeyFrameSchedule:
 
         :param size: the image's (height, width).
         :param stamp: seconds, or None where unknown; an unknown stamp forces nothing.
-        :param frame: HxWx3 uint8 RGB, looked at where there is a ``change_threshold``.
+        :param frame: HxWx3 uint8 RGB; looked at where there is a ``change_threshold``.
+        :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream is
+            then as it was before.
         """
+        if stamp is not None:
+            stamp = float(_number('stamp', stamp))
+            if not math.isfinite(stamp):
+                raise ValueError(f'stamp must be a finite number of seconds or None, not {stamp}')
         state = self._streams.get(stream)
         reason = self._reason(state, size, stamp)
         self._replaced = state, self._key_pictures.get(stream)
         if reason and self.change_threshold is None:
-            self._key_pictures.pop(stream, None)  # of a key frame before this one
+            self._key_pictures.pop(stream, None)  # of an earlier key frame
         if frame is not None and self.change_threshold is not None:
             picture = thumbnail(frame)
             known = self._key_pictures.get(stream)
@@ -100,7 +146,7 @@ class KeyFrameSchedule:
             if reason:
                 self._key_pictures[stream] = picture
         if state is None or reason:
-            # The golden ratio keeps any number of streams apart, whichever come later.
+            # The golden ratio keeps any number of streams apart, in whatever order they come.
             phase = self._phases.setdefault(stream, len(self._phases) * GOLDEN % 1)
             regular = reason in ('interval', 'age', 'change')
             state = _Stream(size, stamp, stamp, phase=0.0 if regular else phase)
@@ -113,15 +159,15 @@ class KeyFrameSchedule:
 
     def postpone(self, stream: str) -> Turn:
         """
-        Take back what ``next`` has just said: the key frame could not be one.
+        Undo the key frame that ``next`` has just decided on: the frame could not be one.
 
-        The next frame is asked anew, and ages count from the key frame before.
+        The next frame is decided on again, and ages count from the key frame before.
 
         :returns: what the frame is instead.
         """
         state, picture = self._replaced
         now = self._streams.get(stream)
-        if state is None or now is None:  # reset meanwhile: that holds
+        if state is None or now is None:  # reset in the meantime, which holds
             return Turn('', 0)
         state.since_key += 1
         state.stamp = now.stamp if now.stamp is not None else state.stamp
@@ -144,15 +190,21 @@ class KeyFrameSchedule:
         self._key_pictures.pop(stream, None)
 
     def state(self) -> dict[str, Any]:
-        """Return where every stream stands, in what JSON knows; ``restore`` takes it."""
+        """Return the state of every stream as values that JSON can hold, for ``restore``."""
         return {'phases': dict(self._phases),
-                'streams': {name: asdict(stream) for name, stream in self._streams.items()}}
+                'streams': {name: asdict(stream) for name, stream in self._streams.items()},
+                'pictures': {name: base64.b64encode(picture.tobytes()).decode()
+                             for name, picture in self._key_pictures.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken."""
         self._phases = dict(state['phases'])
         self._streams = {name: _Stream(**{**fields, 'size': tuple(fields['size'])})
                          for name, fields in state['streams'].items()}
+        # Recordings that were begun before states held pictures have none.
+        self._key_pictures = {
+            name: np.frombuffer(base64.b64decode(text), np.uint8).reshape(THUMBNAIL[::-1])
+            for name, text in state.get('pictures', {}).items()}
 
     def _reason(self, state: _Stream | None, size: tuple[int, int], stamp: float | None) -> str:
         if state is None:
@@ -168,3 +220,10 @@ class KeyFrameSchedule:
         if state.since_key + 1 + skipped >= self.key_interval:
             return 'interval'
         return ''
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a real number; raise TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f'{name} must be a number or None, not {value!r}')
+    return value

@@ -1,6 +1,7 @@
 """VideoSegmenter: frames in, masks out; the one class that most users touch."""
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +50,30 @@ class VideoSegmenter:
         for frame in video:                      # HxWx3 uint8 RGB
             mask = segmenter.segment(frame).mask # HxW uint8 class ids
 
-    What ``schedule`` says may be set anew between frames.
-    ``segment`` is for one thread; ``reset`` may come from another.
+    What ``schedule`` says may be changed between frames. Several threads may share a segmenter:
+    a lock lets one frame at a time into the engine. ``reset`` never waits for it.
     """
 
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
                  key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
-        if key_mode not in KEY_MODES:
-            raise ValueError(f'key_mode {key_mode!r} is none of {", ".join(KEY_MODES)}')
         self.engine = engine
+        self._lock = threading.Lock()
+        # By stream, None for all: setting and taking out an item are atomic.
+        self._resets: dict[str | None, None] = {}
         self.labels = engine.labels
         self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
+
+    @property
+    def key_mode(self) -> str:
+        """``blocking`` or ``deferred``, see ``KEY_MODES``; may be changed between frames."""
+        return self._key_mode
+
+    @key_mode.setter
+    def key_mode(self, value: str) -> None:
+        if value not in KEY_MODES:
+            raise ValueError(f'key_mode {value!r} is none of {", ".join(KEY_MODES)}')
+        self._key_mode = value
 
     @classmethod
     def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
@@ -99,34 +112,43 @@ class VideoSegmenter:
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
                 confidence: bool = False) -> Result:
         """
-        Segment the next frame of a stream.
+        Segment the next frame of a stream; it waits for frames of other threads.
 
         :param frame: HxWx3 uint8 RGB; any size, which may change between frames.
         :param stream: the camera's name; streams share nothing but the network.
         :param stamp: the frame's time in seconds, where known.
-        :raises ValueError: where ``frame`` is not such an array.
+        :raises ValueError: where ``frame`` is not such an array, or ``stamp`` is not finite.
+        :raises TypeError: where ``stamp`` is no number.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 \
                 or frame.shape[2] != 3 or 0 in frame.shape:
             found = f'{frame.dtype} array of shape {frame.shape}' \
                 if isinstance(frame, np.ndarray) else type(frame).__name__
             raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {found}')
+        with self._lock:
+            return self._segment(frame, stream, stamp, confidence)
+
+    def _segment(self, frame: Frame, stream: str, stamp: float | None,
+                 confidence: bool) -> Result:
+        while self._resets:
+            self.schedule.reset(self._resets.popitem()[0])
+        key_mode = self.key_mode  # may be set while the frame is in work
         turn = self.schedule.next(stream, frame.shape[:2], stamp, frame)
-        # What forces a key frame for another reason makes the older features worthless.
-        deferred = self.key_mode == 'deferred' and turn.reason == 'interval'
+        # Any other reason for a key frame makes the older features worthless.
+        deferred = key_mode == 'deferred' and turn.reason == 'interval'
         run = self.engine.defer if deferred else \
             self.engine.key if turn.reason else self.engine.current
         try:
             prediction = run(frame, stream, confidence)
         except Exception:
-            # The cache may be missing or half written: the stream starts anew.
+            # The cache may be missing or half written: the stream begins with a key frame.
             self.schedule.reset(stream)
             raise
         if deferred and not prediction.deferred:
             turn = self.schedule.postpone(stream)
         # Only the engine knows when deferred features came; the schedule's count, otherwise the
-        # same, also outlives an engine (a recording that is gone on with).
-        lag = prediction.lag if self.key_mode == 'deferred' else turn.frames_since_key
+        # same, also outlives an engine (a recording that is resumed).
+        lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
                       turn.reason, lag, prediction.timings)
 
@@ -151,9 +173,11 @@ class VideoSegmenter:
         self.engine.forget('warm-up')
 
     def forget(self, stream: str) -> None:
-        """Free what is kept of a stream that has ended."""
-        self.schedule.forget(stream)
-        self.engine.forget(stream)
+        """Free what is kept of a stream that has ended; it waits for a frame in work."""
+        with self._lock:
+            self._resets.pop(stream, None)
+            self.schedule.forget(stream)
+            self.engine.forget(stream)
 
     def close(self) -> None:
         """
@@ -164,5 +188,9 @@ class VideoSegmenter:
         self.engine.close()
 
     def reset(self, stream: str | None = None) -> None:
-        """Make the next frame of a stream, or of every stream, a key frame."""
-        self.schedule.reset(stream)
+        """
+        Make the next frame of a stream, or of every stream, a key frame.
+
+        It returns at once, also while a frame is in work: the frame after that is the next one.
+        """
+        self._resets[stream] = None

@@ -1,4 +1,4 @@
-"""What a segmented recording holds beside the original: topics, messages, and metadata.yaml."""
+"""What a segmented recording adds to the original: topics, messages, and metadata.yaml."""
 from __future__ import annotations
 
 import functools
@@ -9,24 +9,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import LabelSet
-from featshare_core.overlay import paint
-from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, image_message, message_types
+from featshare_ros.outputs import IMAGE, LABEL_INFO, OUTPUTS, Answer, Output, Picture, Qos
+from featshare_ros.recordings.bag import COMPRESSED_IMAGE, image_message, message_types
 from featshare_ros.recordings.bag_input import CameraTopic, DecodedImage
 from featshare_ros.recordings.mcap_file import Channel, McapFile
 
 NODE = '/segmentation'
 """Topics are called as the live node's."""
 
-TIMING = 'diagnostic_msgs/msg/DiagnosticArray'
-LABEL_INFO = 'vision_msgs/msg/LabelInfo'
-OVERLAY_OPACITY, OVERLAY_QUALITY = 0.5, 90
+OVERLAY_QUALITY = 90
+"""JPEG quality of recorded overlays, 0 to 100."""
 
-# As the node offers them: reliable, and latched for the class names.
 _QOS = """\
 - history: 1
   depth: {depth}
@@ -37,8 +34,6 @@ _QOS = """\
   liveliness: 1
   liveliness_lease_duration: {{sec: 9223372036, nsec: 854775807}}
   avoid_ros_namespace_conventions: false"""
-RELIABLE = _QOS.format(depth=5, durability=2)
-LATCHED = _QOS.format(depth=1, durability=1)
 
 
 @dataclass(frozen=True)
@@ -74,94 +69,83 @@ class Outputs:
         self._wanted = wanted
         self.channels: list[Channel] = []
         self._ids: dict[tuple[str, str], int] = {}
-        picture, suffix = (IMAGE, '') if wanted.raw else (COMPRESSED_IMAGE, '/compressed')
+        chosen = {'confidence': wanted.confidence, 'overlay': wanted.overlay}
+        self._outputs = [output for output in OUTPUTS
+                         if output.recorded and chosen.get(output.name, True)]
+        types = output_types()
         for camera in cameras:
             prefix = f'{NODE}/{camera.name}' if camera.name else NODE
-            topics = [('mask', f'mask{suffix}', picture, RELIABLE)]
-            if wanted.confidence:
-                topics.append(('confidence', f'confidence{suffix}', picture, RELIABLE))
-            if wanted.overlay:
-                topics.append(('overlay', 'overlay/compressed', COMPRESSED_IMAGE, RELIABLE))
-            topics += [('timing', 'timing', TIMING, RELIABLE),
-                       ('label_info', 'label_info', LABEL_INFO, LATCHED)]
-            for kind, name, message_type, qos in topics:
+            for output in self._outputs:
+                compressed = self._compresses(output)
+                message_type = COMPRESSED_IMAGE if compressed else output.message_type
                 channel = first_id + len(self.channels)
-                self._ids[camera.name, kind] = channel
-                types = output_types()
+                self._ids[camera.name, output.name] = channel
                 self.channels.append(Channel(
-                    channel, f'{prefix}/{name}', message_type,
-                    types.generate_msgdef(message_type, ros_version=2)[0], 'ros2msg', qos,
-                    types.hash_rihs01(message_type)))
+                    channel, f'{prefix}/{output.name}' + '/compressed' * compressed, message_type,
+                    types.generate_msgdef(message_type, ros_version=2)[0], 'ros2msg',
+                    _offered(output.qos), types.hash_rihs01(message_type)))
 
     def messages(self, camera: CameraTopic, image: DecodedImage, result: Result | None,
                  labels: LabelSet, device: str) -> list[tuple[int, bytes]]:
         """Return channel id and content of what is written for an image, in the node's order."""
-        made: list[tuple[str, str, Any]] = []
-        if result is not None:
-            assert image.frame is not None
-            made.append(self._picture('mask', result.mask, image.header))
-            if result.confidence is not None:
-                made.append(self._picture('confidence', result.confidence, image.header))
-            if self._wanted.overlay:
-                rgb = paint(image.frame, result.mask, labels, OVERLAY_OPACITY)
-                jpeg = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
-                                    [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])[1]
-                made.append(('overlay', COMPRESSED_IMAGE, _compressed(
-                    image.header, 'rgb8; jpeg compressed bgr8', jpeg)))
-        if image.header is not None:
-            made.append(('timing', TIMING, _timing(camera, image, result, device)))
-        types = output_types()
-        return [(self._ids[camera.name, kind], bytes(types.serialize_cdr(message, message_type)))
-                for kind, message_type, message in made]
+        answer = Answer(image.header, labels, camera.name, image.frame, result, image.problem,
+                        device)
+        return self._made(answer, latched=False)
 
     def label_info(self, camera: CameraTopic, header: Any, labels: LabelSet) -> tuple[int, bytes]:
         """Return channel id and content of the class names, with the header of an image."""
-        types = output_types()
-        entry = types.types['vision_msgs/msg/VisionClass']
-        message = types.types[LABEL_INFO](header=header, threshold=0.0, class_map=[
-            entry(class_id=index, class_name=name) for index, name in enumerate(labels.names)])
-        return (self._ids[camera.name, 'label_info'],
-                bytes(types.serialize_cdr(message, LABEL_INFO)))
+        return self._made(Answer(header, labels, camera.name), latched=True)[0]
 
-    def _picture(self, kind: str, pixels: npt.NDArray[np.uint8], header: Any,
-                 ) -> tuple[str, str, Any]:
-        """Return kind, type and message of a picture of bytes."""
-        if self._wanted.raw:
-            return kind, IMAGE, image_message(pixels, 'mono8', header)
-        # Masks are runs of equal ids: little is gained by a search for longer patterns.
-        png = cv2.imencode('.png', pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1,
-                                            cv2.IMWRITE_PNG_STRATEGY,
-                                            cv2.IMWRITE_PNG_STRATEGY_RLE])[1]
-        return kind, COMPRESSED_IMAGE, _compressed(header, 'mono8; png compressed ', png)
+    def _made(self, answer: Answer, latched: bool) -> list[tuple[int, bytes]]:
+        types, made = output_types(), []
+        for output in self._outputs:
+            if output.qos.latched != latched:
+                continue
+            content = output.content(answer, types.types.__getitem__)
+            if content is None:
+                continue
+            message_type = output.message_type
+            if isinstance(content, Picture):
+                if self._compresses(output):
+                    message_type = COMPRESSED_IMAGE
+                    content = _compressed(answer.header, content)
+                else:
+                    content = image_message(content.pixels, content.encoding, answer.header)
+            made.append((self._ids[answer.camera, output.name],
+                         bytes(types.serialize_cdr(content, message_type))))
+        return made
+
+    def _compresses(self, output: Output) -> bool:
+        """Return whether an output is compressed: overlays always, others unless raw is wanted."""
+        return output.message_type == IMAGE and (output.on_demand or not self._wanted.raw)
 
 
-def _compressed(header: Any, form: str, data: Any) -> Any:
+def _compressed(header: Any, picture: Picture) -> Any:
+    """Return colours as JPEG, and bytes such as class ids as PNG, which loses nothing."""
+    if picture.encoding == 'rgb8':
+        form = 'rgb8; jpeg compressed bgr8'
+        data = cv2.imencode('.jpg', cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2BGR),
+                            [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])[1]
+    else:
+        # Masks are runs of equal ids: a search for longer patterns gains little.
+        form = 'mono8; png compressed '
+        data = cv2.imencode('.png', picture.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1,
+                                                     cv2.IMWRITE_PNG_STRATEGY,
+                                                     cv2.IMWRITE_PNG_STRATEGY_RLE])[1]
     return message_types().types[COMPRESSED_IMAGE](
         header=header, format=form, data=np.asarray(data, np.uint8).reshape(-1))
 
 
-def _timing(camera: CameraTopic, image: DecodedImage, result: Result | None, device: str) -> Any:
-    """Return what is known of an image: key or current, its lag, the milliseconds of stages."""
-    types = message_types().types
-    values = {}
-    if result is not None:
-        values = {'key frame': str(result.is_key), 'key reason': result.key_reason,
-                  'frames since key': str(result.frames_since_key),
-                  **{f'{stage} (ms)': f'{ms:.3f}' for stage, ms in result.timings.items()}}
-    entry = types['diagnostic_msgs/msg/KeyValue']
-    level = 0 if result is not None else 2
-    status = types['diagnostic_msgs/msg/DiagnosticStatus'](
-        level=level, name=f'segmentation: {camera.name or "camera"}',
-        message=image.problem and f'image left out: {image.problem}', hardware_id=device,
-        values=[entry(key=key, value=value) for key, value in values.items()])
-    return types[TIMING](header=image.header, status=[status])
+def _offered(qos: Qos) -> str:
+    """Return a quality of service as metadata.yaml holds it."""
+    return _QOS.format(depth=qos.depth, durability=1 if qos.latched else 2)
 
 
 def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> None:
     """Write the metadata.yaml that makes the folder of an mcap file a rosbag2 recording."""
     counts, (start, end) = file.counts, file.times
 
-    def times() -> dict[str, Any]:  # anew for each place, or YAML would write references
+    def times() -> dict[str, Any]:  # a new one per place, or YAML would write references
         return {'starting_time': {'nanoseconds_since_epoch': start},
                 'duration': {'nanoseconds': end - start}, 'message_count': sum(counts.values())}
 

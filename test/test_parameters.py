@@ -1,0 +1,88 @@
+"""When parameters may be set, when they count, and who applies them."""
+import pytest
+import rclpy
+from harness import NodeProcess
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
+
+from featshare_ros import parameters
+from featshare_ros.node import SegmentationNode
+
+FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
+
+
+def test_what_counts_at_configure_is_set_before_and_refused_after(random_checkpoint, peer):
+    node = NodeProcess(weights='nosuch', autostart=False, **FAST)
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return peer.call(ChangeState, f'{node.name}/change_state', request, timeout=60).success
+    try:
+        assert not change(Transition.TRANSITION_CONFIGURE)
+        # As docs/operations.md says: set what was wrong, then configure.
+        assert peer.set_parameters(node.name, weights=str(random_checkpoint),
+                                   mask_size='network').successful
+        assert change(Transition.TRANSITION_CONFIGURE)
+        for values in ({'weights': 'default'}, {'cameras': ['a', 'b']}, {'input_size': [96, 64]}):
+            result = peer.set_parameters(node.name, key_interval=9, **values)
+            assert not result.successful
+            assert f'parameter {next(iter(values))} counts when the node is configured' \
+                in result.reason
+        assert peer.get_parameter(node.name, 'key_interval') == 5
+        # A whole parameter file can be loaded again: values that stay are no change.
+        assert peer.set_parameters(node.name, weights=str(random_checkpoint), cameras=[''],
+                                   input_size=[64, 64], key_interval=9).successful
+        assert change(Transition.TRANSITION_CLEANUP)
+        assert peer.set_parameters(node.name, weights='default', input_size=[96, 64]).successful
+        for name in ('autostart', 'publish_diagnostics'):
+            assert 'read-only' in peer.set_parameters(node.name, **{name: True}).reason
+    finally:
+        code, _ = node.stop()
+    assert code == 0, node.log
+
+
+@pytest.fixture(params=['Iron', 'Humble'])
+def node(request, monkeypatch):
+    """The node in this process, also as where rclpy has no post-set callback."""
+    if request.param == 'Humble':
+        base = SegmentationNode.__mro__[1:]
+        for kind in base:
+            if 'add_post_set_parameters_callback' in vars(kind):
+                monkeypatch.delattr(kind, 'add_post_set_parameters_callback')
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '-p', 'publish_diagnostics:=false',
+                                      '-p', 'key_interval:=0'])
+    node = SegmentationNode(context=context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_values_that_another_callback_refuses_are_not_applied(node):
+    refuses = [True]
+    # After the node's own.
+    node._on_set_parameters_callbacks.append(lambda changed: SetParametersResult(
+        successful=not refuses[0], reason='not now'))
+    before = dict(node._values.current)
+    wanted = [Parameter('key_interval', value=9), Parameter('overlay_opacity', value=0.25)]
+    assert not node.set_parameters_atomically(wanted).successful
+    assert node._values.current == before
+    refuses[0] = False
+    assert node.set_parameters_atomically(wanted).successful
+    assert node._values.current == {**before, 'key_interval': 9, 'overlay_opacity': 0.25}
+
+
+def test_a_value_refused_at_start_is_put_right_by_setting_it(node):
+    assert 'key_interval' in node._values.problems['key_interval']
+    assert node.set_parameters_atomically([Parameter('key_interval', value=3)]).successful
+    assert node._values.current['key_interval'] == 3
+    assert not node._values.problems
+
+
+def test_every_description_says_when_the_parameter_counts():
+    ends = {True: 'Live.', False: ('Counts when the node is configured.', 'Counts at start.')}
+    for spec in parameters.PARAMETERS:
+        assert spec.descriptor().description.endswith(ends[spec.live]), spec.name
+        assert spec.descriptor().read_only == spec.at_start
