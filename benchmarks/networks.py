@@ -52,15 +52,15 @@ def measure(architecture: str, encoder: str, arguments: dict[str, Any], size: tu
         whole, parts = (smp_model(CLASSES, architecture, encoder, **arguments).eval().to(where)
                         for _ in range(2))
         network = divide(parts, encoder, 0)
-        network.aligned = True  # as converted ones are
+        network.configure(aligned=True)  # as converted ones are
         return whole, network, torch.zeros(1, 3, *size[::-1], device=where)
 
     def current(network: Any, image: torch.Tensor, cut: int) -> Callable[[], Any]:
-        network.shared_levels = cut
+        network.configure(shared_levels=cut)
         shared = network.high(network.low(image))
 
         def run() -> Any:
-            network.shared_levels = cut
+            network.configure(shared_levels=cut)
             return network.decode(network.low(image), shared)
         return run
 

@@ -97,7 +97,7 @@ def test_a_current_frame_finds_the_features_of_a_moved_scene(shared):
     expected = network(current)
     errors = []
     for aligned in (False, True):
-        network.aligned = aligned
+        network.configure(aligned=aligned)
         torch.testing.assert_close(network(current), expected)
         logits = network.decode(network.low(current), network.high(network.low(key)))
         assert logits.shape == expected.shape
@@ -109,7 +109,7 @@ def test_a_current_frame_finds_the_features_of_a_moved_scene(shared):
 @torch.inference_mode()
 def test_without_a_cut_there_is_nothing_to_align():
     network = FPN(11, 0, backbone='efficientnet-lite0').eval()
-    network.aligned = True
+    network.configure(aligned=True)
     low = network.low(torch.randn(1, 3, 64, 64))
     assert network.high(low) == ()
     torch.testing.assert_close(network.decode(low, ()), network.decode_key(low, ()))

@@ -2,7 +2,6 @@
 import pytest
 import torch
 from test_networks import double, randomized
-from torch import nn
 from torch.nn import functional as F
 
 from featshare_core.labels import CAMVID
@@ -113,20 +112,3 @@ def test_checkpoints_hold_it(tmp_path):
     assert config.mean == (.5, .5, .5)
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(loaded(image), network.eval()(image))
-
-
-@torch.inference_mode()
-def test_key_frames_can_have_norms_of_their_own():
-    torch.manual_seed(0)
-    plain = FPN(CLASSES, 2).eval()
-    network = FPN(CLASSES, 2, key_norms=True).eval()
-    assert plain.state_dict().keys() < network.state_dict().keys()
-    network.load_state_dict(plain.state_dict(), strict=False)
-    image = torch.randn(1, 3, 64, 64)
-    low = network.low(image)
-    shared = network.high(low)
-    torch.testing.assert_close(network(image), plain(image))
-    nn.init.uniform_(network.key_tail_norm.weight, 2, 3)
-    torch.testing.assert_close(network.decode(low, shared), plain(image))
-    torch.testing.assert_close(network(image), network.decode_key(low, shared))
-    assert not torch.allclose(network(image), plain(image))

@@ -87,8 +87,8 @@ def test_what_is_wrong_is_said(tmp_path, checkpoint, capsys):
     (broken / 'val' / 'frames' / 'drive' / '3.png').unlink()
     assert 'has no frame' in failure(broken)
     assert 'valannot is missing' in failure(_camvid_without_masks(tmp_path), data='camvid')
-    assert 'shared_levels must be 0 to 3' in failure(broken.parent / 'short', '--shared-levels',
-                                                     '4')
+    assert 'shared_levels is one of 0, 1, 2, 3' in failure(broken.parent / 'short',
+                                                           '--shared-levels', '4')
 
 
 def _camvid_without_masks(tmp_path):

@@ -52,16 +52,16 @@ def assert_close(modes, plain):
 @pytest.mark.parametrize('name', ['fpn-densenet121', 'fpn-efficientnet-lite0'])
 @pytest.mark.parametrize('options', [
     {}, {'shared_levels': 2}, {'shared_levels': 3, 'mending': True},
-    {'shared_levels': 2, 'key_norms': True}, {'levels': 2, 'shared_levels': 1}])
+    {'levels': 2, 'shared_levels': 1}])
 def test_folding_leaves_the_network_what_it_is(name, options):
     torch.manual_seed(0)
     network = unlike(NETWORKS[name](5, **options))
-    network.aligned = 'mending' in options
+    network.configure(aligned='mending' in options)
     plain, before = logits(network), len(norms(network))
     count = fold_batch_norms(network)
     assert before - len(norms(network)) == count
-    # All but those of the decoder: the first follows a sum, and others may follow key frames.
-    assert len(norms(network)) <= (4 if 'key_norms' in options else 2)
+    # All but the decoder's: its first one follows a sum.
+    assert len(norms(network)) <= 2
     assert_close(logits(network), plain)
     buffer_dense_blocks(network)
     assert any(isinstance(m, BufferedBlock) for m in network.modules()) == ('dense' in name)

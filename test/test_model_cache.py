@@ -111,7 +111,7 @@ def test_whatever_changes_a_model_changes_its_name(folder, monkeypatch):
     assert models((64, 96)) == 2
     assert models(mean=(0.1, 0.2, 0.3)) == 3
     for number, (name, value) in enumerate((('shared_levels', 1), ('aligned', True)), 4):
-        setattr(network, name, value)
+        network.configure(**{name: value})
         assert models() == number
     with torch.no_grad():
         network.classifier.bias[3] += 1e-3

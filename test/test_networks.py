@@ -1,13 +1,19 @@
 """The networks: split = unsplit, parameter names, what is refused."""
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from featshare_core.networks.checkpoint import NETWORKS, network_options
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.fpn import FPN
+from featshare_core.networks.split import Ops
 
 CLASSES = 11
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def randomized(network):
@@ -116,6 +122,74 @@ def test_the_weights_do_not_depend_on_the_cut():
 def test_a_cut_that_does_not_exist_is_refused(shared, levels):
     with pytest.raises(ValueError, match='levels'):
         FPN(CLASSES, shared, levels)
+
+
+@torch.inference_mode()
+def test_features_are_carried_over_by_the_operations_that_are_given():
+    network = FPN(CLASSES, 2, backbone='efficientnet-lite0', mending=True).eval()
+    network.configure(aligned=True)
+    key, current = torch.randn(2, 1, 3, 64, 64)
+    low, shared = network.low(current), network.high(network.low(key))
+    expected, called = network.decode(low, shared), []
+
+    def noted(name):
+        def run(*given):
+            called.append(name)
+            return getattr(Ops(), name)(*given)
+        return run
+
+    network.configure(ops=Ops(*map(noted, Ops._fields)))
+    assert torch.equal(network.decode(low, shared), expected)
+    assert called == ['displacement', 'warp', 'warp', 'warp', 'mismatch', 'gate']
+    assert (network.shared_levels, network.aligned) == (2, True)
+    network.configure(ops=Ops(), shared_levels=0)
+    assert torch.equal(network.decode(network.low(current), ()), network(current))
+    assert len(called) == 6
+
+
+@pytest.mark.parametrize(('name', 'options'), [
+    ('fpn-densenet121', {}), ('fpn-efficientnet-lite0', {'mending': True}), ('fcn-resnet50', {}),
+    ('smp', {'architecture': 'Unet', 'encoder': 'resnet18'}),
+    ('smp', {'architecture': 'PSPNet', 'encoder': 'resnet18'})])
+def test_a_network_names_its_classifier_and_its_mendings(name, options):
+    if not name.startswith('fpn'):
+        pytest.importorskip('torchvision')
+    if name == 'smp':
+        pytest.importorskip('segmentation_models_pytorch')
+    state, other = (NETWORKS[name](classes, **options).state_dict() for classes in (5, 7))
+    network = NETWORKS[name](5, **options)
+    assert network.classifier_names == {
+        key for key, tensor in state.items() if tensor.shape != other[key].shape}
+    assert network.mends == ('mending' in options)
+    plain = NETWORKS[name](5, **{key: value for key, value in options.items() if key != 'mending'})
+    assert network.mending_names == state.keys() - plain.state_dict().keys()
+    assert network.mending_names <= dict(network.named_parameters()).keys()
+    accepted = network_options(name)
+    assert accepted.keys() >= {'shared_levels', *options}
+    assert [option for option, required in accepted.items() if required] == (
+        ['architecture', 'encoder'] if name == 'smp' else [])
+
+
+def test_only_networks_know_their_kinds():
+    """Outside ``networks/`` nobody sets a network's attributes or asks for its class."""
+    kinds = {'FPN', 'FCN', 'SmpNetwork', 'StagedNetwork', 'SplitNetwork', 'Mending'}
+    found = []
+    for folder in ('featshare_core', 'featshare_ros', 'benchmarks'):
+        for path in (ROOT / folder).rglob('*.py'):
+            if 'networks' in path.relative_to(ROOT).parts[:2]:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                    wrong = node.attr in ('shared_levels', 'aligned', 'ops', 'mends') \
+                        and ast.unparse(node.value) != 'self'
+                else:
+                    wrong = isinstance(node, ast.Call) \
+                        and ast.unparse(node.func) in ('isinstance', 'issubclass') \
+                        and any(isinstance(name, ast.Name) and name.id in kinds
+                                for name in ast.walk(node.args[1]))
+                if wrong:
+                    found.append(f'{path}:{node.lineno}: {ast.unparse(node)}')
+    assert found == []
 
 
 def test_densenet_has_torchvisions_parameters():

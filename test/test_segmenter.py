@@ -16,8 +16,7 @@ from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import network_size
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.inference.timing import Rolling
-from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
-from featshare_core.networks.fpn import FPN
+from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.overlay import paint
 
 HEIGHT, WIDTH = 120, 200
@@ -63,19 +62,6 @@ def test_current_on_the_key_frame_itself_is_key(random_checkpoint, shared_levels
     assert not current.is_key
     np.testing.assert_array_equal(current.mask, key.mask)
     np.testing.assert_array_equal(current.confidence, key.confidence)
-
-
-def test_key_frames_are_decoded_with_norms_of_their_own_where_there_are_any(tmp_path):
-    labels = load_checkpoint('default')[1].labels
-    torch.manual_seed(0)
-    network = FPN(len(labels), key_norms=True)
-    torch.nn.init.normal_(network.key_fusion_norm.bias, 0, 3)
-    config = Config('fpn-densenet121', labels, (128, 96), {'shared_levels': 2, 'key_norms': 1})
-    save_checkpoint(tmp_path / 'norms.safetensors', network, config)
-    segmenter = VideoSegmenter.from_checkpoint(tmp_path / 'norms.safetensors', device='cpu')
-    frame = frames(1)[0]
-    key, current = segmenter.segment(frame), segmenter.segment(frame)
-    assert (key.mask != current.mask).any()
 
 
 def test_masks_are_those_of_the_plain_network(random_checkpoint, segmenter):

@@ -95,7 +95,7 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
     network = divide(model, encoder, 0)
     assert network.cuts == cuts
     for cut in cuts:
-        network.shared_levels = cut
+        network.configure(shared_levels=cut)
         shared = network.high(network.low(frame))
         assert bool(shared) == bool(cut)
         mixed = network.decode(network.low(other), shared)
@@ -105,7 +105,7 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
         assert not torch.equal(mixed, expected)
         if cut:
             assert (mixed - alone).abs().max() > 1e-3 * alone.abs().max()
-        network.aligned = True
+        network.configure(aligned=True)
         low = network.low(frame)
         shared = network.high(low)
         torch.testing.assert_close(network.decode_key(low, shared), expected, rtol=1e-9, atol=1e-9)
@@ -113,7 +113,7 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
         assert follows.shape == mixed.shape
         assert follows.isfinite().all()
         assert torch.equal(follows, mixed) == (not cut)
-        network.aligned = False
+        network.configure(aligned=False)
 
 
 @pytest.mark.parametrize(('architecture', 'encoder', 'count'), [
@@ -128,7 +128,7 @@ def test_folding_leaves_the_network_what_it_is(architecture, encoder, count):
     torch.manual_seed(0)
     frame, other = frames(architecture).float()
     network = divide(randomized(smp_model(CLASSES, architecture, encoder), frame), encoder, 0)
-    network.shared_levels = network.cuts[1]
+    network.configure(shared_levels=network.cuts[1])
     modes = []
     for folds in (False, True):
         if folds:

@@ -12,12 +12,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
-from featshare_core.networks.smp.build import (
-    encoder_normalisation,
-    load_encoder_weights,
-    smp_model,
-    smp_network,
-)
+from featshare_core.networks.smp.build import smp_model, smp_network
 
 try:
     import segmentation_models_pytorch as smp
@@ -126,8 +121,7 @@ def test_encoder_weights_from_a_file(tmp_path):
                file)
     encoder = 'tu-tf_efficientnet_lite0'
     network = smp_network(CLASSES, 'FPN', encoder, 2).eval()
-    load_encoder_weights(network, encoder, str(file))
-    assert encoder_normalisation(encoder, str(file)) == ((.5, .5, .5), (.5, .5, .5))
+    assert network.load_backbone(str(file)) == ((.5, .5, .5), (.5, .5, .5))
     # The same network as ours, and so the same features.
     backbone = EfficientNetLite0().eval()
     backbone.load_imagenet_weights(published)
@@ -139,12 +133,12 @@ def test_encoder_weights_from_a_file(tmp_path):
             torch.testing.assert_close(theirs[level], features, rtol=1e-4, atol=1e-4)
 
     with pytest.raises(ValueError, match=r'timm.pth are no weights of resnet18: conv1.weight is'):
-        load_encoder_weights(smp_network(CLASSES, 'FPN', 'resnet18', 2), 'resnet18', str(file))
+        smp_network(CLASSES, 'FPN', 'resnet18', 2).load_backbone(str(file))
     torch.save(smp_model(CLASSES, 'FPN', 'resnet18'), tmp_path / 'whole.pth')
     with pytest.raises(ValueError, match=r'whole.pth is no file of tensors alone'):
-        load_encoder_weights(network, encoder, str(tmp_path / 'whole.pth'))
+        network.load_backbone(str(tmp_path / 'whole.pth'))
     with pytest.raises(ValueError, match=r"weights '/no/such.pth' of resnet18 cannot be had"):
-        load_encoder_weights(network, 'resnet18', '/no/such.pth')
+        smp_network(CLASSES, 'FPN', 'resnet18', 2).load_backbone('/no/such.pth')
 
 
 @pytest.mark.parametrize('name', sorted(file.stem for file in CONFIGS.glob('smp-*.yaml')))
@@ -201,6 +195,6 @@ def test_configurations_say_what_they_lack(tmp_path):
     recipe.write_text(recipe.read_text().replace(
         'network: 7', 'network: {type: smp, architecture: Unet, encoder: resnet18}'))
     assert load_config([recipe], {}).network_name == 'smp'
-    for option in ('key_norms', 'mending'):
-        with pytest.raises(ValueError, match='key_norms and mending are for FPNs, not for smp'):
-            load_config([recipe], {option: True})
+    for option, value in (('levels', 3), ('mending', True)):
+        with pytest.raises(ValueError, match=f'{option} is no option of the network smp'):
+            load_config([recipe], {option: value})

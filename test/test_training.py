@@ -196,23 +196,6 @@ def test_alignment_of_the_deployed_network_leaves_its_training_alone(baselines, 
     assert not torch.equal(found['never'], found['always'])
 
 
-def test_a_sharing_network_that_goes_on_keeps_its_key_frames_norms(baselines, tmp_path):
-    torch.manual_seed(0)
-    config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64),
-                    {'shared_levels': 2, 'key_norms': 1})
-    network = config.build()
-    network.key_tail_norm.weight.data.fill_(3.0)
-    trained = tmp_path / 'trained.safetensors'
-    save_checkpoint(trained, network, config)
-    path = write(tmp_path / 'a.yaml', {**SHARING, 'key_norms': True, 'baseline': str(trained),
-                                       'frozen_norms': 'all', 'lr': 1e-9, 'steps_per_epoch': 1})
-    train_file(path, tmp_path / 'run')
-    ours = load_checkpoint(tmp_path / 'run' / 'final.safetensors')[0]
-    torch.testing.assert_close(ours.key_tail_norm.weight,
-                               torch.full_like(ours.key_tail_norm.weight, 3.0))
-    assert not torch.equal(ours.tail_norm.weight, ours.key_tail_norm.weight)
-
-
 def test_a_baseline_of_another_network_is_refused(baselines, tmp_path):
     path = write(tmp_path / 'a.yaml', {**SHARING,
                                        'baseline': str(baselines / 'fpn-densenet121.safetensors')})
@@ -283,7 +266,7 @@ def test_a_per_frame_network_learns_from_a_teacher(baselines, tmp_path):
     ({'shared_levels': 1}, 'a sharing network learns from a per-frame baseline'),
     ({'shared_levels': 1, 'baseline': 'x', 'mending': True, 'frozen_norms': 'all'},
      'mending is for features that fol'),
-    ({'mending': True, 'aligned': 'deployed'}, 'key_norms and mending are for sharing networks'),
+    ({'mending': True, 'aligned': 'deployed'}, 'mending is for sharing networks'),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),

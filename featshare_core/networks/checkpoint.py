@@ -1,6 +1,7 @@
 """Checkpoints: one .safetensors file that holds the weights and, in its header, their config."""
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -21,12 +22,30 @@ from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
 
 HEADER_KEY = 'featshare'
+"""Name of the entry in a checkpoint's header that holds its configuration as JSON."""
 NETWORKS: Mapping[str, Callable[..., SplitNetwork]] = {
     'fpn-densenet121': FPN,
     'fpn-efficientnet-lite0': partial(FPN, backbone='efficientnet-lite0'),
     'fcn-resnet50': fcn_network,
     'smp': smp_network}
+"""Constructors of the networks by the name that checkpoints give them."""
+VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
+"""Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
+"""Largest width and height of an input image, in pixels."""
+
+
+def network_options(name: str) -> dict[str, bool]:
+    """
+    Return the named options of a network's constructor, and whether each is required.
+
+    :param name: a key of ``NETWORKS``.
+    """
+    parameters = dict(inspect.signature(NETWORKS[name]).parameters)
+    del parameters['classes']
+    return {option: parameter.default is parameter.empty
+            for option, parameter in parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 class CheckpointError(ValueError):
@@ -75,8 +94,13 @@ class Config:
         options = dict(self.options)
         aligned = bool(options.pop('aligned', False))
         network = NETWORKS[self.network](len(self.labels), **options)
-        network.aligned = aligned
+        network.configure(aligned=aligned)
         return network
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Return the options by which weights of one network fit another or do not."""
+        return {name: value for name, value in self.options.items() if name not in VARIANTS}
 
 
 def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
@@ -150,6 +174,10 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
         config = replace(config, options={**config.options, 'shared_levels': shared_levels})
     if aligned is not None:
         config = replace(config, options={**config.options, 'aligned': int(aligned)})
+    if 'key_norms' in config.options:
+        raise CheckpointError(f'{path}: its network has batch norms for key frames alone (option '
+                              f'key_norms), which is no longer supported: train it again '
+                              f'without that option')
     try:
         network = config.build()
     except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ class FCN(StagedNetwork):
     """
 
     input_multiple = 8
+    classifier_path = 'classifier.4'
 
     def __init__(self, model: Any, shared_levels: int) -> None:
         steps = trace(model.backbone)[-1] or []

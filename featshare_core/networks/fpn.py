@@ -11,15 +11,20 @@ from featshare_core.networks.mending import Mending
 from featshare_core.networks.split import (
     FINER_CHANNELS,
     LANDMARK_CHANNELS,
+    Normalisation,
     SplitNetwork,
     Tensors,
 )
 
 PYRAMID_CHANNELS = 128
+"""Channels of each level of the pyramid."""
 HEAD_CHANNELS = 64
+"""Channels of each level's head, and of the fusion."""
 TAIL_CHANNELS = 32
+"""Channels of the features that the classifier reads."""
 BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {
     'densenet121': DenseNet121, 'efficientnet-lite0': EfficientNetLite0}
+"""Backbones by name."""
 
 
 def upsample(features: Tensor, like: Tensor) -> Tensor:
@@ -48,23 +53,19 @@ class FPN(SplitNetwork):
         The weights do not depend on it.
     :param levels: pyramid levels, 1 to 4; 2 is the thesis's truncated (-2) network.
     :param backbone: a key of ``BACKBONES``; the thesis's is DenseNet-121.
-    :param key_norms: the decoder normalises key frames (``forward``, ``decode_key``) with batch
-        norms of their own, apart from those of current frames (``decode``).
-    :param mending: a ``Mending`` for each cut.
+    :param mending: add one ``Mending`` per cut.
+    :raises ValueError: for a cut or a number of levels that the network does not have.
     """
 
     input_multiple = 32
     landmark_maps = 2
+    classifier_path = 'classifier'
 
     def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
-                 backbone: str = 'densenet121', key_norms: bool = False,
-                 mending: bool = False) -> None:
+                 backbone: str = 'densenet121', mending: bool = False) -> None:
         super().__init__()
-        if not 0 <= shared_levels < levels:
-            raise ValueError(f'shared_levels must be 0 to {levels - 1} in a network of {levels} '
-                             f'levels, not {shared_levels}')
-        self.shared_levels = shared_levels
         self.levels = levels
+        self.configure(shared_levels=shared_levels)
         self.backbone = BACKBONES[backbone](levels)
         self.laterals = nn.ModuleList(
             nn.Conv2d(c, PYRAMID_CHANNELS, 1) for c in self.backbone.channels[:levels])
@@ -75,16 +76,24 @@ class FPN(SplitNetwork):
         self.tail = nn.Conv2d(HEAD_CHANNELS, TAIL_CHANNELS, 3, padding=1, bias=False)
         self.tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
         self.classifier = nn.Conv2d(TAIL_CHANNELS, classes, 1)
-        if key_norms:
-            self.key_fusion_norm = nn.BatchNorm2d(HEAD_CHANNELS)
-            self.key_tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
-        self.key_norms = bool(key_norms)
         if mending:
-            # Of the level at stride 8, or of the one at stride 4 where that alone is not shared.
+            # They read the level at stride 8, or the one at stride 4 where it alone is not shared.
             self.mendings = nn.ModuleList(
                 Mending(self.backbone.channels[min(1, levels - cut - 1)], HEAD_CHANNELS)
                 for cut in range(1, levels))
-        self.mends = bool(mending)
+            self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
+
+    def load_backbone(self, weights: str | None) -> Normalisation:
+        """
+        Give the backbone pretrained weights; return the mean and deviation of its images.
+
+        :param weights: ``imagenet``, a file of its state dict, or None for no change.
+        :raises ValueError, OSError: where the weights are missing or another network's.
+        """
+        if weights:
+            self.backbone.load_imagenet_weights(
+                self.backbone.imagenet_file() if weights == 'imagenet' else weights)
+        return self.backbone.mean, self.backbone.std
 
     def low(self, image: Tensor) -> Tensors:
         """Return the backbone's features of the levels that are not shared, finest first."""
@@ -97,7 +106,7 @@ class FPN(SplitNetwork):
         """
         Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
 
-        For mending it comes at stride 16 too, so that current frames need not pool it.
+        A network that mends returns it at stride 16 too, so that current frames need not pool it.
         """
         if not self.shared_levels:
             return ()
@@ -109,23 +118,16 @@ class FPN(SplitNetwork):
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
-        return self._logits(low, shared, self.fusion_norm, self.tail_norm)
-
-    def _decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
-        if not self.key_norms:
-            return self._decode(low, shared)
-        return self._logits(low, shared, self.key_fusion_norm, self.key_tail_norm)
-
-    def _logits(self, low: Tensors, shared: Tensors, fusion_norm: nn.Module,
-                tail_norm: nn.Module) -> Tensor:
+        # Nx64x(H/4)x(W/4)
         fused = self._low_fused(low) + shared[0] if shared else self._fused(low, ())
-        features = F.relu(fusion_norm(fused))
+        features = F.relu(self.fusion_norm(fused))
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
-        return self.classifier(F.relu(tail_norm(self.tail(features))))
+        features = F.relu(self.tail_norm(self.tail(features)))  # Nx32x(H/2)x(W/2)
+        return self.classifier(features)
 
     def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
         mend = self.mendings[self.shared_levels - 1]
-        return (mend(_at_stride_8(low), *carried, wrong),)
+        return (mend(_at_stride_8(low), *carried, wrong, self.ops.gate),)
 
     def _landmarks(self, low: Tensors) -> Tensors:
         return _at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]
@@ -137,6 +139,7 @@ class FPN(SplitNetwork):
         :param deep: the features of the deepest levels, finest first.
         :param low: those of the levels above, whose shapes alone matter.
         """
+        # At a level's stride: ``pyramid`` Nx128xhxw, ``head`` and ``fused`` Nx64xhxw.
         pyramid, fused = None, None
         for index in reversed(range(self.levels)):
             if index >= len(low):
@@ -152,10 +155,12 @@ class FPN(SplitNetwork):
         return fused
 
     def _low_fused(self, low: Tensors) -> Tensor:
-        """Return what the features of ``low`` add to the fusion; the biases are in the rest."""
+        """Return what ``low`` adds to the fusion, Nx64 at stride 4; ``_fused`` has the biases."""
         # Laterals commute with the upsampling that follows them, and so become a part of the
-        # heads; unless there are more channels before them than after.
+        # heads; unless they read more channels than they return.
         narrow = sum(self.backbone.channels[:len(low)]) < PYRAMID_CHANNELS
+        # At a level's stride: ``above`` NxPxhxw, ``head`` and ``fused`` Nx64xhxw; P is 128, or,
+        # where laterals are merged into heads, the channels of this level and those below it.
         above, lateral, fused = None, None, None
         for index, features in reversed(tuple(enumerate(low))):
             weight = self.laterals[index].weight
@@ -174,7 +179,11 @@ class FPN(SplitNetwork):
         return fused
 
     def _kernel(self, index: int, lateral: Tensor | None) -> Tensor:
-        """Return the 3x3 kernel of a level's head and its part of the fusion in one."""
+        """
+        Return one kernel for a level's lateral, head and part of the fusion, 64xPx3x3.
+
+        :param lateral: 128xP, or None where the features are the pyramid's own, P = 128.
+        """
         head = self.heads[index].weight
         assert isinstance(head, Tensor)
         if lateral is not None:
@@ -188,5 +197,5 @@ class FPN(SplitNetwork):
 
 
 def _at_stride_8(low: Tensors) -> Tensor:
-    """Return the finest shallow features that are not finer."""
+    """Return the shallow features at stride 8; where none are, those at stride 4, pooled."""
     return low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)

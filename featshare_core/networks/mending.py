@@ -1,41 +1,58 @@
-"""Learns what to put where a key frame's features, moved along, do not fit the current frame."""
+"""Mending: a learned correction of carried features where they do not fit the current frame."""
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 HIDDEN_CHANNELS = 64
+"""Width of the hidden layers, in channels."""
 DILATIONS = (1, 2)
-"""Of the 5x5 depthwise convolutions at stride 16: together they see 13 cells, 208 pixels."""
-STEEPNESS = 4
-"""With which a correction sets in, by the mismatch: what nearly fits is better left alone."""
+"""Dilations of the 5x5 depthwise convolutions, in cells of stride 16; they see 208 pixels."""
+GATE_FACTOR = 1.5
+"""Factor of the mismatch's power in the gate, without a unit."""
+GATE_POWER = 4
+"""Power of the mismatch in the gate: a slight mismatch is better left uncorrected."""
 
 
 def mismatch(current: Tensor, carried: Tensor) -> Tensor:
     """
-    Return Nx1xhxw, 0 and up: how badly features that were moved along fit the current frame's.
+    Return the mismatch of carried features, Nx1xhxw, at least 0 and without a unit.
 
-    It is their difference, that of neighbours included, over the current ones' mean size. What is
-    wrong with a mask is where this is large: on CamVid val the tenth of the cells in which it is
-    largest holds nine tenths of what a lag of 4 costs (docs/notes/ablation.md).
+    It is the mean absolute difference over the channels and a 3x3 window, divided by the mean
+    absolute value of the image's current features. It is large where masks are wrong: occlusions,
+    thin objects and failed matches.
 
-    :param current, carried: NxCxhxw, shallow features of the current frame, and the key frame's.
+    :param current: NxCxhxw shallow features of the current frame.
+    :param carried: NxCxhxw, those of the key frame, warped to the current one.
     """
-    wrong = (current - carried).abs().mean(1, keepdim=True)
+    wrong = (current - carried).abs().mean(1, keepdim=True)  # Nx1xhxw
     wrong = F.avg_pool2d(wrong, 3, 1, 1, count_include_pad=False)
     return wrong / current.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
+def gate(correction: Tensor, wrong: Tensor) -> Tensor:
+    """
+    Return an NxCx2hx2w correction, upsampled and weighted by ``1 - exp(-1.5 wrong^4)``.
+
+    :param correction: NxCxhxw.
+    :param wrong: Nx1x2hx2w, of ``mismatch``; where it is 0, so is the result.
+    """
+    return _twice_as_fine(correction) * (1 - torch.exp(-(GATE_FACTOR * wrong.pow(GATE_POWER))))
+
+
 class Mending(nn.Module):
     """
-    Corrects carried features by what the current frame's shallow ones and the surroundings say.
+    Corrects carried features from the current frame's shallow features and the mismatch.
 
-    It changes nothing where the frames match, and, with fresh weights, anywhere. What to put there
-    is found at stride 16, which costs a fourth of stride 8 and is as good; where, at stride 8.
+    The output equals the input where the frames match and, with fresh weights, everywhere. The
+    correction is computed at stride 16, a fourth of the cost of stride 8 without loss, and gated
+    at stride 8.
 
-    :param low_channels: of the shallow features, at stride 8.
-    :param channels: of the carried features, at stride 4.
+    :param low_channels: channels of the shallow features, at stride 8.
+    :param channels: channels of the carried features, at stride 4.
     """
 
     def __init__(self, low_channels: int, channels: int) -> None:
@@ -50,22 +67,26 @@ class Mending(nn.Module):
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, low: Tensor, carried: Tensor, context: Tensor, wrong: Tensor) -> Tensor:
+    def forward(self, low: Tensor, carried: Tensor, context: Tensor, wrong: Tensor,
+                gate: Callable[[Tensor, Tensor], Tensor] = gate) -> Tensor:
         """
-        Return the carried features, corrected.
+        Return the corrected carried features, NxCx2hx2w.
 
-        :param low: NxLxhxw at stride 8; ``carried``: NxCx2hx2w; ``context``: the same at stride
-            16; ``wrong``: Nx1xhxw, of ``mismatch``.
+        :param low: NxLxhxw shallow features of the current frame, at stride 8; h and w even.
+        :param carried: NxCx2hx2w carried features, at stride 4.
+        :param context: NxCx(h/2)x(w/2), the carried features at stride 16.
+        :param wrong: Nx1xhxw, of ``mismatch``.
+        :param gate: see ``Ops``.
         """
+        # Nx(L+C+1)x(h/2)x(w/2)
         features = torch.cat((F.avg_pool2d(low, 2), context, F.avg_pool2d(wrong, 2)), 1)
-        features = F.relu(self.first(features))
+        features = F.relu(self.first(features))  # Nx64x(h/2)x(w/2)
         for depthwise, pointwise in zip(self.depthwise, self.pointwise):
             features = features + F.relu(pointwise(depthwise(features)))
-        # The CUDA engine looks for 1 - exp(-x), see ``fuse``.
-        correction = _twice_as_fine(self.last(features)) \
-            * (1 - torch.exp(-(1.5 * wrong.pow(STEEPNESS))))
-        return carried + _twice_as_fine(correction)
+        correction = gate(self.last(features), wrong)  # NxCxhxw
+        return carried + _twice_as_fine(correction)  # NxCx2hx2w
 
 
 def _twice_as_fine(features: Tensor) -> Tensor:
+    """Return NxCx2hx2w, bilinearly upsampled."""
     return F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)

@@ -3,19 +3,39 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from featshare_core.networks.alignment import displacement, warp
-from featshare_core.networks.mending import mismatch
+from featshare_core.networks import alignment, mending
 
 LANDMARK_CHANNELS = 16
-"""So many tell places apart as well as twice as many, see docs/notes/ablation.md."""
+"""Channels of the features by which frames are matched, at stride 8."""
 FINER_CHANNELS = 8
-"""Of the landmarks twice as fine, which need not tell far places apart."""
+"""Channels of the features by which frames are matched, at stride 4."""
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of RGB in 0 to 1."""
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""ImageNet's mean and standard deviation of RGB in 0 to 1."""
 Tensors = tuple[Tensor, ...]
 """What passes between the parts: plain tensors, so that each part can be exported or captured."""
+
+
+class Ops(NamedTuple):
+    """
+    The operations that carry a key frame's features over to a current frame.
+
+    The defaults are made of PyTorch's operations; an engine may give faster ones of the same
+    signatures and results.
+
+    :param displacement, warp: see ``alignment``.
+    :param mismatch, gate: see ``mending``.
+    """
+
+    displacement: Callable[..., Tensor] = alignment.displacement
+    warp: Callable[[Tensor, Tensor, bool], Tensor] = alignment.warp
+    mismatch: Callable[[Tensor, Tensor], Tensor] = mending.mismatch
+    gate: Callable[[Tensor, Tensor], Tensor] = mending.gate
 
 
 class SplitNetwork(nn.Module, ABC):
@@ -27,33 +47,75 @@ class SplitNetwork(nn.Module, ABC):
     """
 
     input_multiple: int
-    """The height and width of an input image are multiples of this."""
+    """Divisor of the height and width of input images, in pixels."""
 
     levels: int
-    """How many levels the network has: an encoder's stages, a pyramid's maps."""
-
-    shared_levels: int
-    """How many levels, counted from the deepest, current frames take from the cache."""
+    """Number of levels: an encoder's stages, a pyramid's maps."""
 
     backbone: Any
-    """What the features come from; training may freeze its statistics."""
+    """Module that the features come from; training may freeze its statistics."""
 
-    key_norms: bool = False
-    """Whether ``decode_key`` has norms of its own."""
+    classifier_path: str
+    """Path of the module whose parameters depend on the number of classes."""
 
-    aligned: bool = False
-    """Whether ``propagate`` moves features along with the scene; the thesis's does not."""
-
-    displacement: Callable[..., Tensor] = staticmethod(displacement)
-    warp: Callable[[Tensor, Tensor, bool], Tensor] = staticmethod(warp)
-    mismatch: Callable[[Tensor, Tensor], Tensor] = staticmethod(mismatch)
-    """How features are carried over; an engine may put faster ways here."""
-
-    mends: bool = False
-    """Whether an aligned ``propagate`` corrects what it moved, by ``Mending``."""
+    mending_names: frozenset[str] = frozenset()
+    """Names of the parameters that mend carried features; empty in a network that does not."""
 
     landmark_maps: int = 1
-    """How many tensors ``_landmarks`` returns."""
+    """Number of tensors that ``_landmarks`` returns."""
+
+    shared_levels: int = 0
+    """Number of levels, counted from the deepest, that are cached; set by ``configure``."""
+
+    aligned: bool = False
+    """Whether ``propagate`` moves features along with the scene; set by ``configure``."""
+
+    ops: Ops = Ops()
+    """The operations that carry features over; set by ``configure``."""
+
+    def configure(self, shared_levels: int | None = None, aligned: bool | None = None,
+                  ops: Ops | None = None) -> None:
+        """
+        Set how the network shares features; None leaves a setting as it is.
+
+        Tensors that ``high`` returned before a change of the cut or the alignment do not fit.
+
+        :param shared_levels: the cut, one of ``cuts``; the weights do not depend on it.
+        :param aligned: whether cached features follow the scene; the thesis's do not.
+        :param ops: the operations that carry features over.
+        :raises ValueError: where ``shared_levels`` is none of ``cuts``.
+        """
+        if shared_levels is not None:
+            if shared_levels not in self.cuts:
+                raise ValueError(f'shared_levels is one of {", ".join(map(str, self.cuts))} in '
+                                 f'this network, not {shared_levels}')
+            self.shared_levels = shared_levels
+        if aligned is not None:
+            self.aligned = aligned
+        if ops is not None:
+            self.ops = ops
+
+    @property
+    def mends(self) -> bool:
+        """Whether an aligned ``propagate`` corrects what it has moved, by ``Mending``."""
+        return bool(self.mending_names)
+
+    @property
+    def classifier_names(self) -> frozenset[str]:
+        """The names of the parameters that depend on the number of classes."""
+        return frozenset(f'{self.classifier_path}.{name}'
+                         for name in self.get_submodule(self.classifier_path).state_dict())
+
+    def load_backbone(self, weights: str | None) -> Normalisation:
+        """
+        Give the backbone pretrained weights; return the mean and deviation of its images.
+
+        :param weights: None for no change; whatever else a network takes.
+        :raises ValueError: where the network takes no such weights.
+        """
+        if weights:
+            raise ValueError(f'{type(self).__name__} takes no backbone_weights')
+        return IMAGENET
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -71,47 +133,51 @@ class SplitNetwork(nn.Module, ABC):
 
     def propagate(self, low: Tensors, shared: Tensors, in_place: bool = False) -> Tensors:
         """
-        Return a key frame's ``shared`` as the current frame of ``low`` takes it (``S^prop``).
+        Return a key frame's ``shared``, carried over to the current frame of ``low`` (``S^prop``).
 
-        The thesis's has no parameters: it is the identity. Where the network is ``aligned``, each
-        tensor is warped by how far the shallow features have moved since the key frame, and then
-        mended where the network ``mends``.
+        The thesis's (ch. 3) is the identity. In an ``aligned`` network each tensor is warped by
+        the displacement of the shallow features since the key frame, and then mended where the
+        network ``mends``.
 
-        :param in_place: as if nothing had moved, which leaves more to mend: for training.
+        :param low: tensors of ``low``, of the current frame.
+        :param shared: tensors of ``high``, of the key frame.
+        :param in_place: leave the warp out, so that more is left to mend: for training.
         """
         if not self.aligned or not shared:
             return shared
-        deep, landmarks = self._deep(shared), self._landmarks(low)
+        deep, landmarks = self.without_landmarks(shared), self._landmarks(low)
+        # Nx16xhxw at stride 8, and in some networks Nx8x2hx2w at stride 4.
         (ours, *finer), (theirs, *finer_key) = landmarks, shared[len(deep):]
         if not in_place:
-            moved = self.displacement(ours, theirs, *finer, *finer_key)
-            # What is one for the whole image does not move.
-            deep = tuple(self.warp(t, moved, t.shape[-2] > ours.shape[-2])
+            # Nx2xhxw, or Nx2x2hx2w where there are finer landmarks
+            moved = self.ops.displacement(ours, theirs, *finer, *finer_key)
+            # A tensor of one cell, such as a global average, does not move.
+            deep = tuple(self.ops.warp(t, moved, t.shape[-2] > ours.shape[-2])
                          if max(t.shape[-2:]) > 1 else t for t in deep)
-            theirs = self.warp(theirs, moved, False) if self.mends else theirs
+            theirs = self.ops.warp(theirs, moved, False) if self.mends else theirs
         if self.mends:
-            deep = self._mended(low, deep, self.mismatch(ours, theirs))
+            deep = self._mended(low, deep, self.ops.mismatch(ours, theirs))
         return (*deep, *landmarks)
 
     def decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """
         Return NxCxhxw logits of a current frame from its ``low`` and a key frame's ``shared``.
 
-        They may be smaller than the image: bilinear upsampling (corners not aligned) to whatever
-        size is wanted is the caller's, which can then take the argmax without storing them.
+        They may be smaller than the image. The caller upsamples them bilinearly (corners not
+        aligned) to the size that it needs, and can take the argmax without storing the result.
         """
-        return self.decode_propagated(low, self.propagate(low, shared))
-
-    def decode_propagated(self, low: Tensors, shared: Tensors) -> Tensor:
-        """Return the logits of a current frame from what ``propagate`` has returned."""
-        return self._decode(low, self._deep(shared))
+        return self.decode_key(low, self.propagate(low, shared))
 
     def decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
-        """Return the logits of the frame that ``low`` and ``shared`` both come from."""
-        return self._decode_key(low, self._deep(shared))
+        """
+        Return NxCxhxw logits of a frame from its ``low`` and ``shared`` tensors that fit it.
 
-    def _deep(self, shared: Tensors) -> Tensors:
-        """Return ``shared`` without the landmarks."""
+        :param shared: of ``high`` of the same frame (a key frame), or of ``propagate``.
+        """
+        return self._decode(low, self.without_landmarks(shared))
+
+    def without_landmarks(self, shared: Tensors) -> Tensors:
+        """Return those tensors of ``high`` or ``propagate`` that the decoder reads."""
         return shared[:-self.landmark_maps] if self.aligned else shared
 
     @abstractmethod
@@ -122,9 +188,6 @@ class SplitNetwork(nn.Module, ABC):
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits of a frame, with tensors of ``_high`` that fit it."""
 
-    def _decode_key(self, low: Tensors, shared: Tensors) -> Tensor:
-        return self._decode(low, shared)
-
     def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
         """Return what ``_decode`` needs of the carried tensors; ``wrong`` is of ``mismatch``."""
         raise NotImplementedError(f'{type(self).__name__} does not mend')
@@ -132,9 +195,9 @@ class SplitNetwork(nn.Module, ABC):
     @abstractmethod
     def _landmarks(self, low: Tensors) -> Tensors:
         """
-        Return the features by which frames are matched; few channels will do.
+        Return the features by which frames are matched.
 
-        They are at stride 8, and, where there are two, of others at stride 4.
+        They are Nx16xhxw at stride 8 and, where there are two tensors, Nx8x2hx2w at stride 4.
         """
 
     def forward(self, image: Tensor) -> Tensor:

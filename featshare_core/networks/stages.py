@@ -41,10 +41,7 @@ class StagedNetwork(SplitNetwork):
         self.stages = stages
         self.used = tuple(used)
         self.levels = len(stages)
-        if shared_levels not in self.cuts:
-            raise ValueError(f'shared_levels is one of {", ".join(map(str, self.cuts))} in this '
-                             f'network, not {shared_levels}')
-        self.shared_levels = shared_levels
+        self.configure(shared_levels=shared_levels)
 
     @property
     def cuts(self) -> tuple[int, ...]:

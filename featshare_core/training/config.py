@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from featshare_core.data.pairs import Augmentation
-from featshare_core.networks.checkpoint import NETWORKS
+from featshare_core.networks.checkpoint import NETWORKS, network_options
 
 T = TypeVar('T')
 
@@ -83,7 +83,6 @@ class TrainConfig:
     :param mending: train the correction of carried features alone, see ``networks.mending``, on
         top of an FPN's ``baseline``, per frame or sharing; every other step leaves the pairs
         unaligned, which is harder.
-    :param key_norms: batch norms of their own for key frames in an FPN's decoder.
     :param frozen_norms: the part of the network whose batch-norm statistics are not updated.
     :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
     :param baseline: the checkpoint that training starts from. For a sharing network it makes the
@@ -111,7 +110,6 @@ class TrainConfig:
     shared_levels: tuple[int, ...] = (2,)
     aligned: Literal['never', 'deployed', 'always'] = 'never'
     mending: bool = False
-    key_norms: bool = False
     frozen_norms: Literal['none', 'backbone', 'all'] = 'none'
     backbone_weights: str | None = None
     baseline: str | None = None
@@ -133,30 +131,30 @@ class TrainConfig:
         """Refuse what cannot be trained; the message names the key."""
         if self.network_name not in NETWORKS:
             raise ValueError(f'network {self.network_name!r} is none of {", ".join(NETWORKS)}')
-        if self.network_name == 'smp' and not {'architecture', 'encoder'} <= set(
-                self.network_options):
-            raise ValueError('network smp is a mapping with its type, architecture and encoder')
+        options = network_options(self.network_name)
+        required = [name for name, is_required in options.items() if is_required]
+        if not set(required) <= set(self.network_options):
+            raise ValueError(f'network {self.network_name} is a mapping with its type, '
+                             f'{" and ".join(required)}')
         if not self.train:
             raise ValueError('train is empty: it lists the data sets to learn from')
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
             raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
                              f'{self.size} is below 32')
-        is_fpn = self.network_name.startswith('fpn-')
         if not self.shared_levels or (
-                is_fpn and not all(0 <= s < self.levels for s in self.shared_levels)):
+                'levels' in options and not all(0 <= s < self.levels for s in self.shared_levels)):
             raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
                              f'{self.levels - 1}')
-        if not is_fpn and (self.levels != 4 or self.key_norms or self.mending):
-            raise ValueError(f'levels, key_norms and mending are for FPNs, not for '
-                             f'{self.network_name}')
+        for name, is_set in (('levels', self.levels != 4), ('mending', self.mending)):
+            if is_set and name not in options:
+                raise ValueError(f'{name} is no option of the network {self.network_name}')
         if 0 in self.shared_levels and len(self.shared_levels) > 1:
             raise ValueError('shared_levels: 0 trains the baseline, and stands alone')
         if self.is_sharing and not self.baseline:
             raise ValueError('a sharing network learns from a per-frame baseline: train that '
                              'first, and name its checkpoint as baseline')
-        if (self.key_norms or self.mending) and not self.is_sharing:
-            raise ValueError('key_norms and mending are for sharing networks: a baseline has key '
-                             'frames only')
+        if self.mending and not self.is_sharing:
+            raise ValueError('mending is for sharing networks: a baseline has key frames only')
         if self.mending and self.frozen_norms != 'all':
             raise ValueError('mending learns on a network that stays as it is: frozen_norms must '
                              'be all')

@@ -17,7 +17,6 @@ from featshare_core.data.augment import augment
 from featshare_core.evaluation.accuracy import mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.networks.checkpoint import Config
-from featshare_core.networks.fpn import FPN
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.training import loss
 from featshare_core.training.config import TrainConfig
@@ -57,9 +56,8 @@ class Learner(lightning.LightningModule):
         self._run = {**asdict(config), 'steps_per_epoch': steps_per_epoch, **(files or {})}
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.mending:
-            assert isinstance(network, FPN)
-            network.requires_grad_(False)
-            network.mendings.requires_grad_(True)
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name in network.mending_names)
         self.steps_per_epoch = steps_per_epoch
         self.register_buffer('class_weights', class_weights, persistent=False)
         # In a list, so that it is no part of the module: neither saved nor trained.
@@ -90,7 +88,7 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Switch to training mode, with the configured batch-norm statistics frozen."""
         self.network.train()
-        self.network.aligned = self.config.aligned == 'always' or self.config.mending
+        self.network.configure(aligned=self.config.aligned == 'always' or self.config.mending)
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
         part = frozen[self.config.frozen_norms]
         for module in part.modules() if part is not None else ():
@@ -122,7 +120,7 @@ class Learner(lightning.LightningModule):
                 terms = self._mending_terms(images, keys)
             else:
                 rng = np.random.default_rng((self.config.seed, self.global_step))
-                self.network.shared_levels = int(rng.choice(self.config.shared_levels))
+                self.network.configure(shared_levels=int(rng.choice(self.config.shared_levels)))
                 terms = self._sharing_terms(images, masks, keys, pseudo, batch['distance'], taught)
         else:
             logits = self._full(self.network(images))
@@ -154,15 +152,10 @@ class Learner(lightning.LightningModule):
         high = network.high(low)
         current_low = tuple(part[:count] for part in low)
         carried = network.propagate(current_low, tuple(part[count:] for part in high))
-        if network.key_norms:
-            on_key = network.decode_key(low, high)
-            on_current = network.decode_propagated(current_low, carried)
-        else:
-            both = network.decode_propagated(*(
-                tuple(torch.cat(pair) for pair in zip(parts, more))
-                for parts, more in ((low, current_low), (high, carried))))
-            on_key, on_current = both[:2 * count], both[2 * count:]
-        on_key, on_current = self._full(on_key), self._full(on_current)
+        logits = network.decode_key(*(
+            tuple(torch.cat(pair) for pair in zip(parts, more))
+            for parts, more in ((low, current_low), (high, carried))))  # 3NxCxhxw
+        on_key, on_current = self._full(logits[:2 * count]), self._full(logits[2 * count:])
         current = loss.nll(on_current, masks, weights)
         key = loss.nll(on_key[count:], pseudo, weights)
         key_on_current = loss.nll(on_key[:count], masks, weights)
@@ -170,9 +163,8 @@ class Learner(lightning.LightningModule):
         if config.match_where_classes_agree:
             winners = on_key.detach().argmax(1)
             agreement = winners[:count] == winners[count:]
-        deep = len(high) - network.aligned * network.landmark_maps
-        match = loss.feature_match([part[:count] for part in high[:deep]], carried[:deep],
-                                   config.match, agreement)
+        match = loss.feature_match([part[:count] for part in network.without_landmarks(high)],
+                                   network.without_landmarks(carried), config.match, agreement)
         distilled = torch.zeros_like(current) if taught is None \
             else loss.distillation(on_current, taught)
         alpha = loss.inverse_alpha(distance) if config.alpha == 'inverse' \
@@ -194,20 +186,20 @@ class Learner(lightning.LightningModule):
         cuts = sorted(self.config.shared_levels)
         sums = torch.zeros(len(MENDING_TERMS), device=images.device)
         with torch.no_grad():
-            network.shared_levels = cuts[0]
+            network.configure(shared_levels=cuts[0])
             finest = network.low(torch.cat((images, keys)))
             # What the frame gives on its own is the teacher: the same network, for every cut.
             low = tuple(part[:count] for part in finest)
             target = network.decode_key(low, network.high(low)).float()
         for cut in cuts:
-            network.shared_levels = cut
+            network.configure(shared_levels=cut)
             low = finest[:network.levels - cut]
             with torch.no_grad():
                 high = network.high(low)
             low = tuple(part[:count] for part in low)
             carried = network.propagate(low, tuple(part[count:] for part in high),
                                         in_place=self.global_step % 2 == 0)
-            logits = network.decode_propagated(low, carried).float()
+            logits = network.decode_key(low, carried).float()
             # By the features' own size, which differs tenfold from network to network.
             own = high[0][:count]
             size = own.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
@@ -266,7 +258,7 @@ class Learner(lightning.LightningModule):
         """
         classes = len(self.checkpoint.labels)
         config = self.config
-        self.network.aligned = config.aligned != 'never'
+        self.network.configure(aligned=config.aligned != 'never')
         cuts = config.shared_levels if config.is_sharing else self.network.cuts
         self._matrices = {
             cut: torch.zeros(config.interval, classes, classes, dtype=torch.int64,
@@ -279,13 +271,13 @@ class Learner(lightning.LightningModule):
             self.network.input_multiple) for name in ('image', 'key'))
         truth, lags = batch['mask'].long(), batch['distance']
         for cut, matrices in self._matrices.items():
-            self.network.shared_levels = cut
+            self.network.configure(shared_levels=cut)
             low = self.network.low(images)
             shared = self.network.high(self.network.low(keys))
             # At lag 0 the frame is its own key frame.
             first = (lags == 0).view(-1, 1, 1, 1)
             logits = self.network.decode(low, shared)
-            if self.network.key_norms or self.network.aligned:
+            if self.network.aligned:
                 logits = torch.where(first, self.network.decode_key(low, shared), logits)
             predicted = F.interpolate(logits.float(), truth.shape[-2:], mode='bilinear').argmax(1)
             classes = matrices.shape[-1]
@@ -309,7 +301,7 @@ class Learner(lightning.LightningModule):
                 self.scores[f'{prefix}current-mean'] = float(np.mean(by_lag[1:]))
                 self.scores[f'{prefix}current-worst'] = float(np.min(by_lag[1:]))
         if not self.config.is_sharing:
-            self.network.shared_levels = 0
+            self.network.configure(shared_levels=0)
         for name, value in self.scores.items():
             self.log(name, value)
 

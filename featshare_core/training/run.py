@@ -16,17 +16,13 @@ from lightning.pytorch.loggers import CSVLogger
 from featshare_core.data.pairs import LaggedFrames, Triplets
 from featshare_core.evaluation.provenance import fingerprint
 from featshare_core.inference.device import choose_device, choose_precision
-from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet
+from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
     Config,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from featshare_core.networks.densenet import DenseNet121
-from featshare_core.networks.fpn import FPN
-from featshare_core.networks.smp.base import SmpNetwork
-from featshare_core.networks.smp.build import encoder_normalisation, load_encoder_weights
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (
@@ -40,7 +36,6 @@ from featshare_core.training.depthwise import fix_depthwise_gradients
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
 
-IMAGENET_MEAN, IMAGENET_STD = DenseNet121.mean, DenseNet121.std
 LAST = 'last.ckpt'
 FINAL = 'final.safetensors'
 
@@ -139,8 +134,6 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
     options = {**config.network_options, 'shared_levels': max(config.shared_levels)}
     if config.levels != 4:
         options['levels'] = config.levels
-    if config.key_norms:
-        options['key_norms'] = 1
     if config.aligned != 'never':
         options['aligned'] = 1
     if config.mending:
@@ -148,31 +141,16 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
     width, height = (side // 32 * 32 for side in config.size)
     checkpoint = Config(config.network_name, labels, (width, height), options)
     network = checkpoint.build()
-    for cut in config.shared_levels:
-        if cut not in network.cuts:
-            raise ValueError(f'shared_levels is one of {", ".join(map(str, network.cuts))} in '
-                             f'this network, not {cut}')
-    weights = None if config.baseline else config.backbone_weights
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if isinstance(network, FPN):
-        mean, std = network.backbone.mean, network.backbone.std
-        if weights:
-            network.backbone.load_imagenet_weights(
-                network.backbone.imagenet_file() if weights == 'imagenet' else weights)
-    elif weights and isinstance(network, SmpNetwork):
-        load_encoder_weights(network, options['encoder'], weights)
-        mean, std = encoder_normalisation(options['encoder'], weights)
-    elif weights:
-        raise ValueError(f'{config.network_name} takes no backbone_weights')
+    for cut in sorted(config.shared_levels):  # the largest, that of ``options``, is last
+        network.configure(shared_levels=cut)
+    mean, std = network.load_backbone(None if config.baseline else config.backbone_weights)
     return network, replace(checkpoint, mean=mean, std=std)
 
 
-def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainConfig,
+def _start_from(network: SplitNetwork, baseline: SplitNetwork, config: TrainConfig,
                 baseline_config: Config, labels: LabelSet, checkpoint: Config) -> None:
-    """Give the network the baseline's weights, the key frames' norms included."""
-    theirs = {name: value for name, value in baseline_config.options.items()
-              if name not in ('shared_levels', 'levels', 'key_norms', 'aligned', 'mending')}
-    ours = config.network_options
+    """Give the network the baseline's weights, but for a classifier of other classes."""
+    theirs, ours = baseline_config.architecture, checkpoint.architecture
     same_classes = baseline_config.labels.names == labels.names
     if (baseline_config.network, theirs) != (config.network_name, ours) \
             or (config.is_sharing and not same_classes):
@@ -180,23 +158,14 @@ def _start_from(network: SplitNetwork, baseline: torch.nn.Module, config: TrainC
                          f'{f" {theirs}" if theirs else ""} of {len(baseline_config.labels)} '
                          f'classes, not a {config.network_name}{f" {ours}" if ours else ""} of '
                          f'these {len(labels)}')
-    state = baseline.state_dict()
-    if config.key_norms:
-        # Its own, where it has any; a per-frame network's are those of all its frames.
-        state = {**{f'key_{name}': tensor for name, tensor in state.items()
-                    if name.startswith(('fusion_norm', 'tail_norm'))}, **state}
-    fresh = network.state_dict()
+    fresh, state = network.state_dict(), baseline.state_dict()
     # Mendings fit the features that they were trained on: only a network that mends takes them.
-    own = {name: tensor for name, tensor in fresh.items() if name.startswith('mendings')}
-    state = {**own, **{name: tensor for name, tensor in state.items()
-                       if name in own or not name.startswith('mendings')}}
+    for name in baseline.mending_names - network.mending_names:
+        del state[name]
+    kept = network.mending_names - baseline.mending_names
     if not same_classes:
-        # The classifier is new, which is what another number of classes would change; all else is
-        # as it was.
-        other = CAMVID if len(labels) != len(CAMVID) else CITYSCAPES
-        shapes = replace(checkpoint, labels=other).build().state_dict()
-        state.update({name: fresh[name] for name, tensor in shapes.items()
-                      if name in state and tensor.shape != fresh[name].shape})
+        kept |= network.classifier_names
+    state.update({name: fresh[name] for name in kept})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -24,7 +24,7 @@ def fuse(graph: fx.GraphModule) -> fx.GraphModule:
 
     A convolution takes in the zeros around its input or the bound below it, its bias, the bounds
     and the sum after it, and writes where its result was to be copied to; a batch norm the sum
-    before it and the ReLU after it; an upsampling the factor and the sum after it. What is in fp32
+    before it and the ReLU after it; an upsampling the sum after it. What is in fp32
     stays as it is.
 
     :param graph: of ``constants.settled``.
@@ -119,28 +119,8 @@ def _norm(graph: fx.GraphModule, node: Node) -> None:
 def _upsampling(graph: fx.GraphModule, node: Node) -> None:
     if node.target is not aten.upsample_bilinear2d.vec or node.args[2]:
         return
-    size = tuple(node.meta['val'].shape[2:])
-    end, gate = node, None
-    user = _only_user(node)
-    if user is not None and user.target is aten.mul.Tensor:
-        gate = _gate(user.args[1] if user.args[0] is node else user.args[0])
-        if gate is not None and tuple(gate.meta['val'].shape) == (1, 1, *size):
-            end = user
-        else:
-            gate = None
-    end, added = _sum(end)
-    _replace(graph, end, sampling.upsample, node.args[0], size, added, gate)
-
-
-def _gate(node: Node) -> Node | None:
-    """Return x of 1 - exp(-x)."""
-    for target, arguments in ((aten.rsub.Scalar, (1,)), (aten.exp.default, ()),
-                              (aten.neg.default, ())):
-        if not isinstance(node, fx.Node) or node.target is not target \
-                or node.args[1:] != arguments:
-            return None
-        node = node.args[0]
-    return node if _is_half(node) else None
+    end, added = _sum(node)
+    _replace(graph, end, sampling.upsample, node.args[0], tuple(node.meta['val'].shape[2:]), added)
 
 
 def _arguments(node: Node, *defaults: Any) -> tuple[Any, ...]:

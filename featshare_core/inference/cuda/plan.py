@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,19 +25,6 @@ WARM_UP_RUNS = 3
 """Number of runs before a capture; cuDNN chooses its kernels in them."""
 SAME = 0.98
 """Least share of pixels on which a captured graph agrees with eager execution."""
-
-
-@contextmanager
-def _carried_by(network: SplitNetwork, kernels: Any) -> Iterator[None]:
-    """Let a network carry features over by some kernels."""
-    names = ('displacement', 'warp', 'mismatch')
-    for name in names:
-        setattr(network, name, getattr(kernels, name))
-    try:
-        yield
-    finally:
-        for name in names:
-            delattr(network, name)
 
 
 class Plan:
@@ -90,11 +77,13 @@ class Plan:
             return
         from featshare_core.inference.cuda import kernels
         from featshare_core.inference.cuda.fuse import fuse
+        ops = self._network.ops
         self._kernels = kernels
+        self._network.configure(ops=kernels.OPS)
         try:
-            with _carried_by(self._network, kernels):
-                self._settle(lambda function, *inputs: fuse(settled(function, *inputs)))
+            self._settle(lambda function, *inputs: fuse(settled(function, *inputs)))
         finally:
+            self._network.configure(ops=ops)
             self._kernels = None
 
     def _settle(self, prepared: Callable[..., Callable[..., Any]]) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featshare_core.networks.split import Tensors
+from featshare_core.networks.smp.encoders import encoder_normalisation, load_encoder_weights
+from featshare_core.networks.split import Normalisation, Tensors
 from featshare_core.networks.stages import StagedNetwork, Step
 
 
@@ -61,14 +62,21 @@ class SmpNetwork(StagedNetwork):
     A model of segmentation_models_pytorch; its parameters keep their names.
 
     :param model: taken over, but for its classification head and its activation.
+    :param encoder: the encoder's name.
+    :param stages: see ``StagedNetwork``.
+    :raises ValueError: where the decoder cannot read these stages or be cut there.
     """
 
     decoder: Any
     segmentation_head: nn.Sequential
 
-    def __init__(self, model: Any, stages: Sequence[Sequence[Step]], shared_levels: int) -> None:
+    classifier_path = 'segmentation_head.0'
+
+    def __init__(self, model: Any, encoder: str, stages: Sequence[Sequence[Step]],
+                 shared_levels: int) -> None:
         filled = [number for number, steps in enumerate(stages, 1) if steps]
         super().__init__(model.encoder, stages, self.reads(filled, len(stages)), shared_levels)
+        self.encoder_name = encoder
         self.decoder = model.decoder
         for module in self.decoder.modules():
             for name, child in module.named_children():
@@ -82,6 +90,19 @@ class SmpNetwork(StagedNetwork):
     def reads(filled: list[int], last: int) -> list[int]:
         """Return those of the stages with features that the decoder reads."""
         return filled
+
+    def load_backbone(self, weights: str | None) -> Normalisation:
+        """
+        Give the encoder pretrained weights; return the mean and deviation of its images.
+
+        :param weights: see ``load_encoder_weights``; None for no change and ImageNet's mean and
+            deviation.
+        :raises ValueError: where they cannot be had, or are another encoder's.
+        """
+        if not weights:
+            return super().load_backbone(None)
+        load_encoder_weights(self.encoder, self.encoder_name, weights)
+        return encoder_normalisation(self.encoder_name, weights)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return the logits, of the image's size."""

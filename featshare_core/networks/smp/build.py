@@ -4,19 +4,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from operator import methodcaller
-from pathlib import Path
 from typing import Any
 
 from featshare_core.networks.smp.base import SmpNetwork
 from featshare_core.networks.smp.decoders import DECODERS, Undivided
+from featshare_core.networks.smp.encoders import check_encoder, import_smp
 from featshare_core.networks.stages import Step, drop_unused, trace
-from featshare_core.networks.state_file import load_state, read_state
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-# What is decided here, or has no place in a network that yields logits.
 NOT_OURS = ('self', 'kwargs', 'encoder_name', 'encoder_weights', 'in_channels', 'classes',
             'activation', 'aux_params')
+"""Arguments of the package's constructors that are set here or do not concern the logits."""
 
 
 def smp_network(classes: int, architecture: str, encoder: str, shared_levels: int = 0,
@@ -42,7 +39,7 @@ def smp_model(classes: int, architecture: str, encoder: str, **arguments: Any) -
     :raises ValueError: where the package is missing, or cannot build it.
     """
     kind = smp_architecture(architecture)
-    _check_encoder(encoder)
+    check_encoder(encoder)
     accepted = smp_arguments(architecture)
     for name in arguments:
         if name not in accepted:
@@ -73,7 +70,7 @@ def divide(model: Any, encoder: str, shared_levels: int) -> SmpNetwork:
     """
     Return the package's model as a SplitNetwork, which takes over its parts.
 
-    :param encoder: its name, for messages.
+    :param encoder: its name.
     :raises ValueError: where its encoder has no stages, or it cannot be cut there.
     """
     try:
@@ -87,7 +84,7 @@ def divide(model: Any, encoder: str, shared_levels: int) -> SmpNetwork:
                                 if isinstance(target, str)})
     architecture = type(model).__name__
     try:
-        return DECODERS.get(architecture, Undivided)(model, stages, shared_levels)
+        return DECODERS.get(architecture, Undivided)(model, encoder, stages, shared_levels)
     except ValueError as error:
         raise ValueError(f'{architecture} on {encoder}: {error}') from error
 
@@ -114,77 +111,3 @@ def encoder_stages(encoder: Any) -> list[Sequence[Step]]:
     if encoder._is_vgg_style:
         stages[:2] = [[*stages[0], *stages[1]]]
     return [[], *stages] if encoder._is_transformer_style else stages
-
-
-def load_encoder_weights(network: SmpNetwork, encoder: str, weights: str) -> None:
-    """
-    Give the encoder pretrained weights; the package downloads them where they are not cached.
-
-    :param weights: ``imagenet``, or another name that the package has for this encoder; or a file
-        of the encoder's state dict, the package's own or, for ``tu-...``, timm's.
-    :raises ValueError: where there are none of that name, they cannot be downloaded, or the file
-        is another encoder's.
-    """
-    if Path(weights).is_file():
-        # timm's own names lack what stands before them in the package's encoder.
-        state = {f'model.{name}' if encoder.startswith('tu-') and not name.startswith('model.')
-                 else name: tensor for name, tensor in read_state(weights).items()}
-    else:
-        try:
-            state = import_smp().encoders.get_encoder(encoder, weights=weights).state_dict()
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f'the weights {weights!r} of {encoder} cannot be had: '
-                             f'{error}') from error
-    load_state(network.encoder, state, f'{weights} are no weights of {encoder}')
-
-
-def encoder_normalisation(encoder: str, weights: str = 'imagenet') -> Normalisation:
-    """
-    Return mean and deviation that the encoder's pretrained weights were trained with.
-
-    :param weights: their name, or a file, which is taken to be ImageNet's.
-
-    For the package's own encoders it reads a small file, which it downloads when it has none.
-
-    :raises ValueError: where that fails, or where images are not taken as RGB of 0 to 1.
-    """
-    smp = import_smp()
-    _check_encoder(encoder)
-    try:
-        found = smp.encoders.get_preprocessing_params(
-            encoder, 'imagenet' if Path(weights).is_file() else weights)
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f'mean and std of {encoder} cannot be looked up ({error}): give them '
-                         f'yourself') from error
-    if found['input_space'] != 'RGB' or list(found['input_range']) != [0, 1]:
-        raise ValueError(f'{encoder} takes {found["input_space"]} of {found["input_range"]}, not '
-                         f'RGB of 0 to 1')
-    return tuple(found['mean']), tuple(found['std'])
-
-
-def import_smp() -> Any:
-    """
-    Return the package segmentation_models_pytorch.
-
-    :raises ValueError: where it, or what it needs, is not installed or does not work.
-    """
-    try:
-        import segmentation_models_pytorch
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(f'this network needs segmentation_models_pytorch and what that needs '
-                         f"({error}): pip install 'segmentation-models-pytorch>=0.6,<0.7', with "
-                         f'the torchvision that belongs to your PyTorch') from error
-    return segmentation_models_pytorch
-
-
-def _check_encoder(encoder: str) -> None:
-    """Refuse names that would make timm fetch, or read, files of somebody's choice."""
-    known = import_smp().encoders.get_encoder_names()
-    if isinstance(encoder, str) and encoder.startswith('tu-'):
-        import timm
-        if timm.is_model(encoder[3:]):
-            return
-        raise ValueError(f'encoder {encoder!r}: timm has no model {encoder[3:]!r}')
-    if encoder not in known:
-        raise ValueError(f"encoder {encoder!r} is none of segmentation_models_pytorch's "
-                         f'({", ".join(known)}), nor tu- and the name of a timm model')

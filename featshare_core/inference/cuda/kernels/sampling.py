@@ -1,4 +1,4 @@
-"""Bilinear upsampling and ``alignment.warp`` as Triton kernels, for channels that lie together."""
+"""Bilinear upsampling, the gate and the warp as Triton kernels, for channels that lie together."""
 from __future__ import annotations
 
 import math
@@ -7,6 +7,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from featshare_core.networks.mending import GATE_FACTOR, GATE_POWER
 
 CELLS, CHANNELS = 32, 64  # of one program
 SIZES = ['height', 'width', 'source_height', 'source_width', 'moved_height', 'moved_width',
@@ -38,8 +40,8 @@ def source_place(place, size, source_size):
 @triton.jit(do_not_specialize=SIZES)
 def _upsample(source, gate, addend, result, height, width, source_height, source_width,
               source_cell, addend_cell, result_cell, channels, has_gate: tl.constexpr,
-              has_addend: tl.constexpr, unit: tl.constexpr, some_cells: tl.constexpr,
-              some_channels: tl.constexpr):
+              factor: tl.constexpr, power: tl.constexpr, has_addend: tl.constexpr,
+              unit: tl.constexpr, some_cells: tl.constexpr, some_channels: tl.constexpr):
     channels, source_cell = channels * unit, source_cell * unit
     result_cell *= 8
     place = tl.program_id(0) * some_cells + tl.arange(0, some_cells)
@@ -52,7 +54,10 @@ def _upsample(source, gate, addend, result, height, width, source_height, source
                           source_width, source_width * source_cell, source_cell, known)
     if has_gate:
         wrong = tl.load(gate + place, mask=inside, other=0).to(tl.float32)
-        values *= (1 - tl.exp(-wrong))[:, None]
+        exponent = factor * wrong
+        for _ in tl.static_range(power - 1):
+            exponent *= wrong
+        values *= (1 - tl.exp(-exponent))[:, None]
     if has_addend:
         values += tl.load(addend + place[:, None] * (addend_cell * unit) + channel[None],
                           mask=known, other=0).to(tl.float32)
@@ -99,7 +104,8 @@ def upsample(source: Tensor, size: tuple[int, int], addend: Tensor | None = None
 
     :param source: 1xCxhxw on a CUDA device.
     :param addend: 1xCxHxW to add.
-    :param gate: 1x1xHxW; what is interpolated is multiplied by ``1 - exp(-gate)`` first.
+    :param gate: 1x1xHxW, a mismatch; what is interpolated is first multiplied by the weight that
+        ``mending.gate`` gives it.
     """
     source = channels_last(source)
     addend = None if addend is None else channels_last(addend)
@@ -112,8 +118,19 @@ def upsample(source: Tensor, size: tuple[int, int], addend: Tensor | None = None
         source, or_any(None if gate is None else gate.contiguous(), source),
         or_any(addend, source), result, *size, height, width, source.stride(3) // unit,
         addend_cell // unit, result.stride(3) // 8, channels // unit, gate is not None,
-        addend is not None, unit, CELLS, some)
+        GATE_FACTOR, GATE_POWER, addend is not None, unit, CELLS, some)
     return result
+
+
+@torch.library.custom_op('featshare::gate', mutates_args=())
+def gate(correction: Tensor, wrong: Tensor) -> Tensor:
+    """Return what ``mending.gate`` does, for one image's features on a CUDA device."""
+    return upsample(correction, (wrong.shape[2], wrong.shape[3]), gate=wrong)
+
+
+@gate.register_fake
+def _(correction: Tensor, wrong: Tensor) -> Tensor:
+    return new_map(correction, correction.shape[1], *wrong.shape[2:])
 
 
 @torch.library.custom_op('featshare::warp', mutates_args=())
