@@ -9,6 +9,7 @@ from featshare_core.data import KINDS
 from featshare_core.inference.export.command import size_argument
 
 if TYPE_CHECKING:
+    from featshare_core.evaluation.unlabelled import Footage
     from featshare_core.evaluation.videos import DataChoice
 
 
@@ -16,15 +17,46 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     """
     Score a checkpoint on labelled video: key frames, and current frames at every lag.
 
-    Prints mIoU in percent, the IoU of each class, and the temporal consistency VC_8.
+    Prints mIoU in percent, the IoU of each class, the temporal consistency VC_8, flicker, and what
+    is left of things (pedestrians, bicyclists, cars). With --unlabelled, measures what sharing
+    costs on any video: agreement with the masks of the same network run on every frame.
     """
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.evaluation.results import evaluate
     from featshare_core.evaluation.tables import score_text
+    video = arguments.unlabelled
+    if video is not None:
+        from featshare_core.data.frames import count_frames, frames_of
+        from featshare_core.evaluation.unlabelled import Footage
+        if arguments.data is not None or arguments.root is not None:
+            raise ValueError('--unlabelled takes a video of its own, not --data and --root')
+        run_unlabelled(arguments, Footage(
+            video.name, (frame for _, frame in frames_of(video)), count_frames(video),
+            f'featshare evaluate --unlabelled {video.name}'))
+        return
+    if arguments.data is None or arguments.root is None:
+        raise ValueError('scores need --data and --root (or --unlabelled VIDEO)')
+    for name in ('stride', 'frames'):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f'--{name} is for --unlabelled alone')
     result = evaluate(arguments.weights, data_choice(arguments), arguments.interval,
                       arguments.shared_levels, arguments.device, arguments.precision,
-                      arguments.aligned)
+                      arguments.aligned, arguments.things)
     print(score_text(result))
+    if arguments.json:
+        write_json(arguments.json, result)
+
+
+def run_unlabelled(arguments: argparse.Namespace, footage: Footage) -> None:
+    """Measure what sharing costs on video without labels; print it, and write the JSON file."""
+    from featshare_core.evaluation.provenance import write_json
+    from featshare_core.evaluation.tables import unlabelled_text
+    from featshare_core.evaluation.unlabelled import evaluate_unlabelled
+    result = evaluate_unlabelled(
+        arguments.weights, footage, arguments.interval, arguments.stride, arguments.frames,
+        arguments.shared_levels, arguments.device, arguments.precision, arguments.aligned,
+        arguments.things)
+    print(unlabelled_text(result))
     if arguments.json:
         write_json(arguments.json, result)
 
@@ -96,6 +128,30 @@ def data_choice(arguments: argparse.Namespace) -> DataChoice:
     return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations)
 
 
+def add_evaluate_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that ``featshare evaluate`` and ``evaluate_bag`` share."""
+    command.add_argument('--weights', default='default',
+                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                              '`featshare export` wrote')
+    command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
+    command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
+    command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
+                         help='whether cached features follow the scene (default: as the '
+                              'checkpoint says)')
+    command.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
+    command.add_argument('--things', nargs='+', metavar='CLASS',
+                         help='classes whose things are followed (default: pedestrian, '
+                              "bicyclist, car and Cityscapes' kinds of them)")
+    command.add_argument('--frames', type=int, metavar='N',
+                         help='without labels: frames to read at most')
+    command.add_argument('--stride', type=int, metavar='N',
+                         help='without labels: a key frame is tried every N frames (default: 1, '
+                              'every frame at every lag; in videos of more than 500 frames the '
+                              'interval, every frame at one lag)')
+    command.add_argument('--json', type=Path, metavar='FILE', help='write the result there too')
+
+
 def add_evaluation_commands(subparsers: Any) -> None:
     """Add them to the command line's subparsers."""
     def add(name: str, run: Any, summary: str) -> Any:
@@ -115,19 +171,12 @@ def add_evaluation_commands(subparsers: Any) -> None:
     def add_device(command: Any, default: str = 'auto') -> None:
         command.add_argument('--device', default=default, help='auto, cpu, cuda or cuda:N')
 
-    command = add('evaluate', evaluate_command, 'score a checkpoint on labelled video')
-    command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                              '`featshare export` wrote')
-    add_data(command, required=True)
-    command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
-    command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
-                         help='whether cached features follow the scene (default: as the '
-                              'checkpoint says)')
-    add_device(command)
-    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
-    command.add_argument('--json', type=Path, metavar='FILE', help='write the scores there too')
+    command = add('evaluate', evaluate_command, 'score a checkpoint on video')
+    command.add_argument('--unlabelled', type=Path, metavar='VIDEO',
+                         help='a video file or a folder of images, instead of --data; recordings: '
+                              'evaluate_bag')
+    add_data(command, required=False)
+    add_evaluate_options(command)
 
     command = add('benchmark', benchmark_command, 'time a checkpoint')
     command.add_argument('--weights', default='default',

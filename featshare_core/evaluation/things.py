@@ -155,7 +155,11 @@ def labelled_things(video: Video, truths: Callable[[Labelled], Mask], classes: C
     :param truths: from a labelled frame to its HxW labels.
     """
     labelled = {sample.frames[0]: sample for sample in video.source.samples}
-    found = Cache(lambda sample: components(truths(sample), classes), 2 * interval)
+
+    def parts(sample: Labelled) -> list[Thing]:
+        return components(truths(sample), classes)
+
+    found = Cache(parts, 2 * interval)
 
     def things(one: tuple[Labelled, int]) -> list[Thing]:
         sample, lag = one

@@ -143,12 +143,13 @@ def video_names(samples: Iterable[Labelled]) -> dict[str, str]:
     for frames in groups:
         common = os.path.commonprefix([Path(frame).stem for frame in frames])
         words.append(re.sub(r'[_-]?\d*$', '', common.removesuffix('_leftImg8bit')))
-    folders = [Path(frames[0]).parent.name for frames in groups]
-    places: dict[str, set[str]] = {}
-    for word, frames in zip(words, groups):
-        places.setdefault(word, set()).add(str(Path(frames[0]).parent))
-    return {frame: word if word and len(places[word]) == 1 else '/'.join(filter(None, (name, word)))
-            for word, name, frames in zip(words, folders, groups) for frame in frames}
+    folders = [Path(frames[0]).parent for frames in groups]
+    names = {}
+    for word, parent, frames in zip(words, folders, groups):
+        alike = {other for name, other in zip(words, folders) if name == word}
+        whole = word if word and len(alike) == 1 else '/'.join(filter(None, (parent.name, word)))
+        names.update(dict.fromkeys(frames, whole))
+    return names
 
 
 @dataclass(frozen=True)
