@@ -106,7 +106,7 @@ def test_what_cannot_be_compared_is_refused():
         SharingCost(Late(), 2, things=['lorry'])
     cost = SharingCost(Late(), 3)
     cost.add(frame(0))
-    with pytest.raises(ValueError, match='interval 3 needs .* there are 1'):
+    with pytest.raises(ValueError, match=r'interval 3 needs .* there are 1'):
         cost.summary()
     with pytest.raises(ValueError, match='frame 1 is 40x50, the ones before it 40x100'):
         cost.add(frame(1)[:50])

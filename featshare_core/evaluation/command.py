@@ -1,4 +1,4 @@
-"""The subcommands ``featshare evaluate``, ``benchmark``, ``report`` and ``advise``."""
+"""The subcommands ``featshare evaluate``, ``benchmark``, ``report``, ``pareto`` and ``advise``."""
 from __future__ import annotations
 
 import argparse
@@ -99,6 +99,33 @@ def report_command(arguments: argparse.Namespace) -> None:
                     'baseline', 'truncated', 'interval', 'longest', 'device', 'size', 'frames',
                     'output', 'sheets')})
     print(f'written: {write_report(plan)}')
+
+
+def pareto_command(arguments: argparse.Namespace) -> None:
+    """
+    Draw accuracy against time: per frame at six input sizes, every cut and interval, the rivals.
+
+    With --data, all are timed and scored in one run on the same frames, and written to the JSON
+    file first. Without, the file is drawn again. The picture is FILE with the suffix .png.
+    """
+    from featshare_core.evaluation.pareto import measure_pareto
+    from featshare_core.evaluation.plots import plot_pareto
+    from featshare_core.evaluation.provenance import read_json, write_json
+    from featshare_core.evaluation.tables import pareto_table
+    if arguments.data is not None:
+        if arguments.root is None:
+            raise ValueError('--data needs --root')
+        _refuse_exported(*arguments.weights)
+        write_json(arguments.file, measure_pareto(
+            arguments.weights, data_choice(arguments), arguments.shared_levels, arguments.device,
+            arguments.precision, arguments.clock, arguments.threads or None, arguments.frames))
+    result = read_json(arguments.file)
+    if 'methods' not in result:
+        raise ValueError(f'{arguments.file} is no result of featshare pareto')
+    print(pareto_table(result))
+    picture = arguments.file.with_suffix('.png')
+    plot_pareto(picture, result)
+    print(f'written: {picture}')
 
 
 def advise_command(arguments: argparse.Namespace) -> None:
@@ -208,6 +235,26 @@ def add_evaluation_commands(subparsers: Any) -> None:
                          help="for pictures with the data set's frames (default: runs/sheets)")
     command.add_argument('--compare', type=Path, nargs=2, metavar=('A', 'B'),
                          help='two results, JSON files')
+
+    command = add('pareto', pareto_command, 'accuracy against time, measured or drawn again')
+    command.add_argument('file', type=Path, metavar='FILE',
+                         help='the JSON file; beside report.json as pareto.json, the report '
+                              'shows it')
+    command.add_argument('--weights', nargs='+', default=['default'],
+                         help='checkpoints; time is measured by the per-frame network of the '
+                              'first')
+    command.add_argument('--shared-levels', type=int, nargs='+',
+                         help='default: all cuts of a network')
+    add_data(command, required=False)
+    add_device(command)
+    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
+    command.add_argument('--clock', choices=('cpu', 'wall'),
+                         help="the process's CPU time, or time that passes (default: cpu; wall "
+                              'on CUDA)')
+    command.add_argument('--threads', type=int, default=1,
+                         help='computing threads of an engine; 0: as many as usual (default: 1)')
+    command.add_argument('--frames', type=int, metavar='N',
+                         help='labelled frames to score (default: all)')
 
     command = add('advise', advise_command, 'which setting for this machine')
     command.add_argument('--latency-budget', type=float, required=True, metavar='MS',

@@ -6,6 +6,7 @@ from typing import Any
 
 from featshare_core.evaluation import thesis
 from featshare_core.evaluation.latency import EAGER, INTERVALS
+from featshare_core.evaluation.pareto import front
 
 Result = Mapping[str, Any]
 MISSING = 'not measured'
@@ -245,6 +246,22 @@ def rival_table(result: Result) -> str:
     if not any(name.startswith('truncated') for name in result['rows']):
         rows.append(['truncated (-2 levels), per frame', MISSING, *[''] * (len(head) - 2)])
     return table(head, rows)
+
+
+def pareto_table(result: Result) -> str:
+    """Return every point of the plot of accuracy against time, by line."""
+    points = [point for method in result['methods'] for point in method['points']]
+    fronts = {accuracy: front(points, accuracy) for accuracy in ('mean', 'worst')}
+
+    def score(point: Result, accuracy: str) -> str:
+        on_it = any(point is one for one in fronts[accuracy])
+        return f'**{point[accuracy]:.1f}**' if on_it else f'{point[accuracy]:.1f}'
+
+    rows = [[method['name'], point['label'], f'{point["time"]:.2f}', f'{point["ms"]:.1f}',
+             score(point, 'mean'), score(point, 'worst')]
+            for method in result['methods'] for point in method['points']]
+    return table(['', 'input size or interval', 'time / per frame', 'ms per frame', 'mIoU %, mean',
+                  'mIoU %, worst lag'], rows)
 
 
 def class_table(results: Sequence[Result]) -> str:
