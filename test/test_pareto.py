@@ -1,6 +1,8 @@
 """The plot of accuracy against time: its points by hand, and one small run, drawn again."""
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,11 +13,15 @@ from test_evaluate import Showing
 
 from featshare_core.cli import main
 from featshare_core.evaluation.accuracy import score
+from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.pareto import computing_threads, front, points_of
+from featshare_core.evaluation.provenance import write_json
 from featshare_core.evaluation.rivals import PerFrame, RepeatMask
 from featshare_core.evaluation.tables import pareto_table
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
+
+RESULTS = Path(__file__).parents[1] / 'docs' / 'results'
 
 
 def point(time, mean, worst=0.0):
@@ -127,6 +133,22 @@ def test_one_run_is_measured_and_drawn_again(tmp_path, street, monkeypatch, one_
     assert picture.read_bytes() == drawn
     assert capsys.readouterr().out == said
     assert pareto_table(result) in said and '| mine.safetensors, per frame | 128x96 | 1.00' in said
+
+
+def test_the_report_shows_it(tmp_path):
+    shutil.copytree(RESULTS, tmp_path / 'results')
+    report = tmp_path / 'results' / 'camvid-val' / 'report.json'
+    report.with_name('pareto.json').unlink(missing_ok=True)
+    assert '## Accuracy against time' not in results_page(report)
+    write_json(report.with_name('pareto.json'), {
+        'command': 'featshare pareto pareto.json', 'machine': 'a robot', 'versions': {},
+        'commit': None, 'frames': 87, 'methods': [
+            {'name': 'default, 2 levels', 'points': [point(.5, 75.2, 74.7)]},
+            {'name': 'default, per frame', 'points': [point(1, 75.2, 75.2)]}]})
+    page = results_page(report)
+    assert '![mIoU against time](camvid-val/pareto.png)' in page
+    assert '| default, 2 levels | 2 | 0.50 | 5.0 | **75.2** | **74.7** |' in page
+    assert '| default, per frame | 2 | 1.00 | 10.0 | 75.2 | **75.2** |' in page
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path, capsys):

@@ -85,13 +85,15 @@ def test_what_is_left_by_hand():
     # Per frame: all of the first car, 50 pixels of the second, 40 of 200 of the pedestrian.
     survival.add('a', 0, [car, other, person], picture(
         (CAR, 0, 0, 20, 10), (CAR, 40, 0, 5, 10), (PEDESTRIAN, 80, 0, 10, 4)))
+    none = {'things': [0, 0], 'kept': [None, None], 'least': [None, None],
+            'survivors': [None, None]}
     assert survival.summary() == {
         'car': {'things': [2, 2], 'kept': [100, pytest.approx(100 * (.5 + .6) / 2)],
-                'survivors': [100, 100], 'unseen': 0,
-                'by_motion': {'0-16': {'things': 1, 'kept': 50, 'survivors': 100},
-                              'unknown': {'things': 1, 'kept': 60, 'survivors': 100}}},
-        'pedestrian': {'things': [0, 0], 'kept': [None, None], 'survivors': [None, None],
-                       'by_motion': {}, 'unseen': 1}}
+                'least': [100, 50], 'survivors': [100, 100], 'unseen': 0, 'passing': none,
+                'by_motion': {
+                    '0-16': {'things': 1, 'kept': 50, 'least': 50, 'survivors': 100},
+                    'unknown': {'things': 1, 'kept': 60, 'least': 60, 'survivors': 100}}},
+        'pedestrian': {**none, 'passing': none, 'by_motion': {}, 'unseen': 1}}
     # More than the per-frame network has is no more than all of it.
     survival.count(1, [car], [200], [100])
     assert survival.summary()['car']['kept'][1] == pytest.approx(100 * (.5 + .6 + 1) / 3)
@@ -113,6 +115,9 @@ def test_a_repeated_mask_loses_what_moves(with_instances):
     assert result['things'] == [3, 3, 3, 3]
     assert result['kept'] == [100, 75, 50, 25]
     assert result['survivors'] == [100, 100, 100, 0]
+    # At 45 pixels a frame it passes, at 5 it does not.
+    assert result['passing']['things'] == ([0, 3, 3, 3] if with_instances else [0] * 4)
+    assert result['passing']['kept'] == ([None, 75, 50, 25] if with_instances else [None] * 4)
     assert {name: one['kept'] for name, one in result['by_motion'].items()} == (
         {'32-64': 75, '64-128': 50, '128-': 25} if with_instances else {'0-16': 50})
 

@@ -114,9 +114,11 @@ def things_lines(head: str, things: Mapping[str, Any], interval: int) -> list[st
              f'{"":16} {"things":>6}' + ''.join(f' {f"lag {lag}":>13}'
                                                 for lag in range(1, interval))]
     for name, one in things.items():
-        cells = [f'{percent(kept)} / {percent(survivors)}'
-                 for kept, survivors in zip(one['kept'][1:], one['survivors'][1:])]
-        lines.append(f'{name:16} {max(one["things"]):6}' + ''.join(f' {c:>13}' for c in cells))
+        for row, part in ((name, one), ('  passing', one['passing'])):
+            cells = [f'{percent(kept)} / {percent(survivors)}'
+                     for kept, survivors in zip(part['kept'][1:], part['survivors'][1:])]
+            if count := max(part['things']):
+                lines.append(f'{row:16} {count:6}' + ''.join(f' {c:>13}' for c in cells))
     return lines
 
 

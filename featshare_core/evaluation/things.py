@@ -26,6 +26,8 @@ SURVIVES = 0.5
 """Share of what the per-frame network has of a thing, from which on the thing survives."""
 MOTIONS = (16, 32, 64, 128)
 """Bounds of the bins of motion, in pixels of the image since the key frame."""
+PASSING = 8.0
+"""Least motion of a thing that passes, in pixels of the image a frame."""
 UNKNOWN = 'unknown'
 """Name of the bin of the things whose motion is not known."""
 REACH = 2.0
@@ -214,9 +216,11 @@ class Survival:
         """
         Return, by class: things counted, mean share kept and share of survivors, in percent.
 
-        ``things``, ``kept`` and ``survivors`` are lists by lag, None where nothing was counted;
-        ``by_motion`` has the same of all lags from 1 on together, by the motion since the key
-        frame in pixels; ``unseen`` is the number of things that the per-frame network misses.
+        ``things``, ``kept``, ``least`` (of the thing of which the least is kept) and
+        ``survivors`` are lists by lag, None where nothing was counted; ``passing`` has the same
+        of those that move by ``PASSING`` or more; ``by_motion`` has them of all lags from 1 on
+        together, by the motion since the key frame in pixels; ``unseen`` is the number of things
+        that the per-frame network misses.
         """
         result = {}
         for label in self.classes:
@@ -226,18 +230,26 @@ class Survival:
             bins: dict[str, list[float]] = {}
             for share, motion in (one for shares in by_lag[1:] for one in shares):
                 bins.setdefault(_bin(motion), []).append(share)
-            counted = [_counted([share for share, _ in shares]) for shares in by_lag]
+            passing = [[one for one in shares if lag and (one[1] or 0) >= lag * PASSING]
+                       for lag, shares in enumerate(by_lag)]
             result[self.labels.names[label]] = {
-                **{name: [one[name] for one in counted] for name in counted[0]},
+                **_listed(by_lag), 'passing': _listed(passing),
                 'by_motion': {name: _counted(bins[name]) for name in _bins() if name in bins},
                 'unseen': self._unseen.get(label, 0)}
         return result
 
 
+def _listed(by_lag: Sequence[Sequence[tuple[float, float | None]]]) -> dict[str, list[Any]]:
+    counted = [_counted([share for share, _ in shares]) for shares in by_lag]
+    return {name: [one[name] for one in counted] for name in counted[0]}
+
+
 def _counted(shares: Sequence[float]) -> dict[str, Any]:
-    return {'things': len(shares), 'kept': 100 * float(np.mean(shares)) if shares else None,
-            'survivors': 100 * float(np.mean([share >= SURVIVES for share in shares]))
-            if shares else None}
+    if not shares:
+        return {'things': 0, 'kept': None, 'least': None, 'survivors': None}
+    return {'things': len(shares), 'kept': 100 * float(np.mean(shares)),
+            'least': 100 * min(shares),
+            'survivors': 100 * float(np.mean([share >= SURVIVES for share in shares]))}
 
 
 def _bins() -> list[str]:
