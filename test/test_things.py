@@ -52,14 +52,28 @@ def test_motion_is_the_shift_of_the_matched_component():
     now = components(picture((PEDESTRIAN, 6, 8, 10, 20), (PEDESTRIAN, 41, 0, 10, 20),
                              (PEDESTRIAN, 80, 0, 30, 30)), (PEDESTRIAN,))
     # The third has no partner of its size.
-    assert {thing.centre[0]: thing.motion for thing in matched(now, before)} == {
+    assert {thing.centre[0]: thing.motion for thing in matched(now, [before])} == {
         10.5: 10, 45.5: 1, 94.5: None}
     far = components(picture((PEDESTRIAN, 105, 0, 10, 20)), (PEDESTRIAN,))
-    assert matched(far, before[:1])[0].motion is None  # farther than twice its diagonal
+    assert matched(far, [before[:1]])[0].motion is None  # farther than twice its diagonal
     # Two now have the same nearest one: it is matched with the nearer.
     two = components(picture((PEDESTRIAN, 2, 0, 10, 20), (PEDESTRIAN, 20, 0, 10, 20)),
                      (PEDESTRIAN,))
-    assert [thing.motion for thing in matched(two, before[:1])] == [2, None]
+    assert [thing.motion for thing in matched(two, [before[:1]])] == [2, None]
+
+
+def test_motion_is_followed_from_frame_to_frame():
+    def walkers(*lefts):
+        return components(picture(*((PEDESTRIAN, left, 0, 10, 20) for left in lefts)),
+                          (PEDESTRIAN,))
+
+    # Each walks 12 to the right a frame, 30 apart from the next: two frames later, the nearest
+    # one is another.
+    now, before, key = walkers(34, 64, 94), walkers(22, 52, 82), walkers(10, 40, 70)
+    assert [thing.motion for thing in matched(now, [before, key])] == [24, 24, 24]
+    assert [thing.motion for thing in matched(now, [key])] == [6, 6, None]
+    assert [thing.motion for thing in matched(now, [before[1:], key])] == [None, 24, 24]
+    assert [thing.motion for thing in matched(now, [])] == [None] * 3
 
 
 def test_an_instance_may_be_hidden_in_part():
@@ -79,7 +93,7 @@ def test_what_is_left_by_hand():
     truth = picture((CAR, 0, 0, 20, 10), (CAR, 40, 0, 20, 10), (PEDESTRIAN, 80, 0, 10, 20))
     car, other, person = components(truth, (CAR, PEDESTRIAN, BICYCLIST))
     survival = Survival(CAMVID, 2, (CAR, PEDESTRIAN, BICYCLIST))
-    moved = [*matched([car], [car]), other, person]
+    moved = [*matched([car], [[car]]), other, person]
     # At lag 1: half of the first car is left, 30 of 200 pixels of the second, no pedestrian.
     survival.add('a', 1, moved, picture((CAR, 0, 0, 10, 10), (CAR, 40, 0, 3, 10)))
     # Per frame: all of the first car, 50 pixels of the second, 40 of 200 of the pedestrian.

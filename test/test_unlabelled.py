@@ -1,5 +1,6 @@
 """Sharing's cost on video without labels, on masks that can be counted by hand."""
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -113,8 +114,10 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of eight images."""
+def pictures(tmp_path, monkeypatch, one_thread):
+    """A folder of eight images; and no engine but PyTorch, since exporting takes long."""
+    for package in ('openvino', 'onnx', 'onnxruntime'):
+        monkeypatch.setitem(sys.modules, package, None)
     folder = tmp_path / 'clip'
     folder.mkdir()
     for index in range(8):

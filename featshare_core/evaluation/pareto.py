@@ -86,8 +86,11 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     :param threads: computing threads of an engine; None for as many as usual.
     :param frames: labelled frames to score, the first ones; None for all.
     :returns: provenance, and ``methods``, each with its ``points`` as ``points_of`` has them.
-    :raises ValueError, FileNotFoundError: where data, clock or a checkpoint do not fit.
+    :raises ValueError, FileNotFoundError: where data, clock or a checkpoint do not fit, or two
+        checkpoints have one name.
     """
+    if len({shown(one) for one in weights}) < len(weights):
+        raise ValueError(f'{", ".join(map(shown, weights))}: give each checkpoint another name')
     where = choose_device(device)
     clock = clock or ('cpu' if where.type == 'cpu' else 'wall')
     if clock == 'cpu' and where.type != 'cpu':
@@ -117,7 +120,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     whole = next(iter(scores.values())).milliseconds[0]  # the first checkpoint's, at full size
     given = {'shared-levels': ' '.join(map(str, cuts)) if cuts else None,
              'precision': precision if precision != 'auto' else None, 'clock': clock,
-             'threads': threads, 'frames': frames}
+             'threads': threads or 0, 'frames': frames}
     command = ' '.join(('featshare pareto pareto.json --weights',
                         *map(shown, weights), data.arguments(),
                         *(f'--{name} {value}' for name, value in given.items()

@@ -120,25 +120,40 @@ def of_instances(ids: npt.NDArray[np.int32], found: Mapping[int, Instance], trut
     return things
 
 
-def matched(now: Sequence[Thing], before: Sequence[Thing]) -> list[Thing]:
+def matched(now: Sequence[Thing], earlier: Sequence[Sequence[Thing]]) -> list[Thing]:
     """
-    Return the things of a frame with their motion: the shift of the matched component's centre.
+    Return the things of a frame with their motion, from component to component of earlier frames.
 
     Two components match that are of one class and alike in size, each the other's nearest, and
-    nearer than ``REACH``; the motion of what has no match is None.
+    nearer than ``REACH``. Motion is the shift of the centre since the last of the earlier frames;
+    None where a match is missing on the way.
+
+    :param earlier: components of the frames before, the newest first, the key frame's last.
     """
-    def nearest(one: Thing, others: Sequence[Thing]) -> Thing | None:
-        near = [other for other in others if other.label == one.label
+    result = []
+    for thing in now:
+        here: Thing | None = thing
+        others = now
+        for before in earlier:
+            here = _match(here, others, before) if here is not None else None
+            others = before
+        result.append(replace(thing, motion=None if here is None or not earlier
+                              else _distance(thing, here)))
+    return result
+
+
+def _match(thing: Thing, others: Sequence[Thing], before: Sequence[Thing]) -> Thing | None:
+    """Return the component of the frame before that is one of a frame's; see ``matched``."""
+    def nearest(one: Thing, candidates: Sequence[Thing]) -> Thing | None:
+        near = [other for other in candidates if other.label == one.label
                 and max(one.size, other.size) <= ALIKE * min(one.size, other.size)]
         return min(near, key=lambda other: _distance(one, other), default=None)
 
-    result = []
-    for thing in now:
-        other = nearest(thing, before)
-        fits = other is not None and nearest(other, now) is thing and \
-            _distance(thing, other) <= REACH * float(np.hypot(*thing.pixels.shape))
-        result.append(replace(thing, motion=_distance(thing, other) if fits and other else None))
-    return result
+    found = nearest(thing, before)
+    if found is None or nearest(found, others) is not thing:
+        return None
+    return found if _distance(thing, found) <= REACH * float(np.hypot(*thing.pixels.shape)) \
+        else None
 
 
 def _distance(one: Thing, other: Thing) -> float:
@@ -151,8 +166,8 @@ def labelled_things(video: Video, truths: Callable[[Labelled], Mask], classes: C
     Return a function from a labelled frame and a lag to its things, in the same order at all lags.
 
     Things are the source's instances, with the motion that it states; where it has none, the
-    labels' connected components, with the shift of their centres since the key frame, if that
-    frame is labelled too.
+    labels' connected components, with the motion of ``matched`` over the labelled frames since
+    the key frame, if that one is labelled.
 
     :param truths: from a labelled frame to its HxW labels.
     """
@@ -170,8 +185,9 @@ def labelled_things(video: Video, truths: Callable[[Labelled], Mask], classes: C
             return of_instances(
                 ids, {index: replace(instance, label=video.class_of(instance.label))
                       for index, instance in instances.items()}, truths(sample), classes)
-        key = labelled.get(sample.frames[lag]) if lag else None
-        return found(sample) if key is None else matched(found(sample), found(key))
+        before = [labelled.get(frame) for frame in sample.frames[1:lag + 1]]
+        return matched(found(sample), [found(one) for one in before if one is not None]
+                       if None not in before[-1:] else [])
 
     # Engines that are scored side by side ask for the same interval one after another.
     cache = Cache(things, 2 * interval)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -61,7 +62,8 @@ class SharingCost:
             for way in WAYS}
         self._flicker = Flicker(interval)
         self._survival = {way: Survival(engine.labels, interval, self._things) for way in WAYS}
-        self._keys: dict[int, tuple[Mask, list[Thing]]] = {}
+        self._keys: dict[int, Mask] = {}
+        self._earlier: deque[list[Thing]] = deque(maxlen=interval - 1)  # the newest first
         self._size: tuple[int, ...] = ()
 
     def add(self, frame: Frame) -> None:
@@ -79,20 +81,21 @@ class SharingCost:
         reference = self.engine.key(frame, self._stream(now) if is_key else 'per frame').mask
         things = components(reference, self._things)
         counts = now >= self.interval - 1
-        for key, (repeated, before) in list(self._keys.items()):
+        for key, repeated in list(self._keys.items()):
             lag = now - key
             mask = self.engine.current(frame, self._stream(key)).mask
             if counts:
                 self._compare(lag, reference, {'shared': mask, 'repeated': repeated},
-                              matched(things, before))
+                              matched(things, list(self._earlier)[:lag]))
                 self._flicker.add(now, now - 1, reference, mask, lag)
             if lag == self.interval - 1:
                 del self._keys[key]
         if is_key:
-            self._keys[now] = reference, things
+            self._keys[now] = reference
             if counts:
                 self._compare(0, reference, dict.fromkeys(WAYS, reference), things)
                 self._flicker.add(now, now - 1, reference, reference, 0)
+        self._earlier.appendleft(things)
 
     def _stream(self, key: int) -> str:
         # No stream is needed for longer than an interval.
@@ -200,7 +203,7 @@ def evaluate_unlabelled(weights: str | Path, footage: Footage, interval: int,
     if limit is not None and limit < interval:
         raise ValueError(f'{limit} frames are fewer than an interval of {interval}')
     length = footage.length if limit is None else min(limit, footage.length or limit)
-    chosen = stride or (1 if length <= MANY else interval)
+    chosen = stride if stride is not None else 1 if length <= MANY else interval
     engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
     cost = SharingCost(engine, interval, chosen, things)
     digest = hashlib.sha256()
