@@ -46,6 +46,7 @@ setup(
     entry_points={
         'console_scripts': [
             'compare_bags = featshare_ros.recordings.compare:main',
+            'evaluate_bag = featshare_ros.recordings.evaluate_bag:main',
             'featshare = featshare_core.cli:main',
             'make_recording = featshare_ros.recordings.make_recording:main',
             'segment_bag = featshare_ros.recordings.segment_bag:main',

@@ -65,6 +65,15 @@ def test_json_holds_the_contract(tmp_path, checkpoint, capsys):
                                              abs=2e-3)
     assert 0 < miou['key'] < 100
     assert list(result['per_class']) == list(CAMVID.names)
+    for iou in result['per_class'].values():
+        assert set(iou) == {'key', 'current_mean', 'per_lag'}
+        assert iou['key'] == iou['per_lag'][0] and len(iou['per_lag']) == 3
+    assert set(result['flicker']) == {'per_frame', 'key', 'between', 'ratio', 'pairs'}
+    assert result['flicker']['pairs'] == 3
+    assert result['things'] == {}  # noise has none of their size
+    assert list(result['videos']) == ['drive']
+    assert result['videos']['drive']['miou'] == miou
+    assert result['videos']['drive']['frames'] == 4
     assert (result['frames'], result['labelled_frames'], result['interval']) == (4, 6, 3)
     assert (result['precision'], result['shared_levels']) == ('fp32', 3)
     assert str(tmp_path) not in json.dumps(result)

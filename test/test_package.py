@@ -98,7 +98,8 @@ def test_versions_agree(
 def test_executables_exist(setup_arguments: dict[str, ast.expr]) -> None:
     scripts = ast.literal_eval(setup_arguments['entry_points'])['console_scripts']
     assert {script.partition(' = ')[0] for script in scripts} == {
-        'compare_bags', 'featshare', 'make_recording', 'segment_bag', 'segmentation_node'}
+        'compare_bags', 'evaluate_bag', 'featshare', 'make_recording', 'segment_bag',
+        'segmentation_node'}
     for script in scripts:
         module, _, function = script.partition(' = ')[2].partition(':')
         path = ROOT / (module.replace('.', '/') + '.py')

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 
 from featshare_core.evaluation.consistency import WINDOW, Consistency
+from featshare_core.evaluation.flicker import Flicker
+from featshare_core.evaluation.things import Survival, class_ids, labelled_things
 from featshare_core.evaluation.videos import Cache, Video
 from featshare_core.inference.device import one_thread
 from featshare_core.inference.engine import Engine
@@ -52,20 +54,32 @@ def mean_iou(matrix: Matrix) -> float:
 @dataclass
 class Score:
     """
-    What one engine reached on a video, counted by lag (frames since the key frame).
+    What one engine reached on videos, counted by lag (frames since the key frame).
 
     :param names: of the classes.
-    :param matrices: a confusion matrix for each lag 0 to interval - 1.
     :param consistency: VC_8 of every frame as a key frame, and as deployed; see ``consistency``.
-    :param milliseconds: wall-clock time of every frame, by lag.
-    :param frames: labelled frames; each is in every matrix.
+    :param milliseconds: of every frame, by lag, on the clock of ``score``.
+    :param videos: by name, a confusion matrix for each lag 0 to interval - 1.
+    :param frames_of: the number of labelled frames by video; each is in its matrix of every lag.
     """
 
     names: tuple[str, ...]
-    matrices: list[Matrix]
     consistency: Consistency
+    flicker: Flicker
+    things: Survival
     milliseconds: list[list[float]]
-    frames: int = 0
+    videos: dict[str, list[Matrix]] = field(default_factory=dict)
+    frames_of: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Return the number of labelled frames."""
+        return sum(self.frames_of.values())
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        """Return the confusion matrix of all videos together, for each lag."""
+        return [np.sum(by_video, 0) for by_video in zip(*self.videos.values())]
 
     def summary(self) -> dict[str, Any]:
         """
@@ -74,24 +88,43 @@ class Score:
         ``weighted`` is the thesis's mean 1/d key + (d-1)/d current, of which ``current_mean`` is
         the mean over lags 1 to d-1; both current scores are None at interval 1.
         """
-        per_lag = [100 * mean_iou(matrix) for matrix in self.matrices]
-        current = per_lag[1:]
-        interval = len(per_lag)
-        key_iou, *current_iou = (100 * class_iou(matrix) for matrix in self.matrices)
+        matrices = self.matrices
+        per_class = iou_per_lag(matrices, self.names)
         return rounded({
-            'miou': {
-                'key': per_lag[0],
-                'current_mean': float(np.mean(current)) if current else None,
-                'current_worst': min(current) if current else None,
-                'per_lag': per_lag,
-                'weighted': sum(per_lag) / interval},
+            'miou': miou_per_lag(matrices),
             'per_class': {
-                name: {'key': finite(key_iou[index]),
-                       'current_mean': finite(np.mean([iou[index] for iou in current_iou]))
-                       if current else None}
-                for index, name in enumerate(self.names)},
+                name: {'key': iou[0], 'current_mean': mean_of(iou[1:]), 'per_lag': iou}
+                for name, iou in per_class.items()},
             'frames': self.frames,
-            f'vc{WINDOW}': self.consistency.summary()})
+            f'vc{WINDOW}': self.consistency.summary(),
+            'flicker': self.flicker.summary(),
+            'things': self.things.summary(),
+            'videos': {
+                name: {'frames': self.frames_of[name], 'miou': miou_per_lag(by_lag),
+                       'per_class': iou_per_lag(by_lag, self.names)}
+                for name, by_lag in self.videos.items()}})
+
+
+def miou_per_lag(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """Return mIoU in percent from the confusion matrices of lags 0, 1, ...; see ``Score``."""
+    per_lag = [100 * mean_iou(matrix) for matrix in matrices]
+    current = per_lag[1:]
+    return {'key': per_lag[0], 'current_mean': mean_of(current),
+            'current_worst': min(current) if current else None, 'per_lag': per_lag,
+            'weighted': sum(per_lag) / len(per_lag)}
+
+
+def iou_per_lag(matrices: Sequence[Matrix], names: Sequence[str],
+                ) -> dict[str, list[float | None]]:
+    """Return each class's IoU in percent at each lag; None at a lag where it is never seen."""
+    by_lag = [100 * class_iou(matrix) for matrix in matrices]
+    return {name: [finite(iou[index]) for iou in by_lag] for index, name in enumerate(names)}
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None where a value is None, or there is none."""
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if values and len(found) == len(values) else None
 
 
 def finite(value: Any) -> float | None:
@@ -109,7 +142,9 @@ def rounded(value: Any) -> Any:
 
 
 def score(engines: Mapping[str, Engine], video: Video, interval: int,
-          progress: Iterable[Any] | None = None) -> dict[str, Score]:
+          progress: Iterable[Any] | None = None, things: Collection[str] | None = None,
+          clock: Callable[[], float] = time.perf_counter,
+          reach: Mapping[str, int] | None = None) -> dict[str, Score]:
     """
     Score engines side by side on labelled video, at every lag 0 to ``interval - 1``.
 
@@ -118,8 +153,13 @@ def score(engines: Mapping[str, Engine], video: Video, interval: int,
     ``interval - 1`` frames before them cannot be, and are left out at all lags.
 
     :param progress: wraps the list of key frames, for a progress bar; see ``Video.passes``.
+    :param things: names of the classes whose things are followed; None for ``things.THINGS``.
+    :param clock: returns seconds, by which frames are timed.
+    :param reach: the number of lags of engines that need fewer than ``interval``, by name: 1 for
+        one that does not share, whose masks are the same at all lags.
     :raises ValueError: where no video is as long as the interval, a label's id is not one of
-        the classes, or an engine returns no mask of its frame's size.
+        the classes, there is no class of a thing's name, or an engine returns no mask of its
+        frame's size.
     """
     try:
         from torchmetrics.classification import MulticlassConfusionMatrix
@@ -130,30 +170,39 @@ def score(engines: Mapping[str, Engine], video: Video, interval: int,
     images = Cache(video.source.read_image, 2 * interval)
     truths = Cache(video.read_truth, 2 * interval)
     classes, names = len(video.labels), video.labels.names
-    scores = {name: Score(names, [], Consistency(interval), [[] for _ in range(interval)])
-              for name in engines}
-    counters = {name: [MulticlassConfusionMatrix(classes, UNLABELLED, validate_args=False)
-                       for _ in range(interval)] for name in engines}
+    followed = class_ids(video.labels, things)
+    things_of = labelled_things(video, truths, followed, interval)
+    lags = {name: (reach or {}).get(name, interval) for name in engines}
+    scores = {name: Score(names, Consistency(n), Flicker(n), Survival(video.labels, n, followed),
+                          [[] for _ in range(n)]) for name, n in lags.items()}
+    counters: dict[str, dict[str, list[MulticlassConfusionMatrix]]] = {n: {} for n in engines}
     for one in progress if progress is not None else passes:
         for name, engine in engines.items():
             counted = scores[name]
-            for lag, frame in enumerate(one.frames):
+            for lag, frame in enumerate(one.frames[:lags[name]]):
                 image = images(frame)
-                start = time.perf_counter()
+                start = clock()
                 mask = (engine.current if lag else engine.key)(image).mask
-                counted.milliseconds[lag].append(1e3 * (time.perf_counter() - start))
+                counted.milliseconds[lag].append(1e3 * (clock() - start))
                 sample = one.samples.get(lag)
                 if sample is None:
                     continue
                 truth = truths(sample)
                 _check(frame, truth, mask, classes, name)
+                of = video.names[frame]
+                if of not in counters[name]:
+                    counters[name][of] = [MulticlassConfusionMatrix(
+                        classes, UNLABELLED, validate_args=False) for _ in range(lags[name])]
                 with one_thread():  # lest the next frame be timed beside its spinning
-                    counters[name][lag].update(torch.from_numpy(mask).long(),
-                                               torch.from_numpy(truth).long())
+                    counters[name][of][lag].update(torch.from_numpy(mask).long(),
+                                                   torch.from_numpy(truth).long())
                 counted.consistency.add(sample, truth, mask, lag)
-                counted.frames += lag == 0
+                counted.flicker.add(frame, next(iter(sample.frames[1:2]), None), truth, mask, lag)
+                counted.things.add(frame, lag, things_of(sample, lag), mask)
+                counted.frames_of[of] = counted.frames_of.get(of, 0) + (lag == 0)
     for name, counted in scores.items():
-        counted.matrices = [counter.compute().numpy() for counter in counters[name]]
+        counted.videos = {of: [counter.compute().numpy() for counter in by_lag]
+                          for of, by_lag in counters[name].items()}
     return scores
 
 

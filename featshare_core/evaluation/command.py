@@ -1,4 +1,4 @@
-"""The subcommands ``featshare evaluate``, ``benchmark``, ``report`` and ``advise``."""
+"""The subcommands ``featshare evaluate``, ``benchmark``, ``report``, ``pareto`` and ``advise``."""
 from __future__ import annotations
 
 import argparse
@@ -9,6 +9,7 @@ from featshare_core.data import KINDS
 from featshare_core.inference.export.command import size_argument
 
 if TYPE_CHECKING:
+    from featshare_core.evaluation.unlabelled import Footage
     from featshare_core.evaluation.videos import DataChoice
 
 
@@ -16,15 +17,46 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     """
     Score a checkpoint on labelled video: key frames, and current frames at every lag.
 
-    Prints mIoU in percent, the IoU of each class, and the temporal consistency VC_8.
+    Prints mIoU in percent, the IoU of each class, the temporal consistency VC_8, flicker, and what
+    is left of things (pedestrians, bicyclists, cars). With --unlabelled, measures what sharing
+    costs on any video: agreement with the masks of the same network run on every frame.
     """
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.evaluation.results import evaluate
     from featshare_core.evaluation.tables import score_text
+    video = arguments.unlabelled
+    if video is not None:
+        from featshare_core.data.frames import count_frames, frames_of
+        from featshare_core.evaluation.unlabelled import Footage
+        if arguments.data is not None or arguments.root is not None:
+            raise ValueError('--unlabelled takes a video of its own, not --data and --root')
+        run_unlabelled(arguments, Footage(
+            video.name, (frame for _, frame in frames_of(video)), count_frames(video),
+            f'featshare evaluate --unlabelled {video.name}'))
+        return
+    if arguments.data is None or arguments.root is None:
+        raise ValueError('scores need --data and --root (or --unlabelled VIDEO)')
+    for name in ('stride', 'frames'):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f'--{name} is for --unlabelled alone')
     result = evaluate(arguments.weights, data_choice(arguments), arguments.interval,
                       arguments.shared_levels, arguments.device, arguments.precision,
-                      arguments.aligned)
+                      arguments.aligned, arguments.things)
     print(score_text(result))
+    if arguments.json:
+        write_json(arguments.json, result)
+
+
+def run_unlabelled(arguments: argparse.Namespace, footage: Footage) -> None:
+    """Measure what sharing costs on video without labels; print it, and write the JSON file."""
+    from featshare_core.evaluation.provenance import write_json
+    from featshare_core.evaluation.tables import unlabelled_text
+    from featshare_core.evaluation.unlabelled import evaluate_unlabelled
+    result = evaluate_unlabelled(
+        arguments.weights, footage, arguments.interval, arguments.stride, arguments.frames,
+        arguments.shared_levels, arguments.device, arguments.precision, arguments.aligned,
+        arguments.things)
+    print(unlabelled_text(result))
     if arguments.json:
         write_json(arguments.json, result)
 
@@ -69,6 +101,33 @@ def report_command(arguments: argparse.Namespace) -> None:
     print(f'written: {write_report(plan)}')
 
 
+def pareto_command(arguments: argparse.Namespace) -> None:
+    """
+    Draw accuracy against time: per frame at six input sizes, every cut and interval, the rivals.
+
+    With --data, all are timed and scored in one run on the same frames, and written to the JSON
+    file first. Without, the file is drawn again. The picture is FILE with the suffix .png.
+    """
+    from featshare_core.evaluation.pareto import measure_pareto
+    from featshare_core.evaluation.plots import plot_pareto
+    from featshare_core.evaluation.provenance import read_json, write_json
+    from featshare_core.evaluation.tables import pareto_table
+    if arguments.data is not None:
+        if arguments.root is None:
+            raise ValueError('--data needs --root')
+        _refuse_exported(*arguments.weights)
+        write_json(arguments.file, measure_pareto(
+            arguments.weights, data_choice(arguments), arguments.shared_levels, arguments.device,
+            arguments.precision, arguments.clock, arguments.threads or None, arguments.frames))
+    result = read_json(arguments.file)
+    if 'methods' not in result:
+        raise ValueError(f'{arguments.file} is no result of featshare pareto')
+    print(pareto_table(result))
+    picture = arguments.file.with_suffix('.png')
+    plot_pareto(picture, result)
+    print(f'written: {picture}')
+
+
 def advise_command(arguments: argparse.Namespace) -> None:
     """
     Choose checkpoint, shared levels and interval for this machine.
@@ -96,6 +155,30 @@ def data_choice(arguments: argparse.Namespace) -> DataChoice:
     return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations)
 
 
+def add_evaluate_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that ``featshare evaluate`` and ``evaluate_bag`` share."""
+    command.add_argument('--weights', default='default',
+                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
+                              '`featshare export` wrote')
+    command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
+    command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
+    command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
+                         help='whether cached features follow the scene (default: as the '
+                              'checkpoint says)')
+    command.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
+    command.add_argument('--things', nargs='+', metavar='CLASS',
+                         help='classes whose things are followed (default: pedestrian, '
+                              "bicyclist, car and Cityscapes' kinds of them)")
+    command.add_argument('--frames', type=int, metavar='N',
+                         help='without labels: frames to read at most')
+    command.add_argument('--stride', type=int, metavar='N',
+                         help='without labels: a key frame is tried every N frames (default: 1, '
+                              'every frame at every lag; in videos of more than 500 frames the '
+                              'interval, every frame at one lag)')
+    command.add_argument('--json', type=Path, metavar='FILE', help='write the result there too')
+
+
 def add_evaluation_commands(subparsers: Any) -> None:
     """Add them to the command line's subparsers."""
     def add(name: str, run: Any, summary: str) -> Any:
@@ -115,19 +198,12 @@ def add_evaluation_commands(subparsers: Any) -> None:
     def add_device(command: Any, default: str = 'auto') -> None:
         command.add_argument('--device', default=default, help='auto, cpu, cuda or cuda:N')
 
-    command = add('evaluate', evaluate_command, 'score a checkpoint on labelled video')
-    command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                              '`featshare export` wrote')
-    add_data(command, required=True)
-    command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
-    command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
-                         help='whether cached features follow the scene (default: as the '
-                              'checkpoint says)')
-    add_device(command)
-    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
-    command.add_argument('--json', type=Path, metavar='FILE', help='write the scores there too')
+    command = add('evaluate', evaluate_command, 'score a checkpoint on video')
+    command.add_argument('--unlabelled', type=Path, metavar='VIDEO',
+                         help='a video file or a folder of images, instead of --data; recordings: '
+                              'evaluate_bag')
+    add_data(command, required=False)
+    add_evaluate_options(command)
 
     command = add('benchmark', benchmark_command, 'time a checkpoint')
     command.add_argument('--weights', default='default',
@@ -159,6 +235,26 @@ def add_evaluation_commands(subparsers: Any) -> None:
                          help="for pictures with the data set's frames (default: runs/sheets)")
     command.add_argument('--compare', type=Path, nargs=2, metavar=('A', 'B'),
                          help='two results, JSON files')
+
+    command = add('pareto', pareto_command, 'accuracy against time, measured or drawn again')
+    command.add_argument('file', type=Path, metavar='FILE',
+                         help='the JSON file; beside report.json as pareto.json, the report '
+                              'shows it')
+    command.add_argument('--weights', nargs='+', default=['default'],
+                         help='checkpoints; time is measured by the per-frame network of the '
+                              'first')
+    command.add_argument('--shared-levels', type=int, nargs='+',
+                         help='default: all cuts of a network')
+    add_data(command, required=False)
+    add_device(command)
+    command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')
+    command.add_argument('--clock', choices=('cpu', 'wall'),
+                         help="the process's CPU time, or time that passes (default: cpu; wall "
+                              'on CUDA)')
+    command.add_argument('--threads', type=int, default=1,
+                         help='computing threads of an engine; 0: as many as usual (default: 1)')
+    command.add_argument('--frames', type=int, metavar='N',
+                         help='labelled frames to score (default: all)')
 
     command = add('advise', advise_command, 'which setting for this machine')
     command.add_argument('--latency-budget', type=float, required=True, metavar='MS',

@@ -24,6 +24,8 @@ from featshare_core.evaluation.speed import speed_page
 from featshare_core.evaluation.tables import Result
 
 ROOT = Path(__file__).parents[2]
+PARETO = 'pareto.json'
+"""Name of the result of ``featshare pareto`` beside ``report.json``."""
 FIGURE = re.compile(r'(?P<number>-?\d+(?:\.(?P<decimals>\d+))?)'
                     r'<!-- (?P<file>[\w./-]+\.json): (?P<keys>[^>]+?) -->')
 TABLE = re.compile(r'^(?P<head><!-- figures: (?P<name>[^>]+?) -->\n).*?^(?P<end><!-- end -->)',
@@ -156,6 +158,14 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
                f'{one["image"][0]}x{one["image"][1]} on {tables.origin(one)}:\n\n'
                f'{tables.commands([one])}')
         yield tables.rival_table(one)
+    pareto = file.with_name(PARETO)
+    if pareto.is_file():
+        found = read_json(pareto)
+        yield '## Accuracy against time'
+        yield (f'![mIoU against time]({folder}/{pareto.stem}.png)\n\nOf {found["frames"]} '
+               f'frames, on {tables.origin(found)}:\n\n{tables.commands([found])}\n\n'
+               'In bold: no other point is both faster and at least as accurate.')
+        yield tables.pareto_table(found)
 
 
 def _latency_folders(results: Path, wanted: list[Result]) -> Iterator[tuple[str, list[Result]]]:

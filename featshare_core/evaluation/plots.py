@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featshare_core.evaluation.latency import INTERVALS
+from featshare_core.evaluation.pareto import front
 from featshare_core.evaluation.tables import Result, title
 from featshare_core.labels import LabelSet
 
@@ -95,6 +96,58 @@ def plot_tradeoff(path: Path, scores: Sequence[Result], timed: Sequence[Result],
                     'at the points: frames from key to key frame')
     axes.set_ylabel(f'weighted mIoU %, {scores[0]["data"]["name"]}')
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_pareto(path: Path, result: Result) -> None:
+    """Draw mIoU against time, mean and worst lag side by side, with the front of all points."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, 2, figsize=(13.0, 6.0), layout='constrained', sharey=True)
+    methods = result['methods']
+    points = [point for method in methods for point in method['points']]
+    first, kinds = result['weights'][0], ('per frame', 'sharing', 'rival')
+    for axes, accuracy in zip(panels, ('mean', 'worst')):
+        axes.grid(True, color='#dddddd', linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+        best = front(points, accuracy)
+        axes.step([p['time'] for p in best], [p[accuracy] for p in best], where='post',
+                  color='#bbbbbb', linewidth=6, alpha=0.5, zorder=0, label='front')
+        counts = dict.fromkeys(kinds, 0)
+        for method in methods:
+            kind, here = method['kind'], method['points']
+            index = counts[kind]
+            counts[kind] += 1
+            colour = '#222222' if kind == 'per frame' else COLOURS[index % len(COLOURS)]
+            axes.plot([p['time'] for p in here], [p[accuracy] for p in here],
+                      ':' if kind == 'rival' else '-' if method['weights'] == first else '--',
+                      color=colour, marker={'per frame': 's', 'sharing': 'o'}.get(
+                          kind, MARKERS[-1 - index % 3]),
+                      markersize=5, linewidth=1.2, label=method['name'],
+                      markerfacecolor='white' if kind == 'rival' else colour)
+            above = kind == 'per frame'
+            for point in here:
+                axes.annotate(point['label'], (point['time'], point[accuracy]),
+                              xytext=(-4, 5) if above else (4, -9), textcoords='offset points',
+                              ha='right' if above else 'left', fontsize=7, color=colour)
+        axes.set_xlabel('time a frame, of the per-frame network at full size')
+        axes.set_title({'mean': 'mean over the interval', 'worst': 'worst lag'}[accuracy],
+                       fontsize=10)
+        axes.set_xlim(left=0)
+    panels[0].set_ylabel(f'mIoU %, {result["data"]["name"]}')
+    # Masks that are no longer of use would squeeze together what decides.
+    lowest = min(p['worst'] for m in methods if m['kind'] != 'rival' for p in m['points'])
+    highest = max(p['mean'] for p in points)
+    panels[0].set_ylim(lowest - 0.15 * (highest - lowest) - 0.5,
+                       highest + 0.1 * (highest - lowest) + 0.5)
+    handles, names = panels[0].get_legend_handles_labels()
+    threads = result['threads']
+    figure.legend(handles, names, loc='outside lower center', ncols=3, frameon=False, fontsize=8,
+                  title='at the points: the input size, or the frames from key to key frame; '
+                  + {'cpu': 'CPU time', 'wall': 'time that passes'}[result['clock']]
+                  + (f', {threads} thread{"s" * (threads != 1)}' if threads else '')
+                  + f', {result["engine"]}, {result["precision"]}', title_fontsize=8)
     _save(figure, path)
 
 

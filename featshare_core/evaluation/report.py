@@ -10,7 +10,7 @@ import numpy as np
 
 from featshare_core.evaluation import plots, results, tables
 from featshare_core.evaluation.accuracy import rounded
-from featshare_core.evaluation.pages import read_page, results_page
+from featshare_core.evaluation.pages import PARETO, read_page, results_page
 from featshare_core.evaluation.provenance import (
     fingerprint,
     read_json,
@@ -152,6 +152,8 @@ def write_report(plan: Plan) -> Path:
         plots.plot_classes(plan.folder / f'classes-{stem(weights)}.png',
                            [r for r in shows['deployed'] if r['weights'] == shown(weights)])
         draw_contact_sheet(plan, weights)
+    if (pareto := plan.folder / PARETO).is_file():
+        plots.plot_pareto(pareto.with_suffix('.png'), read_json(pareto))
     path = plan.output / f'{plan.data.name}.md'
     path.write_text(results_page(plan.folder / 'report.json'))
     return path

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sized
+from collections.abc import Collection, Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,29 @@ from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 
 
-def bar(items: Iterable[Any], label: str, unit: str) -> Iterable[Any]:
-    """Return the items with a progress bar around them, where stderr is a terminal."""
+def bar(items: Iterable[Any], label: str, unit: str, total: int | None = None) -> Iterable[Any]:
+    """
+    Return the items with a progress bar around them, where stderr is a terminal.
+
+    :param total: their number, where they cannot say it; None where it is not known.
+    """
     try:
         from tqdm import tqdm
     except ImportError:
         return items
-    return tqdm(items, label, total=len(items) if isinstance(items, Sized) else None,
+    return tqdm(items, label, total=len(items) if isinstance(items, Sized) else total,
                 unit=f' {unit}', disable=not sys.stderr.isatty())
 
 
 def evaluate(weights: str | Path, data: DataChoice, interval: int,
              shared_levels: int | None = None, device: str = 'auto',
-             precision: str = 'auto', aligned: bool | None = None) -> dict[str, Any]:
+             precision: str = 'auto', aligned: bool | None = None,
+             things: Collection[str] | None = None) -> dict[str, Any]:
     """
     Return a checkpoint's scores on labelled video; see ``featshare evaluate``.
 
     :param interval: frames from key to key frame; every frame is scored at lags 0 to interval - 1.
+    :param things: as ``accuracy.score``.
     :returns: provenance, and what ``accuracy.Score.summary`` returns, in percent.
     :raises ValueError, FileNotFoundError: where data, interval or checkpoint do not fit.
     """
@@ -46,12 +52,13 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
     video = Video(source, engine.labels)
     key_frames = video.passes(interval)
     counted = score({'': engine}, video, interval,
-                    bar(key_frames, f'{shown(weights)}, {data.name}', 'key frames'))['']
+                    bar(key_frames, f'{shown(weights)}, {data.name}', 'key frames'), things)['']
     levels = cut(weights, shared_levels)
     command = (f'featshare evaluate --weights {shown(weights)} {data.arguments()} '
                f'--interval {interval}'
                + (f' --shared-levels {shared_levels}' if shared_levels is not None else '')
-               + ('' if aligned is None else ' --aligned' if aligned else ' --no-aligned'))
+               + ('' if aligned is None else ' --aligned' if aligned else ' --no-aligned')
+               + (f' --things {" ".join(things)}' if things else ''))
     return {**provenance(command, engine.device), 'weights': shown(weights),
             'sha256': fingerprint(weights), 'network': engine.network_name,
             'shared_levels': levels, 'data': described(data, video), 'interval': interval,
@@ -121,6 +128,7 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         per_lag = [float(np.median(times)) for times in counted.milliseconds]
         summary = counted.summary()
         rows[name] = {'miou': summary['miou'], 'vc8': summary['vc8'],
+                      'flicker': summary['flicker'], 'things': summary['things'],
                       'ms': {'per_lag': per_lag, 'mean': float(np.mean(per_lag)),
                              'worst_lag': max(per_lag)}}
     command = (f'featshare report --weights {shown(weights)} {data.arguments()} '

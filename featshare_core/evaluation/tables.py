@@ -6,6 +6,7 @@ from typing import Any
 
 from featshare_core.evaluation import thesis
 from featshare_core.evaluation.latency import EAGER, INTERVALS
+from featshare_core.evaluation.pareto import front
 
 Result = Mapping[str, Any]
 MISSING = 'not measured'
@@ -45,10 +46,80 @@ def score_text(result: Result) -> str:
     if result['vc8']:
         lines.append(f'VC_8 %   every frame a key frame {percent(result["vc8"]["key"])}   '
                      f'as deployed {percent(result["vc8"]["deployed"])}')
-    lines += ['', f'{"class":16} {"key":>6} {"current":>8}']
+    lines += flicker_lines(result['flicker'])
+    lags = range(result['interval'])
+    lines += ['', f'{"IoU %":16} {"key":>6} {"current":>8}'
+              + ''.join(f' {f"lag {lag}":>6}' for lag in lags[1:])]
     lines += [f'{name:16} {percent(iou["key"]):>6} {percent(iou["current_mean"]):>8}'
+              + ''.join(f' {percent(one):>6}' for one in iou['per_lag'][1:])
               for name, iou in result['per_class'].items()]
+    lines += things_lines('what is left of things, %', result['things'], result['interval'])
+    if len(result['videos']) > 1:
+        lines += ['', f'{"mIoU %":24} {"frames":>6}' + ''.join(f' {f"lag {lag}":>6}'
+                                                               for lag in lags)]
+        lines += [f'{name:24} {one["frames"]:6}'
+                  + ''.join(f' {percent(score):>6}' for score in one['miou']['per_lag'])
+                  for name, one in result['videos'].items()]
     return '\n'.join(lines)
+
+
+def unlabelled_text(result: Result) -> str:
+    """Return what sharing costs on video without labels for the terminal."""
+    interval, stride = result['interval'], result['stride']
+    lags = range(1, interval)
+    lines = [f'{result["weights"]}: {result["network"]}, engine {result["engine"]}, '
+             f'{result["precision"]}',
+             f'{result["data"]["name"]}: {result["frames"]} of {result["data"]["frames"]} frames, '
+             + ('each at every lag' if stride == 1 else f'a key frame tried every {stride} frames')
+             + '; compared with the masks of the same network run on every frame', '',
+             f'{"agreement %":34}' + ''.join(f' {f"lag {lag}":>6}' for lag in lags)
+             + f' {"mean":>6}']
+    for part, name in (('pixels', 'pixels'), ('miou', 'mIoU')):
+        lines += [f'{f"{name}: {what}":34}'
+                  + ''.join(f' {percent(one):>6}' for one in found['per_lag'][1:])
+                  + f' {percent(found["mean"]):>6}'
+                  for what, found in (
+                      ('sharing', result[part]['shared']),
+                      ("key frame's mask repeated", result[part]['repeated']),
+                      ('damage that remains', result[part]['damage_remaining']))]
+    lines += flicker_lines(result['flicker'])
+    lines += ['', f'{"IoU %, mean of lags":24} {"pixels":>6} {"sharing":>8} {"worst":>6} '
+              f'{"repeated":>8} {"remains":>8}']
+    lines += [f'{name:24} {percent(one["share_of_pixels"]):>6} {percent(one["shared"]["mean"]):>8}'
+              f' {percent(one["shared"]["worst"]):>6} {percent(one["repeated"]["mean"]):>8} '
+              f'{percent(one["damage_remaining"]["mean"]):>8}'
+              for name, one in result['per_class'].items()]
+    for way, name in (('shared', 'sharing'), ('repeated', "key frame's mask repeated")):
+        lines += things_lines(f'what is left of things, %: {name}', result['things'][way],
+                              interval)
+    return '\n'.join(lines)
+
+
+def flicker_lines(flicker: Mapping[str, Any] | None) -> list[str]:
+    """Return a line of how many pixels change class where the reference does not, or none."""
+    if not flicker or flicker['key'] is None:
+        return []
+    ratio, alone = flicker['ratio'], flicker.get('per_frame')
+    return [f'flicker %   into key frames {flicker["key"]:.2f}'
+            + ('' if flicker['between'] is None else f'   between {flicker["between"]:.2f}')
+            + ('' if ratio is None else f'   ratio {ratio:.2f}')
+            + ('' if alone is None else f'   every frame a key frame {alone:.2f}')]
+
+
+def things_lines(head: str, things: Mapping[str, Any], interval: int) -> list[str]:
+    """Return what is left of things at each lag from 1 on: mean share kept / survivors."""
+    if not things:
+        return []
+    lines = ['', f'{head}: mean share kept / share of things of which half is kept',
+             f'{"":16} {"things":>6}' + ''.join(f' {f"lag {lag}":>13}'
+                                                for lag in range(1, interval))]
+    for name, one in things.items():
+        for row, part in ((name, one), ('  passing', one['passing'])):
+            cells = [f'{percent(kept)} / {percent(survivors)}'
+                     for kept, survivors in zip(part['kept'][1:], part['survivors'][1:])]
+            if count := max(part['things']):
+                lines.append(f'{row:16} {count:6}' + ''.join(f' {c:>13}' for c in cells))
+    return lines
 
 
 def latency_text(result: Result) -> str:
@@ -177,6 +248,22 @@ def rival_table(result: Result) -> str:
     if not any(name.startswith('truncated') for name in result['rows']):
         rows.append(['truncated (-2 levels), per frame', MISSING, *[''] * (len(head) - 2)])
     return table(head, rows)
+
+
+def pareto_table(result: Result) -> str:
+    """Return every point of the plot of accuracy against time, by line."""
+    points = [point for method in result['methods'] for point in method['points']]
+    fronts = {accuracy: front(points, accuracy) for accuracy in ('mean', 'worst')}
+
+    def score(point: Result, accuracy: str) -> str:
+        on_it = any(point is one for one in fronts[accuracy])
+        return f'**{point[accuracy]:.1f}**' if on_it else f'{point[accuracy]:.1f}'
+
+    rows = [[method['name'], point['label'], f'{point["time"]:.2f}', f'{point["ms"]:.1f}',
+             score(point, 'mean'), score(point, 'worst')]
+            for method in result['methods'] for point in method['points']]
+    return table(['', 'input size or interval', 'time / per frame', 'ms per frame', 'mIoU %, mean',
+                  'mIoU %, worst lag'], rows)
 
 
 def class_table(results: Sequence[Result]) -> str:

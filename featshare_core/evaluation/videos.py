@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -59,11 +61,14 @@ class Video:
     """
     A data set's frames and labels, in the classes of a network.
 
+    ``names`` has the name of the video that each labelled frame is of; see ``video_names``.
+
     :raises ValueError: where the data set has other classes, and no translation is known.
     """
 
     def __init__(self, source: Source, labels: LabelSet) -> None:
         self.source, self.labels = source, labels
+        self.names = video_names(source.samples)
         self._table: Array | None = None
         if source.labels.names == labels.names:
             return
@@ -84,6 +89,10 @@ class Video:
         """Return a sample's HxW class ids or ``UNLABELLED``; ValueError names a wrong file."""
         truth = self.source.read_mask(sample.mask, sample.frames[0])
         return truth if self._table is None else self._table[truth]
+
+    def class_of(self, label: int) -> int:
+        """Return the network's class of one of the data set's, ``UNLABELLED`` for none."""
+        return label if self._table is None else int(self._table[label])
 
     def passes(self, interval: int) -> list[Pass]:
         """
@@ -108,6 +117,39 @@ class Video:
                     frames[path[0]] = path
                 targets.setdefault(path[0], {})[lag] = sample
         return [Pass(path, targets[key]) for key, path in frames.items()]
+
+
+def video_names(samples: Iterable[Labelled]) -> dict[str, str]:
+    """
+    Return the name of the video that each labelled frame belongs to, by the frame's name.
+
+    Samples that share frames are of one video, and the stills of a folder are taken for one. A
+    video is named by what its frames' names have in common, without the number (``0016E5``,
+    ``aachen_000000``); by its folder where that is nothing; by both where videos of several
+    folders would be named alike.
+    """
+    groups: list[list[str]] = []
+    seen: set[str] = set()
+    folder, still = '', False
+    for sample in samples:
+        where, alone = str(Path(sample.frames[0]).parent), len(sample.frames) == 1
+        if not (seen & set(sample.frames) or (still and alone and where == folder)):
+            groups.append([])
+            seen = set()
+        groups[-1].append(sample.frames[0])
+        seen |= set(sample.frames)
+        folder, still = where, alone
+    words = []
+    for frames in groups:
+        common = os.path.commonprefix([Path(frame).stem for frame in frames])
+        words.append(re.sub(r'[_-]?\d*$', '', common.removesuffix('_leftImg8bit')))
+    folders = [Path(frames[0]).parent for frames in groups]
+    names = {}
+    for word, parent, frames in zip(words, folders, groups):
+        alike = {other for name, other in zip(words, folders) if name == word}
+        whole = word if word and len(alike) == 1 else '/'.join(filter(None, (parent.name, word)))
+        names.update(dict.fromkeys(frames, whole))
+    return names
 
 
 @dataclass(frozen=True)
