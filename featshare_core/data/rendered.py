@@ -4,6 +4,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from featshare_core.data.source import Array, Labelled, Source
+from featshare_core.data.street.clips import FIRST_SEED
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID
 
@@ -20,8 +21,12 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
 
     :param seeds: of the first street and of the last.
     :param size: (width, height) of the frames in pixels.
-    :raises ValueError: where that is no frame at all.
+    :raises ValueError: where that is no frame at all, or a seed is one of the passing-traffic
+        set's, which nothing may learn from.
     """
+    if seeds[1] >= FIRST_SEED:
+        raise ValueError(f'seeds {seeds[0]} to {seeds[1]}: those from {FIRST_SEED} on are the '
+                         f'passing-traffic set\'s, which is for evaluation alone')
     samples = []
     for seed in range(seeds[0], seeds[1] + 1):
         for clip in range(clips):

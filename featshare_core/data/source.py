@@ -31,6 +31,21 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """
+    One thing in a frame: a car, a person with or without a bicycle, a post.
+
+    :param label: class id of most of its pixels; ``pixels`` their number, all classes together
+    :param motion: median length in pixels of its pixels' motion since an earlier frame; None
+        where it was not before the camera then
+    """
+
+    label: int
+    pixels: int
+    motion: float | None
+
+
+@dataclass(frozen=True)
 class Source:
     """
     A data set that training or validation draws from.
@@ -38,6 +53,8 @@ class Source:
     :param read_image: from a frame's name to HxWx3 uint8 RGB.
     :param read_mask: from (mask's name, frame's name) to HxW class ids or ``UNLABELLED``; it
         raises ValueError, naming the file, for another size, an unknown id, a damaged file.
+    :param read_instances: from (frame's name, lag in frames) to HxW int32 instance ids, 0 for
+        none, and each id's instance with its motion over the lag; None where none are known.
     """
 
     name: str
@@ -45,6 +62,8 @@ class Source:
     samples: Sequence[Labelled]
     read_image: Callable[[str], Array]
     read_mask: Callable[[str, str], Array]
+    read_instances: Callable[[str, int], tuple[npt.NDArray[np.int32], dict[int, Instance]]] \
+        | None = None
 
 
 # The check of a mask's size asks for the frame that was just read.

@@ -55,8 +55,8 @@ def report_command(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         print(compare_results(*arguments.compare))
         return
-    if arguments.data is None or arguments.root is None:
-        raise ValueError('a report needs --data and --root (or --compare A B)')
+    if arguments.data is None:
+        raise ValueError('a report needs --data and its --root (or --compare A B)')
     plan = Plan(data_choice(arguments), tuple(arguments.weights), tuple(arguments.shared_levels),
                 **{name: getattr(arguments, name) for name in (
                     'baseline', 'truncated', 'interval', 'longest', 'device', 'size', 'frames',
@@ -92,8 +92,9 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     def add_data(command: Any, required: bool) -> None:
         command.add_argument('--data', choices=KINDS, required=required)
-        command.add_argument('--root', type=Path, required=required,
-                             help="the data set's folder, see docs/training.md for the layouts")
+        command.add_argument('--root', type=Path,
+                             help="the data set's folder, see docs/training.md for the layouts; "
+                                  'traffic is rendered and has none')
         command.add_argument('--split', default='val')
         command.add_argument('--annotations', default='gtFine',
                              help="Cityscapes' folder of masks (default: gtFine)")
