@@ -26,7 +26,7 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
     """
     if seeds[1] >= FIRST_SEED:
         raise ValueError(f'seeds {seeds[0]} to {seeds[1]}: those from {FIRST_SEED} on are the '
-                         f'passing-traffic set\'s, which is for evaluation alone')
+                         f"passing-traffic set's, which is for evaluation alone")
     samples = []
     for seed in range(seeds[0], seeds[1] + 1):
         for clip in range(clips):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from featshare_core.data.street.common import Array, Image
 from featshare_core.data.street.fixtures import post
 from featshare_core.data.street.layout import KERB
 from featshare_core.data.street.light import DUSK
-from featshare_core.data.street.painter import Painter, Thing, box
+from featshare_core.data.street.painter import Painter, Thing
 from featshare_core.data.street.people import cyclist, walker
 from featshare_core.data.street.scene import fixed_things, strollers
 from featshare_core.data.synthetic import RenderedStreet
@@ -56,7 +57,7 @@ class TrafficClip(RenderedStreet):
         self.clip: Clip = CLIPS[name]
         super().__init__(width, height, self.clip.seed, self.clip.fps,
                          DUSK if self.clip.dusk else None)
-        rng = np.random.default_rng((self.clip.seed, 6, list(CLIPS).index(name)))
+        rng = np.random.default_rng((self.clip.seed, 6, crc32(name.encode())))
         self._codes = [int(code) for code in rng.integers(1, 1 << 30, len(self.clip.actors))]
 
     def render(self, index: int) -> Rendered:

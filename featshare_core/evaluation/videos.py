@@ -152,8 +152,9 @@ class DataChoice:
 
     def fingerprint(self) -> str:
         """
-        Return 16 digits that tell the labelled frames from others': of their names and sizes, or
-        of the definitions of rendered clips.
+        Return 16 digits that tell the labelled frames from others'.
+
+        They are of the names and sizes of files, or of the definitions of rendered clips.
 
         :raises ValueError, FileNotFoundError: as ``open``.
         """

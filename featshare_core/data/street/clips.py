@@ -76,18 +76,19 @@ def _group(z: float, way: int) -> tuple[Actor, ...]:
 
 
 CLIPS = {clip.name: clip for clip in (
-    Clip('cyclist-overtaken', FIRST_SEED + 15, 15, 30, 20, 11, (
-        Actor('cyclist', 3.65, 11, (0, 4)), Actor('cyclist', 3.75, 17, (0, 4.4)),
+    Clip('cyclist-overtaken', FIRST_SEED + 15, 15, 30, 20, 13, (
+        Actor('cyclist', 3.6, 9.5, (0, 4)), Actor('cyclist', 3.7, 15, (0, 4)),
+        Actor('cyclist', 3.6, 20.5, (0, 4)),
         Actor('car', -1.7, 48, (0, -10)))),
-    Clip('cyclist-overtaken-dusk', FIRST_SEED + 27, 10, 24, 60, 10, (
-        Actor('cyclist', 3.7, 17.5, (0, 4)), Actor('cyclist', 3.5, 13, (0, 4.4)),
-        Actor('car', 1.6, 28, (0, 9))), dusk=True),
+    Clip('cyclist-overtaken-dusk', FIRST_SEED + 27, 10, 24, 60, 12, (
+        Actor('cyclist', 3.6, 10, (0, 4)), Actor('cyclist', 3.7, 15, (0, 4.4)),
+        Actor('cyclist', 3.5, 19.5, (0, 4)), Actor('car', 1.6, 28, (0, 11))), dusk=True),
     Clip('cyclist-crossing', FIRST_SEED + 33, 15, 30, 24, 5, (
         Actor('cyclist', 5.5, 15, (-4.2, 0)), Actor('cyclist', -6.5, 22, (3.8, 0)),
-        Actor('walker', 3.2, 26, (-1.4, 0)))),
+        Actor('walker', 3.2, 26, (-1.4, 0)), Actor('car', -1.7, 46, (0, -9)))),
     Clip('cyclists-oncoming', FIRST_SEED + 39, 30, 40, 55, 8, (
         Actor('cyclist', -.35, 19, (0, -5)), Actor('cyclist', -3.4, 24, (0, -4.2)),
-        Actor('cyclist', -.5, 32, (0, -5.5)))),
+        Actor('cyclist', -.5, 32, (0, -5.5)), Actor('car', 1.7, 21, (0, 9)))),
     Clip('pedestrian-from-behind-car', FIRST_SEED + 26, 15, 30, 22, 7, (
         Actor('car', 5.4, 13.5), Actor('walker', 6.2, 16.6, (-1.7, 0), .35, 0),
         Actor('car', 5.4, 22), Actor('walker', -4.8, 27, (1.4, 0)))),
@@ -105,7 +106,8 @@ CLIPS = {clip.name: clip for clip in (
         Actor('cyclist', 3.7, 11, (0, 3.8)))),
     Clip('posts-while-turning', FIRST_SEED + 16, 10, 24, 20, 7, (
         Actor('sign', 4.7, 7), Actor('lamp', 4.8, 11.5), Actor('sign', 4.7, 16),
-        Actor('bollard', 4.6, 20), Actor('lamp', 4.8, 25), Actor('walker', 3.9, 15, (0, -1.3)),
+        Actor('bollard', 4.6, 20), Actor('lamp', 4.8, 25), Actor('walker', 5.2, 10, (0, -1.3)),
+        Actor('walker', 5.5, 14, (0, 1.3)), Actor('walker', 5.1, 19, (0, -1.4)),
         Actor('car', -1.7, 30, (0, -8))), across=2.5, turn=(.28, 1.9)),
     Clip('pedestrians-far', FIRST_SEED + 14, 15, 30, 12, 3, (
         *_group(24, 1), *_group(34, -1), Actor('cyclist', 3.6, 12, (0, 4.2)))),

@@ -99,8 +99,8 @@ def cyclist(x: float, z: float, way: tuple[int, int], code: int, time: float) ->
                                ((19, 20), paint), ((20, 21), iron), ((18, 22), iron),
                                ((23, 24), iron)], BICYCLIST)
         _paint_person(painter, placed[:17], way[1] > 0, code, BICYCLIST, light)
-    return Thing(z, draw, x, box(x, z, .25 * along + .8 * across, .8 * along + .25 * across, 1.5), 5,
-                 code)
+    body = box(x, z, .25 * along + .8 * across, .8 * along + .25 * across, 1.5)
+    return Thing(z, draw, x, body, 5, code)
 
 
 def _paint_person(painter: Painter, joints: Array, away: bool, code: int, label: int,
