@@ -4,6 +4,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from featshare_core.data.source import Array, Labelled, Source
+from featshare_core.data.street.clips import FIRST_SEED
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID
 
@@ -20,8 +21,12 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
 
     :param seeds: seeds of the first and of the last street.
     :param size: (width, height) of the frames in pixels.
-    :raises ValueError: where there is no frame.
+    :raises ValueError: where there is no frame, or a seed belongs to the passing-traffic set, which
+        nothing may learn from.
     """
+    if seeds[1] >= FIRST_SEED:
+        raise ValueError(f'seeds {seeds[0]} to {seeds[1]}: those from {FIRST_SEED} on are the '
+                         f"passing-traffic set's, which is for evaluation alone")
     samples = []
     for seed in range(seeds[0], seeds[1] + 1):
         for clip in range(clips):

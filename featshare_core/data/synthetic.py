@@ -1,14 +1,16 @@
 """A rendered street: an endless drive with an exact CamVid label for every pixel."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
 from featshare_core.data.street.common import Image
 from featshare_core.data.street.ground import paint_ground
 from featshare_core.data.street.layout import Layout
-from featshare_core.data.street.light import WEATHERS, Light
-from featshare_core.data.street.painter import Painter
+from featshare_core.data.street.light import WEATHERS, Light, Weather
+from featshare_core.data.street.painter import Painter, Thing
 from featshare_core.data.street.scene import scene
 from featshare_core.data.street.sky import Skyline, paint_sky
 from featshare_core.data.street.textures import Textures
@@ -25,11 +27,12 @@ class RenderedStreet:
     :param width, height: size of the frames in pixels
     :param seed: decides the street, its traffic and the weather
     :param fps: frames per second; the camera moves at about 10 m/s
+    :param weather: the seed's own where None
     :raises ValueError: where a size is below 16 pixels, or fps or seed is out of range
     """
 
     def __init__(self, width: int = 960, height: int = 540, seed: int = 0,
-                 fps: float = 25.0) -> None:
+                 fps: float = 25.0, weather: Weather | None = None) -> None:
         """Decide what the seed decides for the whole street, and paint its textures."""
         if min(width, height) < 16:
             raise ValueError(f'a street needs at least 16 x 16 pixels, got {width} x {height}')
@@ -39,9 +42,9 @@ class RenderedStreet:
             raise ValueError(f'fps must be positive, got {fps}')
         self.size, self.seed, self.fps = (width, height), seed, fps
         rng = np.random.default_rng((seed, 0))
-        weather = WEATHERS[rng.integers(len(WEATHERS))]
+        drawn = WEATHERS[rng.integers(len(WEATHERS))]
         self._layout = Layout(seed, rng)
-        self._light = Light(weather, self._layout, rng)
+        self._light = Light(weather or drawn, self._layout, rng)
         self._textures = Textures(rng, self._light.side)
         # Its own generator: how many numbers it takes depends on the size, the scene must not.
         noise = np.random.default_rng((seed, 5)).standard_normal(
@@ -65,10 +68,18 @@ class RenderedStreet:
         """
         if index < 0:
             raise ValueError(f'a frame index must not be negative, got {index}')
-        time = index / self.fps
-        painter = self._camera(time)
+        painter = self._camera(index / self.fps)
+        self._paint(painter, index / self.fps, lambda thing: thing.draw(painter))
+        return self._expose(painter.rgb, index), painter.labels
+
+    def _things(self, z: float, time: float) -> list[Thing]:
+        """Return all that is in sight from ``z`` at ``time``, in no order."""
+        return scene(self._layout, self._textures, z, time)
+
+    def _paint(self, painter: Painter, time: float, draw: Callable[[Thing], None]) -> None:
+        """Paint sky, ground and, by ``draw``, all things, far to near."""
         z = float(painter.eye[2])
-        things = scene(self._layout, self._textures, z, time)
+        things = self._things(z, time)
         places = np.array([(thing.across or 0, thing.depth) for thing in things])
         things = [thing for thing, faced in zip(things, painter.faces(*places.T))
                   if faced or thing.across is None]
@@ -79,22 +90,27 @@ class RenderedStreet:
         self._skyline.paint(painter)
         paint_ground(painter, self._layout, self._textures)
         for thing in sorted(things, key=lambda thing: thing.inward - thing.depth):
-            thing.draw(painter)
-        return self._expose(painter.rgb, index), painter.labels
+            draw(thing)
+
+    def _drive(self, time: float) -> tuple[float, float, float]:
+        """Return the camera's metres along and across, and its turn from the lane in radians."""
+        street, phase = self._layout, self._layout.phases[2]
+        z = street.speed * time + 3 * (np.sin(.25 * time + phase) - np.sin(phase))
+        return z, street.traffic * street.lane / 2, 0.
 
     def _camera(self, time: float) -> Painter:
-        """Place the camera: along the lane, with the sway of a car on its springs."""
+        """Place the camera: along its drive, with the sway of a car on its springs."""
         street, p = self._layout, self._layout.phases
-        z = street.speed * time + 3 * (np.sin(.25 * time + p[2]) - np.sin(p[2]))
+        z, across, turn = self._drive(time)
         drift = .25 * np.sin(.4 * time + p[3])
         bounce = .012 * np.sin(9.1 * time + p[4]) + .02 * np.sin(2.7 * time + p[5])
         slope = sum(reach * rate * np.cos(rate * z + p[k])
                     for k, (reach, rate) in enumerate(street.curves))
         yaw = float(np.arctan(slope)) \
-            + .02 * np.sin(.5 * time + p[6]) + .003 * np.sin(5 * time + p[7])
+            + .02 * np.sin(.5 * time + p[6]) + .003 * np.sin(5 * time + p[7]) + turn
         pitch = .004 + .004 * np.sin(2.9 * time + p[8]) + .0022 * np.sin(10.3 * time + p[9])
         roll = .006 * np.sin(1.9 * time + p[10]) + .002 * np.sin(8.3 * time + p[11])
-        x = street.traffic * street.lane / 2 + drift + float(street.bend(np.array(z)))
+        x = across + drift + float(street.bend(np.array(z)))
         ahead = z + np.arange(-20, 240, .5)
         return Painter(self.size, np.array((x, 1.4 + bounce, z)), (yaw, pitch, roll),
                        (ahead, street.bend(ahead)), self._light)

@@ -34,8 +34,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
             video.name, (frame for _, frame in frames_of(video)), count_frames(video),
             f'featshare evaluate --unlabelled {video.name}'))
         return
-    if arguments.data is None or arguments.root is None:
-        raise ValueError('scores need --data and --root (or --unlabelled VIDEO)')
+    if arguments.data is None:
+        raise ValueError('scores need --data and its --root (or --unlabelled VIDEO)')
     for name in ('stride', 'frames'):
         if getattr(arguments, name) is not None:
             raise ValueError(f'--{name} is for --unlabelled alone')
@@ -91,8 +91,8 @@ def report_command(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         print(compare_results(*arguments.compare))
         return
-    if arguments.data is None or arguments.root is None:
-        raise ValueError('a report needs --data and --root (or --compare A B)')
+    if arguments.data is None:
+        raise ValueError('a report needs --data and its --root (or --compare A B)')
     _refuse_exported(*arguments.weights, arguments.baseline, arguments.truncated)
     plan = Plan(data_choice(arguments), tuple(arguments.weights), tuple(arguments.shared_levels),
                 **{name: getattr(arguments, name) for name in (
@@ -113,8 +113,6 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.provenance import read_json, write_json
     from featshare_core.evaluation.tables import pareto_table
     if arguments.data is not None:
-        if arguments.root is None:
-            raise ValueError('--data needs --root')
         _refuse_exported(*arguments.weights)
         write_json(arguments.file, measure_pareto(
             arguments.weights, data_choice(arguments), arguments.shared_levels, arguments.device,
@@ -189,8 +187,9 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     def add_data(command: Any, required: bool) -> None:
         command.add_argument('--data', choices=KINDS, required=required)
-        command.add_argument('--root', type=Path, required=required,
-                             help="the data set's folder; layouts: docs/models/training.md")
+        command.add_argument('--root', type=Path,
+                             help="the data set's folder, layouts: docs/models/training.md; "
+                                  'traffic is rendered and has none')
         command.add_argument('--split', default='val')
         command.add_argument('--annotations', default='gtFine',
                              help="Cityscapes' folder of masks (default: gtFine)")

@@ -15,6 +15,8 @@ import numpy as np
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.folder import folder_source
 from featshare_core.data.source import Array, Labelled, Source, camvid_source
+from featshare_core.data.street.clips import CLIPS
+from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
 
 RATES = {'camvid': 15.0, 'cityscapes': 17.0}
@@ -157,34 +159,49 @@ class DataChoice:
     """
     Which labelled video to score on.
 
-    :param kind: one of ``data.KINDS``; ``root`` its folder.
+    :param kind: one of ``data.KINDS``; ``traffic`` is rendered: it has no folder and no splits.
     :param annotations: Cityscapes' folder of masks; only ``gtFine`` is made by hand.
+    :raises ValueError: where a data set that lies in a folder is given none.
     """
 
     kind: str
-    root: Path
+    root: Path | None = None
     split: str = 'val'
     annotations: str = 'gtFine'
+
+    def __post_init__(self) -> None:
+        """Refuse a data set without its folder."""
+        if self.root is None and self.kind != 'traffic':
+            raise ValueError(f'data {self.kind} need --root, their folder')
 
     @property
     def name(self) -> str:
         """Return a name for files: ``camvid-val``, ``cityscapes-train-machine_labels``."""
+        if self.kind == 'traffic':
+            return self.kind
         by_hand = self.kind != 'cityscapes' or self.annotations == 'gtFine'
         return f'{self.kind}-{self.split}' + ('' if by_hand else f'-{self.annotations}')
 
     def arguments(self) -> str:
         """Return the command line's arguments, without the folders of this machine."""
+        if self.kind == 'traffic':
+            return f'--data {self.kind}'
         given = f'--data {self.kind} --root DIR --split {self.split}'
         return given + (f' --annotations {self.annotations}' if self.annotations != 'gtFine'
                         else '')
 
     def fingerprint(self) -> str:
         """
-        Return 16 digits that tell the labelled frames from others': of their names and sizes.
+        Return 16 digits that tell the labelled frames from others'.
+
+        They are of the names and sizes of files, or of the definitions of rendered clips.
 
         :raises ValueError, FileNotFoundError: as ``open``.
         """
         digest = hashlib.sha256()
+        if self.kind == 'traffic':
+            digest.update(repr(CLIPS).encode())
+            return digest.hexdigest()[:16]
         for sample in self.open().samples:
             for path in (Path(sample.frames[0]), Path(sample.mask)):
                 digest.update(f'{path.name} {path.stat().st_size}\n'.encode())
@@ -196,6 +213,8 @@ class DataChoice:
 
         :raises ValueError, FileNotFoundError: naming the file that is wrong or missing.
         """
+        if self.kind == 'traffic' or self.root is None:
+            return traffic_source()
         if self.kind == 'camvid':
             return camvid_source(self.root, self.split)
         if self.kind == 'cityscapes':

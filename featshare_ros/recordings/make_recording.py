@@ -4,6 +4,9 @@ Make a rosbag2 recording of a video, a folder of images or a rendered street, to
     make_recording VIDEO OUT
     make_recording FOLDER OUT --fps 10
     make_recording street OUT --frames 200
+    make_recording traffic/cyclist-overtaken OUT
+
+Without --fps, a clip of the passing-traffic set keeps its own rate.
 """
 from __future__ import annotations
 
@@ -44,6 +47,12 @@ def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame],
         from featshare_core.data.synthetic import RenderedStreet
         street = RenderedStreet(*STREET_SIZE, seed, fps or 25.0)
         return (street.frame(index)[0] for index in itertools.count()), street.fps
+    kind, _, clip = source.partition('/')
+    if kind == 'traffic' and not Path(source).exists():
+        from featshare_core.data.traffic import TrafficClip
+        traffic = TrafficClip(clip)
+        return ((traffic.frame(index)[0] for index in range(traffic.clip.frames)),
+                fps or traffic.fps)
     if fps is None and Path(source).is_file():
         video = cv2.VideoCapture(source)
         fps = video.get(cv2.CAP_PROP_FPS)
@@ -55,10 +64,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         'make_recording', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', help="a video file, a folder of images, or the word 'street'")
+    parser.add_argument('source', help="a video file, a folder of images, the word 'street', or "
+                                       "'traffic/CLIP', a clip of the passing-traffic set")
     parser.add_argument('output', type=Path, help='the directory to make')
     parser.add_argument('--topic', help='default: /camera/image_raw[/compressed]')
-    parser.add_argument('--fps', type=float, help="default: the video's own, otherwise 25")
+    parser.add_argument('--fps', type=float,
+                        help="default: the video's or the clip's own, otherwise 25")
     parser.add_argument('--frames', type=int,
                         help='how many at most; a street has no end')
     parser.add_argument('--seed', type=int, default=1, help='which street; default: %(default)s')

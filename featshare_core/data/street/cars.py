@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featshare_core.data.street.common import CAR, CIRCLE, PAINT, Array
-from featshare_core.data.street.painter import Painter, Thing, box
+from featshare_core.data.street.painter import Painter, Thing, box, turned
 
 FINISHES = ((0, 0, 0), (34, 42, 50), (70, 84, 96), (22, 22, 24), (122, 124, 128), (176, 24, 22),
             (246, 246, 238), (230, 228, 212), (52, 54, 58))
@@ -109,21 +109,24 @@ CARS = (_Shape(2.2, 1.45, (-.74, -.46, .1, .42)), _Shape(1.95, 1.5, (-.97, -.84,
 """A saloon, a hatchback, an off-roader and a van."""
 
 
-def car(x: float, z: float, heading: int, code: int, inward: float = 6.) -> Thing:
-    """Return a car standing or driving at (x, z); ``heading`` 1 shows its rear."""
+def car(x: float, z: float, way: tuple[float, float], code: int, inward: float = 6.) -> Thing:
+    """Return a car at (x, z) that heads ``way``, a unit vector (across, along)."""
     shape = CARS[code % len(CARS)]
+    across, along = abs(way[0]), abs(way[1])
+    half_width = along * .85 + across * (shape.length - .1)
+    half_length = along * (shape.length - .1) + across * .85
 
     def draw(painter: Painter) -> None:
-        turn = np.array((heading, 1, heading))
-        pixels, depth = painter.project(shape.points * turn + (x, 0, z))
+        back = (-way[0], way[1])
+        pixels, depth = painter.project(turned(shape.points, way) + (x, 0, z))
         if not painter.seen(pixels, depth):
             return
-        eye = (painter.eye - (x + float(painter.bend(np.array(z))), 0, z)) * turn
+        eye = turned(painter.eye - (x + float(painter.bend(np.array(z))), 0, z), back)
         looking = ((eye - shape.middles) * shape.normals).sum(axis=1) > 0
         looking &= shape.sizes * painter.focal > 2.5 * float(depth.mean())
         light = painter.light
         sunny = (light.at(x, 1., z) - light.ambient) / (light.sunlight * .75)
-        angle = np.maximum(shape.normals @ (light.sun * turn), 0)[:, None]
+        angle = np.maximum(shape.normals @ turned(light.sun, back), 0)[:, None]
         shine = light.ambient * (.8 + .25 * shape.normals[:, 1:2]) + light.sunlight * sunny * angle
         finish = np.array(FINISHES, np.float64)
         finish[0] = PAINT[code // 4 % len(PAINT)]
@@ -132,5 +135,5 @@ def car(x: float, z: float, heading: int, code: int, inward: float = 6.) -> Thin
         colors = painter.hazy(finish[shape.finish] * shine, depth)
         for face in np.flatnonzero(looking):
             painter.fill(pixels[shape.faces[face]], colors[face], CAR)
-    return Thing(z - shape.length, draw, x,
-                 box(x, z, .85, shape.length - .1, shape.tall * .85), inward)
+    return Thing(z - along * shape.length - across * .9, draw, x,
+                 box(x, z, half_width, half_length, shape.tall * .85), inward, code)

@@ -101,7 +101,7 @@ def post(what: str, x: float, z: float, side: int, facing: bool, code: int) -> T
         'light': (partial(_draw_light, facing=facing), 3.4),
         'bollard': (_draw_bollards, 1.)}
     draw, tall = kinds[what]
-    return Thing(z, partial(draw, x=x, z=z), x, box(x, z, .06, .06, tall))
+    return Thing(z, partial(draw, x=x, z=z), x, box(x, z, .06, .06, tall), code=code)
 
 
 def _draw_lamp(painter: Painter, x: float, z: float, side: int) -> None:

@@ -24,6 +24,16 @@ def box(x: float, z: float, half_width: float, half_length: float, height: float
                      for y in (0., height) for i in (-1, 1) for k in (-1, 1)])
 
 
+def turned(points: Array, way: tuple[float, float]) -> Array:
+    """
+    Return Nx3 points (or one), turned about the vertical so that +z becomes ``way``.
+
+    :param way: a unit vector (across, along); ``(-across, along)`` turns back
+    """
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    return np.stack((x * way[1] + z * way[0], y, z * way[1] - x * way[0]), axis=-1)
+
+
 class Painter:
     """One frame being painted: a pinhole camera in the street, the picture and its labels."""
 
@@ -206,6 +216,7 @@ class Thing:
     :param body: points that cast a shadow
     :param inward: metres by which it is painted as if nearer: what is nearer and farther to the
         side hides nothing, so what moves on the road may come after what stands beside it
+    :param code: hash of a car, a person or a post, the same in every frame; 0 for the rest
     """
 
     depth: float
@@ -213,3 +224,4 @@ class Thing:
     across: float | None = None
     body: Array | None = None
     inward: float = 0.
+    code: int = 0

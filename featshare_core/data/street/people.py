@@ -47,22 +47,25 @@ def walker(x: float, z: float, floor: float, way: tuple[int, int], code: int, ti
         placed = np.stack((x + way[0] * ahead + way[1] * aside, up + floor,
                            z + way[1] * ahead - way[0] * aside, radius), axis=1)
         _paint_person(painter, placed, way[1] > 0, code, PEDESTRIAN, painter.light.at(x, 1., z))
-    return Thing(z, draw, x, box(x, z, .2, .2, 1.7), 8. * (floor == 0))
+    return Thing(z, draw, x, box(x, z, .2, .2, 1.7), 8. * (floor == 0), code)
 
 
-def cyclist(x: float, z: float, way: int, code: int, time: float) -> Thing:
+def cyclist(x: float, z: float, way: tuple[int, int], code: int, time: float) -> Thing:
     """
-    Return a cyclist who rides ``way`` along the street, 1 or -1.
+    Return a cyclist who rides ``way`` (across, along), one of them 0 and the other 1 or -1.
 
     Between the spokes the wheels are bicyclist too.
     """
+    across, along = abs(way[0]), abs(way[1])
+
     def draw(painter: Painter) -> None:
         light = painter.light.at(x, 1., z)
         turn = np.arange(16) * np.pi / 8
         iron = np.array((30, 30, 34)) * light
         for wheel in (-.52, .52):
-            ring = np.stack((np.full(16, x), .34 + .33 * np.sin(turn),
-                             z + wheel + .33 * np.cos(turn)), axis=1)
+            reach = wheel + .33 * np.cos(turn)
+            ring = np.stack((x + across * reach, .34 + .33 * np.sin(turn), z + along * reach),
+                            axis=1)
             pixels, depth = painter.project(ring)
             if not painter.seen(pixels, depth):
                 return
@@ -89,13 +92,15 @@ def cyclist(x: float, z: float, way: int, code: int, time: float) -> Thing:
                    (.52, .34, 0, .02), (-.3, .92, 0, .06), (.42, 1.03, -.26, .02),
                    (.42, 1.03, .26, .02)]
         ahead, up, aside, radius = np.array(joints).T
-        placed = np.stack((x + way * aside, up, z + way * ahead, radius), axis=1)
+        placed = np.stack((x + way[0] * ahead + way[1] * aside, up,
+                           z + way[1] * ahead - way[0] * aside, radius), axis=1)
         paint = np.array(PAINT[code // 7 % len(PAINT)]) * light
         painter.tubes(placed, [((17, 19), paint), ((19, 18), paint), ((18, 20), paint),
                                ((19, 20), paint), ((20, 21), iron), ((18, 22), iron),
                                ((23, 24), iron)], BICYCLIST)
-        _paint_person(painter, placed[:17], way > 0, code, BICYCLIST, light)
-    return Thing(z, draw, x, box(x, z, .25, .8, 1.5), 5)
+        _paint_person(painter, placed[:17], way[1] > 0, code, BICYCLIST, light)
+    body = box(x, z, .25 * along + .8 * across, .8 * along + .25 * across, 1.5)
+    return Thing(z, draw, x, body, 5, code)
 
 
 def _paint_person(painter: Painter, joints: Array, away: bool, code: int, label: int,

@@ -15,6 +15,12 @@ from featshare_core.data.street.textures import Texture, Textures
 
 def scene(layout: Layout, textures: Textures, z: float, time: float) -> list[Thing]:
     """Return all that is in sight from ``z`` at ``time``, in no order."""
+    return [*fixed_things(layout, textures, z, time), *_riders(layout, z, time),
+            *strollers(layout, z, time), *_crossing(layout, z, time)]
+
+
+def fixed_things(layout: Layout, textures: Textures, z: float, time: float) -> list[Thing]:
+    """Return all in sight that stands, parked cars too, in no order."""
     things: list[Thing] = []
     beside = {-1: (0., 0.), 1: (0., 0.)}
     for side, block in layout.blocks(z):
@@ -27,10 +33,10 @@ def scene(layout: Layout, textures: Textures, z: float, time: float) -> list[Thi
             beside[side] = 0., 0.
         fixed = [*_fences(layout, block, side, textures.fences, z),
                  *_standing(layout, block, side, textures.crowns, z, time),
-                 *(car(side * (layout.road - 1.1), at, side * layout.traffic, code, 0.)
+                 *(car(side * (layout.road - 1.1), at, (0, side * layout.traffic), code, 0.)
                    for at, code in block.parked)]
         things += [thing for thing in fixed if thing.depth > z]
-    return [*things, *_riders(layout, z, time), *_walkers(layout, z, time)]
+    return things
 
 
 def _fences(layout: Layout, block: Block, side: int, textures: list[Texture],
@@ -67,30 +73,36 @@ def _standing(layout: Layout, block: Block, side: int, crowns: list[Texture], z:
 
 def _riders(street: Layout, z: float, time: float) -> list[Thing]:
     """Return cars and cyclists under way."""
-    things = [car(-street.traffic * street.lane * (lane + .5), at, -1, code)
+    things = [car(-street.traffic * street.lane * (lane + .5), at, (0, -1), code)
               for lane in range(street.lanes)
               for at, code in street.stream(lane, -street.speed * time, z, 34, .75)]
     if street.lanes == 2:
-        things += [car(street.traffic * street.lane * 1.5, at, 1, code)
+        things += [car(street.traffic * street.lane * 1.5, at, (0, 1), code)
                    for at, code in street.stream(5, street.speed * .8 * time, z, 36, .7)]
     if street.led:
         lead = z + 24 + 8 * np.sin(.17 * time + street.phases[12])
-        things.append(car(street.traffic * street.lane * .5, lead, 1, 7919 * (street.seed + 1)))
+        things.append(car(street.traffic * street.lane * .5, lead, (0, 1),
+                          7919 * (street.seed + 1)))
     for way, speed in ((1, 4.6), (-1, -4.2)):
         things += [cyclist(way * street.traffic * (street.cycling + code % 11 / 11 * .3 - .15),
-                           at, way, code, time)
+                           at, (0, way), code, time)
                    for at, code in street.stream(10 + way, speed * time, z, 26, .85)]
     return things
 
 
-def _walkers(street: Layout, z: float, time: float) -> list[Thing]:
-    """Return who walks on the pavements, and who crosses the road before the cars come."""
+def strollers(street: Layout, z: float, time: float) -> list[Thing]:
+    """Return who walks on the pavements."""
     width = street.front - street.road - 1.9
-    things = [walker(side * (street.road + 1.4 + width * (code % 13 / 13)), at, KERB,
-                     (0, way), code, time)
-              for side in (-1, 1) for way in (-1, 1)
-              for at, code in street.stream(20 + 2 * side + (way > 0), 1.35 * way * time, z, 9,
-                                            .8, 105.)]
+    return [walker(side * (street.road + 1.4 + width * (code % 13 / 13)), at, KERB,
+                   (0, way), code, time)
+            for side in (-1, 1) for way in (-1, 1)
+            for at, code in street.stream(20 + 2 * side + (way > 0), 1.35 * way * time, z, 9,
+                                          .8, 105.)]
+
+
+def _crossing(street: Layout, z: float, time: float) -> list[Thing]:
+    """Return who crosses the road before the cars come."""
+    things = []
     length = street.road + 1
     for zebra in street.zebras(z):
         arrival = zebra / street.speed - (4.2 if street.led else 2.2)
