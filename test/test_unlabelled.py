@@ -167,7 +167,7 @@ def test_what_is_wrong_with_a_call_is_said(pictures, tmp_path, capsys):
         assert main(['evaluate', *map(str, arguments)]) == 1
         return capsys.readouterr().err
 
-    assert 'scores need --data and --root (or --unlabelled VIDEO)' in failure()
+    assert 'scores need --data and its --root (or --unlabelled VIDEO)' in failure()
     assert '--stride is for --unlabelled alone' in failure('--data', 'folder', '--root', pictures,
                                                            '--stride', 2)
     assert 'not --data and --root' in failure('--unlabelled', pictures, '--root', pictures)

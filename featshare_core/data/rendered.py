@@ -21,7 +21,7 @@ def rendered_source(seeds: tuple[int, int], clips: int, length: int,
 
     :param seeds: seeds of the first and of the last street.
     :param size: (width, height) of the frames in pixels.
-    :raises ValueError: where there is no frame, or a seed belongs to the passing-traffic set, which
+    :raises ValueError: where there is no frame, or a seed is the passing-traffic set's, which
         nothing may learn from.
     """
     if seeds[1] >= FIRST_SEED:
