@@ -23,8 +23,9 @@ from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.outputs import Publishers
+from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
-from featshare_ros.worker import Processor, Worker
+from featshare_ros.worker import Worker
 
 PATIENCE_S = 1.0
 """Longest wait for the image in work when a signal ends the node, in seconds."""

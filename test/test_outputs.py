@@ -26,7 +26,7 @@ from featshare_ros.outputs import (
     camera_info,
     scaled_camera_info,
 )
-from featshare_ros.worker import Processor
+from featshare_ros.processing import Processor
 
 
 @pytest.fixture
