@@ -27,10 +27,10 @@ class Processor:
     """
     Segments images, publishes the answers and counts them, during one activation of the node.
 
-    :param node: for its clock, its logger and whether it still runs.
+    :param node: gives the logger, and whether its context still runs.
     :param publishers: by camera name.
-    :param values: of the node's parameters.
-    :param apply: applies them to a segmenter that was rebuilt.
+    :param values: the node's parameters.
+    :param apply: applies the live parameters to a segmenter that was rebuilt.
     """
 
     def __init__(self, node: Any, segmenter: SupervisedSegmenter,
@@ -49,13 +49,13 @@ class Processor:
     def process(self, camera: Camera, arrival: Arrival) -> None:
         """Segment one image and publish its answer; on the worker's thread. Never raises."""
         self._answer(camera, arrival)
-        # Only here is a failure's traceback, which holds on to the engine's memory, gone.
+        # Not in _answer: there a failure's traceback still references the engine's memory.
         if self._segmenter.failing and not self._discards:
             self._segmenter.recover(self.ending)
             self._apply()
 
     def discard(self) -> None:
-        """Publish nothing any more, not even the answer to the image in work."""
+        """Publish nothing from now on, not even the answer to the image in work."""
         with self._publishing:
             self._discards = True
 
@@ -114,9 +114,11 @@ class Processor:
 
 def age_ms(header: Any, clock: int) -> float | None:
     """
-    Return the milliseconds since a header's stamp; None where stamp or clock says nothing.
+    Return the milliseconds since a header's stamp.
 
-    :param clock: the node's, in nanoseconds; 0 before a simulated one began.
+    :param clock: the node's, in nanoseconds; 0 before a simulated clock has started.
+    :returns: None where the stamp or the clock is not set, or where the stamp is later than the
+        clock or more than ``MAX_AGE_S`` earlier.
     """
     stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
     if stamp is None or clock == 0 or not 0 <= clock * 1e-9 - stamp <= MAX_AGE_S:

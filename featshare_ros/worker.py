@@ -40,7 +40,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def abandon(self, release: Callable[[], None]) -> None:
-        """Wait no longer: the thread calls ``release`` when it ends after all."""
+        """Have the thread call ``release`` when it ends; call it here if it has ended already."""
         with self._wake:
             if not self._ended:
                 self._release = release
@@ -55,7 +55,7 @@ class Worker:
                 if self._stopping or camera is None:
                     self._ended = True
                     break
-                # Whose turn it was goes to the end of the queue.
+                # The camera whose turn it is goes to the end of the queue.
                 self._cameras.remove(camera)
                 self._cameras.append(camera)
                 arrival = camera.take()
@@ -64,5 +64,5 @@ class Worker:
             self._release()
 
     def _next(self) -> Camera | None:
-        """Return the camera with an image that has gone without a turn for longest."""
+        """Return, of the cameras with a waiting image, the one whose last turn is longest ago."""
         return next((camera for camera in self._cameras if camera.waiting), None)

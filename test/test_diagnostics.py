@@ -140,7 +140,7 @@ def test_a_gap_is_told_with_its_length(front, told):
     front.paused = True
     time.sleep(0.6)
     front.paused = False
-    values = told('front', WARN, r'no image for (\d\.\d+) s in between; usually one comes every 0',
+    values = told('front', WARN, r'a gap of (\d\.\d+) s between images; the usual interval is 0',
                   lambda match, _: 0.5 <= float(match[1]) < 2)
     assert float(values['longest gap (s)']) >= 0.5
     values = told('front', OK, 'masks/s')
@@ -150,7 +150,7 @@ def test_a_gap_is_told_with_its_length(front, told):
 def test_an_engine_too_slow_for_the_camera_shows_in_drops_rate_and_latency(front, told, faults):
     told('front', OK, 'masks/s')
     faults.write_text('slow=0.2')
-    values = told('front', WARN, r'\d+ of \d+ images dropped: they come faster than the engine',
+    values = told('front', WARN, r'\d+ of \d+ images dropped: they arrive faster than the engine',
                   lambda _, values: float(values['mask rate (Hz)']) <= 5.5)
     assert float(values['drop rate (Hz)']) > float(values['mask rate (Hz)'])
     assert float(values['current latency max (ms)']) >= 200

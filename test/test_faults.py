@@ -23,7 +23,7 @@ from featshare_ros.recovery import (
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
-BUSY = 'images dropped: they come faster than|^no image for .* s in between'
+BUSY = 'images dropped: they arrive faster than|^a gap of .* s between images'
 """Warnings of a camera whose masks come, on a machine that is too busy for all."""
 
 
@@ -186,9 +186,9 @@ def test_an_engine_that_hangs_is_given_up_when_the_node_is_deactivated(node, pee
 
 
 def test_deactivating_does_not_wait_for_an_engine_that_is_being_made(node, peer, stream, faults):
-    attempts = node.log.count('it is rebuilt in')
+    attempts = node.log.count('it will be rebuilt in')
     faults.write_text('fail loading=30')
-    wait_until(lambda: node.log.count('it is rebuilt in') > attempts, 40, 'a failed engine')
+    wait_until(lambda: node.log.count('it will be rebuilt in') > attempts, 40, 'a failed engine')
     time.sleep(2.0)
     start = time.monotonic()
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
@@ -208,11 +208,11 @@ def test_an_engine_that_meets_a_new_size_prepares_itself(node, peer, stream, fau
     faults.write_text('slow=6')
     stream.change = taller
     wait_until(lambda: newest().get(CAMERA) and newest()[CAMERA][:2] == (
-        b'\x01', 'the engine prepares itself for images of 64x128, since it has had none of that '
-        'size'), 20, 'the camera to say so')
+        b'\x01', 'the engine is being prepared for 64x128 images, the first of that size'), 20,
+        'the camera to say so')
     # Not so the second one.
-    wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine is stuck' in
-               newest()[CAMERA][1], 30, 'a stuck engine')
+    wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine hangs' in
+               newest()[CAMERA][1], 30, 'a hanging engine')
     faults.write_text('')
     stream.wait_for_masks()
     wait_until(lambda: works(newest()[CAMERA]), 10, 'recovery')

@@ -155,7 +155,7 @@ def test_parameters_describe_themselves(node, peer):
     assert not interval.read_only
     assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (1, 1000)
     weights = peer.describe_parameter(node.name, 'weights')
-    assert weights.description.endswith('Counts when the node is configured.')
+    assert weights.description.endswith('Takes effect when the node is configured.')
     assert interval.description.endswith('Live.')
     assert peer.describe_parameter(node.name, 'autostart').read_only
     assert 'compressed' in peer.describe_parameter(
