@@ -78,7 +78,7 @@ def _report(outcome: Outcome, output: Path) -> None:
     print(f'{output}: {outcome.frames} images, {outcome.new_frames} of them in this run, '
           f'{outcome.new_frames / max(outcome.seconds, 1e-9):.1f} images/s')
     if outcome.failed:
-        print(f'{outcome.failed} images were left out; the timing topic has the reasons. The first: '
+        print(f'{outcome.failed} images were left out, see the timing topic; the first: '
               f'{outcome.first_problem}', file=sys.stderr)
     if outcome.missing:
         print(f'the index of the recording counts {outcome.missing} more images than it contains',
