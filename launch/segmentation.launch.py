@@ -144,8 +144,8 @@ def generate_launch_description() -> LaunchDescription:
             'weights',
             default_value='',
             description='Checkpoint: "default" or "densenet121", which come with this package, '
-            'the path of a .safetensors file, or a folder that `featshare export` wrote. Empty: as in '
-            'params_file.',
+            'the path of a .safetensors file, or a folder that `featshare export` wrote. Empty: '
+            'as in params_file.',
         ),
         DeclareLaunchArgument(
             'device',

@@ -52,7 +52,7 @@ def test_two_runs(tmp_path, random_checkpoint, capsys):
     assert agreement.matrix.sum() == 12 * 48 * 64
 
 
-def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+def test_what_cannot_be_compared_is_reported(tmp_path, capsys):
     def failure(a, b):
         assert main([str(tmp_path / a), str(tmp_path / b)]) == 1
         return capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_damaged_images_are_left_out_and_counted(tmp_path, run):
     assert 'image left out: truncated JPEG' in status.message
 
 
-def test_what_cannot_be_done_is_said(tmp_path, run):
+def test_what_cannot_be_done_is_reported(tmp_path, run):
     write_bag(tmp_path / 'in')
 
     def failure(*arguments):
