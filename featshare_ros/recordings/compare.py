@@ -64,9 +64,10 @@ class MaskRecording:
             and connection.topic.removesuffix('/compressed').endswith('/mask')
             and connection.msgtype in (IMAGE, COMPRESSED_IMAGE)}
         if not self._masks:
+            topics = describe_topics(self._reader)
             self._reader.close()
             raise ValueError(f'{path}: no masks in it (topics that end in /mask or '
-                             f'/mask/compressed); {describe_topics(self._reader)}')
+                             f'/mask/compressed); {topics}')
 
     @property
     def cameras(self) -> set[str]:
