@@ -144,8 +144,8 @@ class SupervisedSegmenter:
     @property
     def fallback(self) -> str:
         """Why a slower engine than the preferred one runs, or an empty string."""
-        engine = getattr(self._segmenter, 'engine', None)
-        return engine.fallback if engine is not None else ''
+        segmenter = self._segmenter
+        return segmenter.engine.fallback if segmenter is not None else ''
 
     @property
     def failing(self) -> bool:
