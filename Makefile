@@ -7,7 +7,7 @@ TOPIC ?=
 PYTEST_ARGS ?=
 
 # A ROS 2 installation is used where one is sourced; elsewhere ROS 2 comes from wheels, one
-# distribution an environment.
+# distribution per environment.
 ROS_INSTALLED := $(if $(AMENT_PREFIX_PATH),$(shell $(PYTHON) -c 'from importlib.util import \
 	find_spec as f; print("yes" * (bool(f("rclpy")) and not f("ros_wheels_bootstrapper")))'))
 KIND := $(if $(ROS_INSTALLED),installed,wheels)-$(ROS_DISTRO)
@@ -29,7 +29,7 @@ test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
 	$(VENV)/bin/pytest test -n 2 --dist loadfile --no-loadscope-reorder \
 		--durations=10 $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## measure all that this device can run, in about ten minutes; see bench/
+bench: $(STAMP)  ## measure what this device can run, in about ten minutes; results in bench/
 	$(VENV)/bin/python benchmarks/bench.py
 
 nightly: $(STAMP)  ## fuzz messages and parameters, 10,000 examples each
@@ -40,7 +40,7 @@ lint: $(STAMP)  ## ruff, mypy, and checks of package.xml, launch and config file
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest test/test_package.py -q
 
-clean:  ## remove what the other targets made, but for the environments (rm -r .venv*)
+clean:  ## remove what the other targets made, except the environments (rm -r .venv*)
 	rm -rf build install log demo bench *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find featshare_core featshare_ros launch test -name __pycache__ -prune -exec rm -r {} +
 

@@ -23,10 +23,10 @@ from featshare_ros.images import stamp_seconds
 # A function, because rclpy writes the overrides of a topic into the profile that it is given.
 def sensor_qos() -> QoSProfile:
     """
-    Return sensor data's quality of service, with a queue.
+    Return the quality of service of camera subscriptions: best effort, keep last 5.
 
-    One image is wanted, but what is overtaken in the middleware's queue vanishes uncounted; the
-    slot drops what is overtaken, and counts it.
+    Only the newest image is used, but the middleware does not count what it replaces in its
+    queue. With room for 5, images are replaced in the slot, which counts them as dropped.
     """
     return QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST,
                       reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -37,9 +37,9 @@ class Arrival(NamedTuple):
     An image message that arrived.
 
     :param time: monotonic seconds at which it arrived.
-    :param stamp: seconds by which key frames are scheduled, None where unknown: the message's
-        stamp. A camera that has set none since it was subscribed to is scheduled by ``time``, so
-        that a gap shows; mixed with stamps these times would seem to jump.
+    :param stamp: seconds by which key frames are scheduled: the message's stamp, None where it is
+        not set. For a camera that has set no stamp since it was subscribed to it is ``time``, so
+        that gaps are noticed. The two are never mixed: their difference would look like a jump.
     """
 
     message: Image | CompressedImage
@@ -72,14 +72,14 @@ class Camera:
         self.statistics = CameraStatistics(node.resolve_topic_name(self._image_topic))
 
     def start(self) -> None:
-        """Begin to count and to receive images, with nothing left over from before."""
+        """Reset the statistics, forget the CameraInfo, and subscribe."""
         self.statistics = CameraStatistics(self.statistics.topic)
         self.info = None
         self.subscribe()
 
     def subscribe(self) -> None:
-        """Receive images; on the executor's thread, as ``unsubscribe``."""
-        # The driver may be another than before, one that sets no stamps.
+        """Subscribe to the images; on the executor's thread, as ``unsubscribe``."""
+        # The driver may have been replaced by one that sets no stamps.
         self._stamped = False
         self.statistics.interrupted()
         self._image_qos = sensor_qos()
@@ -91,7 +91,7 @@ class Camera:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies()))
 
     def unsubscribe(self) -> None:
-        """Stop receiving images, on the executor's thread as Humble needs it; drop the waiting."""
+        """Unsubscribe, on the executor's thread as Humble requires; drop the waiting image."""
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
         with self._wake:
@@ -102,11 +102,15 @@ class Camera:
 
     @property
     def publishers(self) -> int:
-        """How many publishers there are of the image topic."""
+        """Number of publishers of the image topic."""
         return self._node.count_publishers(self.statistics.topic)
 
     def mismatch(self) -> str:
-        """Return why none of the image topic's publishers, if any, can be received from, or ''."""
+        """
+        Return why nothing can be received from the publishers of the image topic.
+
+        :returns: an empty string where one of them can be received from, or where there are none.
+        """
         wanted = f'sensor_msgs/msg/{self._kind.__name__}'
         reason = ''
         for publisher in self._node.get_publishers_info_by_topic(self.statistics.topic):

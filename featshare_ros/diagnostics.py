@@ -1,4 +1,4 @@
-"""What is counted and timed per camera, and how /diagnostics reports it (REP-107)."""
+"""Counts and latencies per camera and of the engine, and their /diagnostics (REP-107)."""
 from __future__ import annotations
 
 import math
@@ -17,7 +17,7 @@ SILENCE_INTERVALS = 3
 GAP_S, GAP_INTERVALS = 0.3, 4
 """Shortest gap between two images that is reported, in seconds and in usual image intervals."""
 STUCK_S = 5.0
-"""Longest time that an image may be unanswered before the engine is stuck, in seconds."""
+"""Longest time without a finished image before the engine counts as hanging, in seconds."""
 LOG_S = 10.0
 """Shortest time between two log lines about one camera's failures, in seconds."""
 
@@ -25,7 +25,7 @@ BAD_IMAGES, ENGINE, PUBLISHING = 'bad images', 'the engine failed', 'publishing 
 """Causes of images without a mask, as the messages name them."""
 
 Idle = tuple[bytes, str]
-"""Level and message of all cameras while nothing is segmented, for a reason of the node's own."""
+"""Level and message of all cameras while the node itself is why nothing is segmented."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class CameraStatistics:
         Count an image whose mask was published.
 
         :param latency_ms: from its arrival to its mask published.
-        :param age_ms: from its stamp to its mask published; None where the stamp says nothing.
+        :param age_ms: from its stamp to its mask published; None where it cannot be known.
         :param arrival: when it arrived, monotonic seconds.
         """
         (self.key_latency if result.is_key else self.current_latency).add(latency_ms)
@@ -124,13 +124,13 @@ class CameraStatistics:
             self.waiting_since = now
 
     def interrupted(self) -> None:
-        """Take note that the subscription ends or begins: no gap, and nothing waits."""
+        """Note that the subscription ends or begins: that is no gap, and no image waits."""
         self.last_arrival = None
         self.waiting_since = None
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing has come since ``status`` was last asked."""
+        """Whether no image has arrived since the last call of ``status``."""
         return self.counts.received == self._reported.received
 
     def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
@@ -138,16 +138,16 @@ class CameraStatistics:
         """
         Return the camera's status since the last call.
 
-        :param publishers: how many there are of the topic.
-        :param mismatch: why no publisher can be received from, or ''.
-        :param idle: the level and message of a node that segments nothing at present.
+        :param publishers: number of publishers of the topic.
+        :param mismatch: why nothing can be received from them, or ''.
+        :param idle: level and message where the node segments nothing at present, else None.
         """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._reported_at)
         new = Counts(**{key: value - getattr(self._reported, key)
                         for key, value in vars(counts).items()})
         self._reported, self._reported_at = counts, now
-        # The executor's thread, which also counts the arrivals, is the one that asks.
+        # No lock: this runs on the executor's thread, as ``arrived`` does.
         gap, self.longest_gap = self.longest_gap, 0.0
         usual = self.intervals.percentiles()
         level, message = idle or self._judge(new, now, publishers, mismatch, gap,
@@ -177,7 +177,7 @@ class CameraStatistics:
     def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, gap: float,
                usual: float) -> tuple[bytes | None, str]:
         """
-        Return level and message of the gravest finding, or (None, '').
+        Return level and message of the most severe finding, or (None, '').
 
         :param gap: longest between two images since the last call, in seconds.
         :param usual: median interval between two images, in seconds.
@@ -185,8 +185,8 @@ class CameraStatistics:
         stuck = now - (now if self.waiting_since is None else self.waiting_since)
         if stuck > STUCK_S:
             return (DiagnosticStatus.ERROR,
-                    f'images came and none was finished for {stuck:.0f} s: the engine is stuck, '
-                    f'or far too slow')
+                    f'images arrive, but none was finished for {stuck:.0f} s: the engine hangs, '
+                    f'or is far too slow')
         if new.failed:
             grave = self.cause == ENGINE or not new.processed
             return (DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN,
@@ -208,13 +208,13 @@ class CameraStatistics:
             return DiagnosticStatus.WARN, f'no image for {silence:.1f} s{nobody}'
         if gap > max(GAP_S, GAP_INTERVALS * usual):
             return (DiagnosticStatus.WARN,
-                    f'no image for {gap:.2f} s in between; usually one comes every {usual:.2f} s')
+                    f'a gap of {gap:.2f} s between images; the usual interval is {usual:.2f} s')
         if self.output_problem:
             return DiagnosticStatus.WARN, self.output_problem
         if new.dropped > new.received / 2:
             return (DiagnosticStatus.WARN,
-                    f'{new.dropped} of {new.received} images dropped: they come faster than the '
-                    f'engine takes them')
+                    f'{new.dropped} of {new.received} images dropped: they arrive faster than the '
+                    f'engine processes them')
         return None, ''
 
 
@@ -236,8 +236,10 @@ class EngineStatistics:
         """
         Return the engine's status.
 
-        :param problem: what keeps the node from working, or ''.
-        :param fallback: why it works more slowly than it could, or ''.
+        :param problem: why nothing can be segmented, or ''.
+        :param fallback: why a slower engine than the preferred one runs, or ''.
+        :param state: of the node.
+        :param settings: what runs, by name.
         """
         values = [('state', state), *settings.items()]
         for (mode, stage), times in list(self.stages.items()):

@@ -1,9 +1,9 @@
 """
 sensor_msgs Image and CompressedImage to RGB arrays and back.
 
-What a camera driver publishes comes out as HxWx3 uint8 RGB, at the cost of one colour conversion
-at most: rgb8 is a view of the message's own bytes. Messages are checked before anything is
-allocated, and whatever is wrong with one is an ``ImageError`` that says what, with the figures.
+Images are decoded to HxWx3 uint8 RGB with one colour conversion at most: rgb8 is a view of the
+message's own bytes. Messages are checked before anything is allocated; one that cannot be decoded
+raises ``ImageError``, with the figures that do not fit.
 """
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def decode_image(message: Any) -> npt.NDArray[np.uint8]:
         raise ImageError(f'{width}x{height} {encoding} image with step {step} needs {needed} '
                          f'bytes of data, got {data.size}')
 
-    # H (or 3H/2 with a chroma plane) x W x channels
+    # (H, or 3H/2 with a chroma plane) x W x channels
     shape: tuple[int, ...] = (rows, width, layout.channels)
     strides: tuple[int, ...] = (step, layout.channels * layout.sample_bytes, layout.sample_bytes)
     if layout.channels == 1:
@@ -135,8 +135,8 @@ def decode_compressed(message: Any) -> npt.NDArray[np.uint8]:
     """
     Return the picture in a compressed image message (JPEG or PNG, colour or grey, 8 or 16 bit).
 
-    The bytes decide what it is; ``format`` is written too loosely to be trusted for more than
-    recognising what is no picture, and Bayer mosaics that were compressed as they are.
+    The bytes decide the format: drivers fill the field ``format`` too loosely. It is used only to
+    recognise depth images, and Bayer mosaics that were compressed without conversion.
 
     :param message: a sensor_msgs/CompressedImage, or any object with its fields.
     :returns: HxWx3 uint8 RGB, in the camera's own orientation (EXIF rotation is not applied).
@@ -207,7 +207,7 @@ def stamp_seconds(sec: int, nanosec: int) -> float | None:
     """
     Return a header's stamp in seconds; None for zero, which means not set.
 
-    The node, recordings and the demo all read stamps here: they must choose the same key frames.
+    The node, recordings and the demo all use it, so that they choose the same key frames.
     """
     return sec + 1e-9 * nanosec or None
 
@@ -264,7 +264,7 @@ def _png_size(content: bytes) -> tuple[int, int, int]:
 
 @functools.cache
 def _cv_bridge() -> Any:
-    """Return a CvBridge, or the error of importing it: looked for once, not with every image."""
+    """Return a CvBridge, or the error of importing it; the import is tried only once."""
     try:
         from cv_bridge import CvBridge
     except (ImportError, AttributeError) as error:  # AttributeError: built for another numpy
@@ -273,13 +273,13 @@ def _cv_bridge() -> Any:
 
 
 def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
-    """Decode the encodings that are left over, where cv_bridge is installed."""
+    """Decode any other encoding, where cv_bridge is installed."""
     encoding = str(message.encoding)
     bridge = _cv_bridge()
     if isinstance(bridge, Exception):
         if re.fullmatch(r'\d+[SUF]C\d+', encoding):
-            raise ImageError(f'encoding {encoding!r} is one that no colour camera image has '
-                             "(depth or measurements): choose the camera's picture topic"
+            raise ImageError(f'encoding {encoding!r} holds depth or measurements, not colours: '
+                             "choose the camera's colour image topic"
                              ) from bridge
         package = f'ros-{os.environ.get("ROS_DISTRO", "<distro>")}-cv-bridge'
         raise ImageError(f'unknown encoding {encoding!r}: without cv_bridge (package {package}) '
@@ -291,8 +291,8 @@ def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
                          f'{message.step} needs {needed} bytes of data, got {len(message.data)}')
     try:
         rgb = bridge.imgmsg_to_cv2(message, 'rgb8')
-    except Exception as error:  # it lets out TypeError, KeyError and others beside its own
+    except Exception as error:  # its own, TypeError, KeyError and others
         raise ImageError(f'encoding {encoding!r}: cv_bridge cannot decode it: {error}') from error
     if rgb.shape != (message.height, message.width, 3) or rgb.dtype != np.uint8:
-        raise ImageError(f'encoding {encoding!r}: cv_bridge made {rgb.dtype} {rgb.shape} of it')
+        raise ImageError(f'encoding {encoding!r}: cv_bridge returned {rgb.dtype} {rgb.shape}')
     return rgb

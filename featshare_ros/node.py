@@ -23,8 +23,9 @@ from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.outputs import Publishers
+from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
-from featshare_ros.worker import Processor, Worker
+from featshare_ros.worker import Worker
 
 PATIENCE_S = 1.0
 """Longest wait for the image in work when a signal ends the node, in seconds."""
@@ -32,9 +33,9 @@ LONGEST_PATIENCE = 10
 """Longest wait for the image in work at deactivation, in units of ``PATIENCE_S``."""
 PREPARING_S = 1.0, 120.0
 """
-Shortest and longest time on the first image of a size that is reported as preparation, in seconds.
+Time on the first image of a size that is reported as preparation: from, to, in seconds.
 
-After that the engine counts as stuck.
+Beyond it the engine counts as hanging.
 """
 
 
@@ -69,13 +70,13 @@ class SegmentationNode(LifecycleNode):
                               clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/force_key_frame', self._on_force_key_frame)
         self.create_service(SetBool, '~/enable', self._on_enable)
-        # A simulation or a recording that begins again does not show in stamps that are zero.
+        # Where stamps are not set, only the clock shows that a simulation or recording restarted.
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
                           on_clock_change=True), post_callback=lambda jump: self._reset())
 
     def autostart(self) -> None:
-        """Configure and activate, if the parameter says so; what fails is logged."""
+        """Configure and activate, if the parameter ``autostart`` is true; failures are logged."""
         if self._values.current['autostart'] \
                 and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
@@ -94,7 +95,7 @@ class SegmentationNode(LifecycleNode):
                 self._outputs[name] = Publishers(self, name)
                 self._cameras.append(Camera(self, name, compressed, self._wake))
         except Exception as error:
-            # Whatever it is, from a bad file to a missing driver, the user needs its text.
+            # Of any type, from a bad file to a missing driver: the user needs the text.
             self._free()
             return self._refuse('cannot be configured', error)
         self._problem = ''
@@ -110,7 +111,7 @@ class SegmentationNode(LifecycleNode):
         self._processor = Processor(self, self._segmenter, self._outputs,
                                     self._engine_statistics, self._values, self._apply)
         try:
-            # It is missing where the node was deactivated while it was being rebuilt.
+            # There is none where the node was deactivated during a rebuild.
             if not self._segmenter.running:
                 self._segmenter.load()
                 self._apply()
@@ -135,13 +136,13 @@ class SegmentationNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the network and take the publishers from the graph."""
+        """Free the network and destroy the publishers."""
         self._free()
         self._state, self._problem = 'unconfigured', ''
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and free whatever is there."""
+        """Stop the worker and free everything."""
         self._free()
         self._state, self._problem = 'finalized', ''
         return TransitionCallbackReturn.SUCCESS
@@ -156,10 +157,9 @@ class SegmentationNode(LifecycleNode):
                                              response: ChangeState.Response,
                                              ) -> ChangeState.Response:
         """
-        Refuse a transition that the present state does not have.
+        Refuse a transition that the present state does not allow.
 
-        Up to Jazzy rclpy's own handler, which this overrides, raises then, and the caller would
-        wait for ever.
+        Up to Jazzy, rclpy's own handler raises in this case, and the caller gets no response.
         """
         try:
             return super()._LifecycleNodeMixin__on_change_state(  # type: ignore[misc]
@@ -171,7 +171,7 @@ class SegmentationNode(LifecycleNode):
             return response
 
     def destroy_node(self) -> None:
-        """Stop the worker before the node's topics go."""
+        """Stop the worker, then destroy the node and its topics."""
         self._stop()
         super().destroy_node()
 
@@ -193,7 +193,7 @@ class SegmentationNode(LifecycleNode):
         return segmenter
 
     def _stop(self) -> None:
-        """Unsubscribe, and end the worker: its image is waited for, but not for ever."""
+        """Unsubscribe, and end the worker; wait for the image in work, up to a limit."""
         for camera in self._cameras:
             camera.unsubscribe()
         if self._processor is not None:
@@ -209,7 +209,7 @@ class SegmentationNode(LifecycleNode):
         assert self._worker is not None
         assert self._processor is not None
         assert self._segmenter is not None
-        # In this order: what it still answers is not published, and then its engine is its own.
+        # In this order: nothing is published after ``discard``; then the thread owns its engine.
         self._processor.discard()
         self._worker.abandon(self._segmenter.give_up())
         self._given_up.append(self._worker)
@@ -236,7 +236,7 @@ class SegmentationNode(LifecycleNode):
             self._segmenter.reset()
 
     def _apply(self) -> None:
-        """Set the segmenter as the live parameters say."""
+        """Apply the live parameters to the segmenter."""
         if self._segmenter is not None:
             values = self._values.current
             self._segmenter.set_live(values['key_mode'], parameters.schedule(values))
@@ -251,7 +251,7 @@ class SegmentationNode(LifecycleNode):
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response,
                    ) -> SetBool.Response:
-        """Unsubscribe from the images, or subscribe again and begin with key frames."""
+        """Unsubscribe from the images, or subscribe again and start with key frames."""
         response.success = self._state == 'active'
         if not response.success:
             response.message = f'the node is {self._state}: activate it first'
@@ -292,8 +292,8 @@ class SegmentationNode(LifecycleNode):
         if preparing is not None:
             size, since = preparing
             if PREPARING_S[0] < time.monotonic() - since < PREPARING_S[1]:
-                return (DiagnosticStatus.WARN, f'the engine prepares itself for images of {size}, '
-                        f'since it has had none of that size')
+                return (DiagnosticStatus.WARN, f'the engine is being prepared for {size} images, '
+                        f'the first of that size')
         return None
 
     def _publish_diagnostics(self) -> None:
@@ -325,7 +325,7 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
     except Exception:
         if rclpy.ok():
             node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
-            # In case the waiting itself fails: not at full speed.
+            # If waiting itself fails, it must not be repeated at full speed.
             time.sleep(0.1)
 
 
@@ -335,7 +335,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args)
     node = None
     try:
-        # First, because its destructor complains where a signal ended the context before it.
+        # Created first: made after a signal has ended the context, its destructor logs an error.
         executor = SingleThreadedExecutor()
         node = SegmentationNode()
         node.autostart()
@@ -345,7 +345,7 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A signal ends the context under whatever is just being created.
+        # A signal that ends the context makes whatever is being created fail.
         if rclpy.ok():
             raise
     finally:

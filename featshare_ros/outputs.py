@@ -53,7 +53,7 @@ LATCHED = Qos(1, True)
 
 
 class OutputError(ValueError):
-    """An output that cannot be made of an image; the text says what is wrong with the inputs."""
+    """An output that cannot be made for an image; the text says what is wrong with the inputs."""
 
 
 class Picture(NamedTuple):
@@ -67,14 +67,14 @@ class Picture(NamedTuple):
 @dataclass(frozen=True)
 class Answer:
     """
-    All that outputs are made from: an image, and what the network said of it.
+    The input of every output: an image, and the network's result for it.
 
     :param header: of the image, which its outputs carry unchanged.
     :param camera: name, as in the parameter ``cameras``.
     :param frame: HxWx3 uint8 RGB; None where the image could not be decoded.
     :param result: None where there is no mask.
     :param problem: why there is none, or ''.
-    :param device: where the network runs, for people.
+    :param device: where the network runs, as text.
     :param info: the camera's newest CameraInfo, if any came.
     :param opacity: of the overlay, 0 to 1.
     """
@@ -143,8 +143,8 @@ def camera_info(answer: Answer, types: MessageTypes) -> Any:
     # The image may have been scaled, without its info, but not cropped.
     if abs(width - described[0] * height / described[1]) > 1:
         raise OutputError(
-            f'camera_info is of {described[0]}x{described[1]}, of another shape than the images '
-            f'of {width}x{height}: it is not published with the masks')
+            f'camera_info is for {described[0]}x{described[1]} images, but the images are '
+            f'{width}x{height}, another aspect ratio: it is not published; remap camera_info')
     return scaled_camera_info(info, mask_width / described[0], mask_height / described[1],
                               answer.header)
 
@@ -186,11 +186,11 @@ OUTPUTS = (
 
 class Published(NamedTuple):
     """
-    What became of an answer's messages.
+    The outcome of publishing an answer.
 
-    :param time: monotonic seconds at which the mask was out; None where it could not be sent.
+    :param time: monotonic seconds at which the mask was sent; None where it could not be.
     :param clock: the node's clock at that moment, in nanoseconds.
-    :param failures: (output's name, error) of those that could not be made or sent.
+    :param failures: (output's name, error) for each output that could not be made or sent.
     """
 
     time: float | None
@@ -222,7 +222,7 @@ class Publishers:
             raise
 
     def publish(self, answer: Answer) -> Published:
-        """Publish what belongs to one image; an output that fails keeps no other from it."""
+        """Publish the outputs of one image; one that fails does not keep the others back."""
         at, clock = None, 0
         failures: list[tuple[str, Exception]] = []
         for output, publisher in self._publishers:
@@ -238,7 +238,7 @@ class Publishers:
         return Published(at, clock, failures)
 
     def introduce(self, labels: LabelSet) -> None:
-        """Publish what is sent once, and kept for late subscribers."""
+        """Publish the latched outputs, which are sent once and kept for late subscribers."""
         header = message_class('std_msgs/msg/Header')(
             stamp=self._node.get_clock().now().to_msg())
         for output, publisher in self._publishers:
@@ -246,7 +246,7 @@ class Publishers:
                 self._send(output, publisher, Answer(header, labels))
 
     def destroy(self) -> None:
-        """Take the topics from the graph."""
+        """Destroy the publishers."""
         while self._publishers:
             self._node.destroy_publisher(self._publishers.pop()[1])
 
@@ -270,7 +270,7 @@ def message_class(name: str) -> Any:
 
 
 def qos_profile(qos: Qos) -> QoSProfile:
-    """Return rclpy's form; a new one per topic, since rclpy writes a topic's overrides into it."""
+    """Return rclpy's profile; a new one per topic, as rclpy writes a topic's overrides into it."""
     from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
     return QoSProfile(
         depth=qos.depth, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE,

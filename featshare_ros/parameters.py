@@ -25,11 +25,11 @@ class Spec:
     """
     One parameter.
 
-    :param live: it may be set at any time and counts from the next frame on; otherwise it counts
-        when the node is configured, and may be set before that.
-    :param at_start: it counts once, when the node starts.
+    :param live: may be set at any time and takes effect with the next frame; otherwise takes
+        effect when the node is configured, and can be set until then.
+    :param at_start: takes effect once, when the node starts, and is read-only.
     :param limits: (smallest, largest) of a number.
-    :param choices: the words that a string may be.
+    :param choices: allowed values of a string.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Spec:
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what `ros2 param describe` shows."""
-        when = 'Live.' if self.live else 'Counts at start.' if self.at_start else \
-            'Counts when the node is configured.'
+        when = 'Live.' if self.live else 'Takes effect at start.' if self.at_start else \
+            'Takes effect when the node is configured.'
         descriptor = ParameterDescriptor(description=f'{self.description} {when}',
                                          read_only=self.at_start)
         if self.choices:
@@ -60,29 +60,29 @@ class Spec:
 
 
 PARAMETERS = (
-    Spec('weights', 'default', 'Checkpoint: the name of a shipped one, or the path of a '
-         '.safetensors file.'),
-    Spec('device', 'auto', 'Where the network runs: auto (CUDA where there is one), cpu, cuda '
-         'or cuda:N. A CUDA device that is asked for and missing is an error.'),
+    Spec('weights', 'default', 'Checkpoint: the name of a shipped one, the path of a .safetensors '
+         'file, or a folder that `featshare export` wrote.'),
+    Spec('device', 'auto', 'Where the network runs: auto (CUDA where there is one, else the CPU), '
+         'cpu, cuda or cuda:N. A device that is named and missing is an error.'),
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
          'else fp16 on CUDA and fp32 on the CPU.', choices=('auto', 'fp32', 'bf16', 'fp16')),
     Spec('engine', 'auto', 'What runs the network: auto is the fastest that is installed.',
          choices=ENGINE_NAMES),
     Spec('shared_levels', 0, 'Pyramid levels, counted from the deepest, that current frames '
-         'take from the key frame; 0 as the checkpoint says. A network refuses what it has not.',
-         limits=(0, 4)),
+         'take from the key frame; 0: as in the checkpoint. More than the network has is an '
+         'error.', limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
          'the whole network on every frame.', live=True, limits=(1, 1000)),
-    # Features age by time rather than by frames; what that costs: docs/models/models.md. At camera
-    # rates above 13 Hz an interval of 5 takes effect first.
+    # Features age with time rather than with frames; the loss of accuracy by age is in
+    # docs/models/models.md. At camera rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
     Spec('key_policy', 'fixed', 'fixed: key frames by the interval and the age alone; change: '
-         'one besides whenever the picture has changed by more than change_threshold since the '
-         'last.', live=True, choices=('fixed', 'change')),
-    Spec('change_threshold', 0.05, 'Change since the key frame after which key_policy change '
-         'makes the next: the mean difference of brightness of small pictures of the two frames, '
-         '0 to 1.', live=True, limits=(0.0, 1.0)),
+         'also whenever the image has changed by more than change_threshold since the last one.',
+         live=True, choices=('fixed', 'change')),
+    Spec('change_threshold', 0.05, 'Change since the last key frame above which key_policy change '
+         'makes a new one: mean absolute difference of grey thumbnails of the two frames, 0 to '
+         '1.', live=True, limits=(0.0, 1.0)),
     Spec('key_mode', 'blocking', 'blocking: a key frame is answered with its own deep features, '
          'later than others; deferred: no frame waits for the deep half, which runs beside the '
          'frames that follow.', live=True, choices=KEY_MODES),
@@ -95,9 +95,9 @@ PARAMETERS = (
          'compressed (image/compressed).', choices=('raw', 'compressed')),
     Spec('mask_size', 'image', 'Size of masks, confidences and overlays: that of the image, or '
          'of the network input, which is faster.', choices=('image', 'network')),
-    Spec('publish_confidence', False, 'Publish how probable the class of each pixel is.',
+    Spec('publish_confidence', False, "Publish the probability of each pixel's class, times 255.",
          live=True),
-    Spec('overlay_opacity', 0.5, 'How strongly the overlay shows the classes over the image.',
+    Spec('overlay_opacity', 0.5, "Opacity of the classes' colours in the overlay.",
          live=True, limits=(0.0, 1.0)),
     Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.', at_start=True),
     Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.',
@@ -109,11 +109,11 @@ class Values:
     """
     The values of the node's parameters, as they were last set.
 
-    ``problems`` holds, for each value given at start that was refused, its parameter's name and
-    why; configuring must fail on them. ``configured`` is set by the node while it is.
+    ``problems`` holds the reason, by parameter, for each value given at start that was refused;
+    configuring must fail on them. The node sets ``configured`` while it is configured.
 
-    :param apply: called when values have changed; on Humble, which has no callback for that, on
-        the thread that reads ``current``.
+    :param apply: called when values have changed; on Humble, which has no callback after setting,
+        on the thread that reads ``current``.
     """
 
     def __init__(self, node: Node, apply: Callable[[], None]) -> None:
@@ -158,8 +158,8 @@ def declare(node: Node) -> dict[str, str]:
     """
     Declare all parameters on a node.
 
-    :returns: for each value given at start that is refused, the parameter's name and why; it has
-        the default instead, so that the node stays up to say so. Configuring must fail on them.
+    :returns: the reason, by parameter, for each value given at start that is refused. The
+        parameter has its default instead, so that the node stays up and can report the reason.
     """
     problems = {}
     for spec in PARAMETERS:
@@ -182,7 +182,7 @@ def values(node: Node) -> dict[str, Any]:
 
 
 def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the parameters say of the key frames, as ``KeyFrameSchedule`` names it."""
+    """Return the attributes of ``KeyFrameSchedule`` that the parameters set."""
     return {'key_interval': values['key_interval'],
             'max_key_age': values['max_key_age'] or None,
             'change_threshold': values['change_threshold']
@@ -192,7 +192,7 @@ def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
 def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | None = None,
              ) -> SetParametersResult:
     """
-    Accept or refuse a set of parameters as a whole; types and ranges rclpy has checked.
+    Accept or refuse a set of parameters as a whole; rclpy has checked types and ranges.
 
     :param configured: the values with which the node is configured; None where it is not.
     """
@@ -210,8 +210,8 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
             return _refused(f'parameter {spec.name} is {value!r}; it must be one of '
                             f'{", ".join(spec.choices)}')
         if configured is not None and not spec.live and not _same(value, configured[spec.name]):
-            return _refused(f'parameter {spec.name} counts when the node is configured, and the '
-                            f'node is: clean it up (ros2 lifecycle set NODE cleanup) first')
+            return _refused(f'parameter {spec.name} takes effect when the node is configured, and '
+                            f'it is: clean it up first (ros2 lifecycle set NODE cleanup)')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:

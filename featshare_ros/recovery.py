@@ -1,4 +1,4 @@
-"""The segmenter that the node relies on: it is rebuilt, with back-off, when its engine fails."""
+"""A segmenter whose engine is rebuilt, with back-off, when it fails."""
 from __future__ import annotations
 
 import threading
@@ -15,12 +15,13 @@ FAILURES = 3
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Waits before the first attempt to rebuild an engine, and before the later ones, in seconds."""
 LOOK_S = 0.2
-"""Interval at which the wait for an engine looks whether it is still wanted, in seconds."""
-GIVEN_UP = 'the engine hung on an image and was given up; activating makes another'
+"""Interval at which a wait for an engine checks whether it is still wanted, in seconds."""
+GIVEN_UP = 'the engine hung on an image and was given up; activate the node to load another'
+"""Message for images of an engine that was given up."""
 
 
 class LoadingCancelledError(RuntimeError):
-    """The wait for an engine was given up, because the node is to deactivate or to end."""
+    """The wait for an engine ended, because the node is being deactivated or shut down."""
 
 
 class EngineError(RuntimeError):
@@ -29,9 +30,9 @@ class EngineError(RuntimeError):
 
 class BackOff:
     """
-    The waits between attempts, each twice the one before.
+    The waits between attempts, each twice the one before, up to ``LONGEST_WAIT_S``.
 
-    After an engine has run for ``LONGEST_WAIT_S`` they begin with the shortest again.
+    After an engine has run for ``LONGEST_WAIT_S`` the next wait is the shortest again.
     """
 
     def __init__(self) -> None:
@@ -52,8 +53,8 @@ class EngineLoader:
     """
     Builds engines, one at a time, on a thread of its own.
 
-    So the thread that wants one can stop waiting for it. An engine that nobody waits for any more
-    is closed when it arrives. ``busy`` says whether one is being built.
+    The thread that asked for an engine can therefore stop waiting; the engine is then closed when
+    it is ready. ``busy`` says whether one is being built.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class EngineLoader:
         """
         Return a segmenter that ``build`` makes, or raise what it raises.
 
-        :param wanted: asked repeatedly while it takes long.
+        :param wanted: whether it is still wanted; called repeatedly during the wait.
         :raises LoadingCancelledError: where it is no longer wanted.
         """
         future = self._executor.submit(self._run, build)
@@ -73,7 +74,7 @@ class EngineLoader:
             if not wanted():
                 if not future.cancel():
                     future.add_done_callback(_close_late)
-                raise LoadingCancelledError('the node is to deactivate or to end')
+                raise LoadingCancelledError('the node is being deactivated or shut down')
         return future.result()
 
     def _run(self, build: Callable[[], VideoSegmenter]) -> VideoSegmenter:
@@ -97,9 +98,9 @@ class SupervisedSegmenter:
     ``running`` is False and nothing can be segmented. ``preparing`` is the image size, as text,
     that the engine currently sees for the first time, and since when (monotonic seconds).
 
-    :param build: makes a segmenter that is warmed up, or raises.
+    :param build: returns a segmenter that is warmed up, or raises.
     :param logger: the node's.
-    :param wanted: whether an engine is still wanted; asked while it is being built.
+    :param wanted: whether an engine is still wanted; called repeatedly while it is being built.
     """
 
     def __init__(self, build: Callable[[], VideoSegmenter], logger: Any,
@@ -119,10 +120,11 @@ class SupervisedSegmenter:
 
     def load(self, ending: threading.Event | None = None) -> None:
         """
-        Build the segmenter, and keep what it is for threads that must not touch it.
+        Build the segmenter, and store its labels and settings, which other threads read.
 
-        :param ending: set where it is not wanted any more.
-        :raises LoadingCancelledError: where it is no longer wanted; otherwise as ``build``.
+        :param ending: ends the wait, once it is set.
+        :raises LoadingCancelledError: where it is no longer wanted.
+        :raises Exception: what ``build`` raises.
         """
         segmenter = self._loader.load(self._build, lambda: self._wanted() and not (
             ending is not None and ending.is_set()))
@@ -141,9 +143,9 @@ class SupervisedSegmenter:
 
     @property
     def fallback(self) -> str:
-        """Why a slower engine than the one meant runs, or an empty string."""
-        engine = getattr(self._segmenter, 'engine', None)
-        return engine.fallback if engine is not None else ''
+        """Why a slower engine than the preferred one runs, or an empty string."""
+        segmenter = self._segmenter
+        return segmenter.engine.fallback if segmenter is not None else ''
 
     @property
     def failing(self) -> bool:
@@ -157,7 +159,8 @@ class SupervisedSegmenter:
 
         :param frame: HxWx3 uint8 RGB.
         :param stamp: seconds, or None where unknown.
-        :raises EngineError: whatever goes wrong.
+        :returns: its mask is HxW uint8, or of the network's size where ``build`` chose that.
+        :raises EngineError: where there is no engine, or it fails or was given up meanwhile.
         """
         segmenter, size = self._segmenter, frame.shape[:2]
         if segmenter is None:
@@ -184,22 +187,22 @@ class SupervisedSegmenter:
 
     def give_up(self) -> Callable[[], None]:
         """
-        Part with an engine that hangs on an image; ``load`` makes another.
+        Drop an engine that hangs on an image; ``load`` builds another.
 
-        :returns: what closes it, to be called by the thread that hangs once it is back: closing
-            it now would mean waiting for it.
+        :returns: a function that closes the engine, for the hanging thread to call once it
+            returns: called before, it would block.
         """
         segmenter, self._segmenter = self._segmenter, None
         self.preparing, self.problem = None, GIVEN_UP
         return segmenter.close if segmenter is not None else lambda: None
 
     def recover(self, ending: threading.Event) -> None:
-        """Rebuild the segmenter, after ever longer waits, until it runs or ``ending`` is set."""
+        """Rebuild the segmenter, with growing waits, until it runs or ``ending`` is set."""
         reason = self.problem
         self.close()
         while True:
             wait = self._back_off.next()
-            self.problem = f'{reason}; it is rebuilt in {wait:g} s'
+            self.problem = f'{reason}; it will be rebuilt in {wait:g} s'
             self._logger.warning(self.problem)
             if ending.wait(wait):
                 self.problem = reason

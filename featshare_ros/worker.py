@@ -2,25 +2,9 @@
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from featshare_ros.camera import Arrival, Camera
-from featshare_ros.diagnostics import (
-    BAD_IMAGES,
-    ENGINE,
-    PUBLISHING,
-    CameraStatistics,
-    EngineStatistics,
-)
-from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
-from featshare_ros.outputs import Answer, OutputError, Publishers
-from featshare_ros.parameters import Values
-from featshare_ros.recovery import GIVEN_UP, EngineError, SupervisedSegmenter
-
-MAX_AGE_S = 60.0
-"""Longest age that is reported, in seconds; beyond, stamp and clock are not of the same time."""
 
 
 class Worker:
@@ -56,7 +40,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def abandon(self, release: Callable[[], None]) -> None:
-        """Wait no longer: the thread calls ``release`` when it ends after all."""
+        """Have the thread call ``release`` when it ends; call it here if it has ended already."""
         with self._wake:
             if not self._ended:
                 self._release = release
@@ -71,7 +55,7 @@ class Worker:
                 if self._stopping or camera is None:
                     self._ended = True
                     break
-                # Whose turn it was goes to the end of the queue.
+                # The camera whose turn it is goes to the end of the queue.
                 self._cameras.remove(camera)
                 self._cameras.append(camera)
                 arrival = camera.take()
@@ -80,106 +64,5 @@ class Worker:
             self._release()
 
     def _next(self) -> Camera | None:
-        """Return the camera with an image that has gone without a turn for longest."""
+        """Return, of the cameras with a waiting image, the one whose last turn is longest ago."""
         return next((camera for camera in self._cameras if camera.waiting), None)
-
-
-class Processor:
-    """
-    Segments images, publishes the answers and counts them, during one activation of the node.
-
-    :param node: for its clock, its logger and whether it still runs.
-    :param publishers: by camera name.
-    :param values: of the node's parameters.
-    :param apply: applies them to a segmenter that was rebuilt.
-    """
-
-    def __init__(self, node: Any, segmenter: SupervisedSegmenter,
-                 publishers: Mapping[str, Publishers], statistics: EngineStatistics,
-                 values: Values, apply: Callable[[], None]) -> None:
-        self._node = node
-        self._segmenter = segmenter
-        self._publishers = publishers
-        self._statistics = statistics
-        self._values = values
-        self._apply = apply
-        self._publishing = threading.Lock()
-        self._discards = False
-        self.ending = threading.Event()
-
-    def process(self, camera: Camera, arrival: Arrival) -> None:
-        """Segment one image and publish its answer; on the worker's thread. Never raises."""
-        self._answer(camera, arrival)
-        # Only here is a failure's traceback, which holds on to the engine's memory, gone.
-        if self._segmenter.failing and not self._discards:
-            self._segmenter.recover(self.ending)
-            self._apply()
-
-    def discard(self) -> None:
-        """Publish nothing any more, not even the answer to the image in work."""
-        with self._publishing:
-            self._discards = True
-
-    def _answer(self, camera: Camera, arrival: Arrival) -> None:
-        statistics, header = camera.statistics, arrival.message.header
-        values = self._values.current
-        try:
-            message = arrival.message
-            # HxWx3 uint8 RGB
-            if camera.compressed:
-                frame, kind = decode_compressed(message), message.format
-            else:
-                frame, kind = decode_image(message), message.encoding
-            statistics.image = f'{frame.shape[1]}x{frame.shape[0]} {kind}'
-            result = self._segmenter.segment(frame, camera.name, arrival.stamp,
-                                             values['publish_confidence'])
-            answer = Answer(header, self._segmenter.labels, camera.name, frame, result,
-                            info=camera.info, opacity=values['overlay_opacity'])
-            # Held while the mask goes out: after ``discard`` has returned, none does.
-            with self._publishing:
-                if self._discards:
-                    raise EngineError(GIVEN_UP)
-                published = self._publishers[camera.name].publish(answer)
-        except ImageError as error:
-            statistics.failed(str(error), BAD_IMAGES, arrival.time)
-            if statistics.log_due:
-                self._node.get_logger().warning(f'{statistics.topic}: image left out: {error}')
-            return
-        except Exception as error:
-            # A signal ends the context while an image is in work.
-            if self._node.context.ok():
-                statistics.failed(str(error), ENGINE, arrival.time)
-                self._log(statistics, 'image left out', error)
-            return
-        if published.failures and not self._node.context.ok():
-            return
-        problem = '; '.join(
-            str(cause) if isinstance(cause, OutputError) else
-            f'{name} is not published: {type(cause).__name__}: {cause}'
-            for name, cause in published.failures)
-        if published.time is None:
-            statistics.failed(problem, PUBLISHING, arrival.time)
-        else:
-            statistics.processed(result, 1e3 * (published.time - arrival.time),
-                                 age_ms(header, published.clock), arrival.time, problem)
-            self._statistics.processed(result)
-        for name, cause in published.failures:
-            if not isinstance(cause, OutputError):
-                self._log(statistics, f'{name} is not published', cause)
-
-    def _log(self, statistics: CameraStatistics, what: str, error: Exception) -> None:
-        if statistics.log_due:
-            self._node.get_logger().error(
-                f'{statistics.topic}: {what}:\n{"".join(traceback.format_exception(error))}')
-
-
-def age_ms(header: Any, clock: int) -> float | None:
-    """
-    Return the milliseconds since a header's stamp; None where stamp or clock says nothing.
-
-    :param clock: the node's, in nanoseconds; 0 before a simulated one began.
-    """
-    stamp = stamp_seconds(header.stamp.sec, header.stamp.nanosec)
-    if stamp is None or clock == 0 or not 0 <= clock * 1e-9 - stamp <= MAX_AGE_S:
-        return None
-    return 1e3 * (clock * 1e-9 - stamp)

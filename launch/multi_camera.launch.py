@@ -1,7 +1,7 @@
 """
-Start one segmentation node for several cameras: one process, one network, key frames in turn.
+Start one segmentation node for several cameras: one process, one network, staggered key frames.
 
-Everything that segmentation.launch.py takes can be given too, but for its image and camera_info.
+The arguments of segmentation.launch.py can be given too, except image, camera_info and cameras.
 """
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from launch_ros.actions import SetRemap
 
 def camera_topics(text: str) -> dict[str, str]:
     """
-    Return each camera's image topic by the camera's name, of 'NAME=TOPIC NAME=TOPIC ...'.
+    Return the image topics by camera name, from 'NAME=TOPIC NAME=TOPIC ...'.
 
-    :raises ValueError: where the text is not of that form.
+    :raises ValueError: where the text is not of that form, or names a camera twice.
     """
     topics: dict[str, str] = {}
     for pair in text.replace(',', ' ').split():
@@ -38,7 +38,7 @@ def camera_topics(text: str) -> dict[str, str]:
 
 
 def remappings(topics: dict[str, str]) -> list[tuple[str, str]]:
-    """Return what each of the node's camera topics is called; camera_info is beside the image."""
+    """Return (name in the node, topic) of each camera's topics; camera_info beside the image."""
     pairs = []
     for name, topic in topics.items():
         folder, slash, _ = topic.rpartition('/')
@@ -63,8 +63,8 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument(
             'images',
-            description='Each camera by a name of your choice, and the topic of its images '
-            'without a trailing /compressed: "front=/front/image_raw rear=/rear/image_raw".',
+            description='A name of your choice per camera, and its image topic without a '
+            'trailing /compressed: "front=/front/image_raw rear=/rear/image_raw".',
         ),
         OpaqueFunction(function=start, args=[share]),
     ])

@@ -20,10 +20,11 @@ from rclpy.node import NodeNameNonExistentError
 NODE_NAME = 'segmentation'
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2
+"""Interval at which the launch checks whether the node is ready, in seconds."""
 
 
 def is_listening(context: LaunchContext) -> bool:
-    """Return whether the node has subscribed to images: it does once its network is loaded."""
+    """Return whether the node has subscribed to images, which it does when it is activated."""
     namespace = LaunchConfiguration('namespace').perform(context).strip().strip('/')
     try:
         subscriptions = get_ros_node(context).get_subscriber_names_and_types_by_node(
@@ -34,14 +35,14 @@ def is_listening(context: LaunchContext) -> bool:
 
 
 def play(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
-    """Return the player; while the node is not ready for it, another look a little later."""
+    """Return the player if the node is ready, else a timer that checks again."""
     if not is_listening(context):
         return [TimerAction(period=LOOK_S, actions=[OpaqueFunction(function=play)])]
 
     def argument(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
 
-    # The player's publishers have to be matched too, before the first image.
+    # The delay lets the node discover the player's publishers before the first image.
     command = ['ros2', 'bag', 'play', argument('bag'), '--clock', '--delay', '2']
     command += ['--rate', argument('rate')]
     if get_typed_value(argument('loop'), bool):
@@ -55,16 +56,16 @@ def generate_launch_description() -> LaunchDescription:
     own_arguments = [
         DeclareLaunchArgument('bag', description='Recording to play: a rosbag2 folder or file.'),
         DeclareLaunchArgument(
-            'rate', default_value='1.0', description='Speed; 1.0 is the speed of the recording.'
+            'rate', default_value='1.0', description='Playback rate; 1.0 is real time.'
         ),
         DeclareLaunchArgument(
             'loop',
             default_value='false',
-            description='Begin again at the end of the recording: true or false.',
+            description='Restart at the end of the recording: true or false.',
         ),
     ]
-    # Arguments of segmentation.launch.py whose default differs here. The rest keep theirs: they
-    # can be given too, and `--show-args` lists them.
+    # Arguments of segmentation.launch.py whose default differs here. The others can be given too;
+    # `--show-args` lists them.
     changed_arguments = [
         DeclareLaunchArgument(
             'image',

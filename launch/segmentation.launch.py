@@ -17,7 +17,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 NODE_NAME = 'segmentation'
 
-# The arguments that set the parameter of the same name, and its type.
+# Arguments that set the parameter of the same name, and the parameter's type.
 PARAMETER_TYPES: dict[str, type] = {
     'weights': str,
     'device': str,
@@ -27,7 +27,7 @@ PARAMETER_TYPES: dict[str, type] = {
     'use_sim_time': bool,
 }
 
-# Humble and Jazzy know the second name only; Kilted and later warn of it.
+# Up to Jazzy only the second name is read; Kilted and later warn that it is deprecated.
 OLD_DISTROS = ('humble', 'iron', 'jazzy')
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
@@ -52,7 +52,7 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
     cameras = [name for name in (argument('cameras') or '').replace(',', ' ').split() if name]
     if cameras:
         overrides['cameras'] = cameras
-    # As image_transport does, look for camera_info beside the image.
+    # By the convention of image_transport, camera_info is beside the image.
     image = argument('image') or 'image'
     folder, slash, _ = image.rpartition('/')
     camera_info = argument('camera_info') or f'{folder}{slash}camera_info'
@@ -82,7 +82,7 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
     prefix = f'/{namespace}' if namespace else ''
     overlay = f'{prefix}/{NODE_NAME}/overlay'
     if cameras:
-        # It shows one camera: the first. Its topic is what multi_camera.launch.py has said.
+        # RViz shows the first camera; multi_camera.launch.py has remapped its topic.
         overlay = f'{prefix}/{NODE_NAME}/{cameras[0]}/overlay'
         image = f'{cameras[0]}/image'
         image = dict(context.launch_configurations.get('ros_remaps', [])).get(image, image)
@@ -121,8 +121,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'image',
             default_value='image',
-            description='Topic of the camera images, without a trailing /compressed. With several '
-            'cameras their names say the topics: see "cameras".',
+            description='Topic of the camera images, without a trailing /compressed. Not used '
+            'with several cameras: see "cameras".',
         ),
         DeclareLaunchArgument(
             'cameras',
@@ -143,8 +143,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'weights',
             default_value='',
-            description='Checkpoint: "default" or "densenet121", which come with this package, or '
-            'the path of a .safetensors file. Empty: as in params_file.',
+            description='Checkpoint: "default" or "densenet121", which come with this package, '
+            'the path of a .safetensors file, or a folder that `featshare export` wrote. Empty: '
+            'as in params_file.',
         ),
         DeclareLaunchArgument(
             'device',
@@ -155,8 +156,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'key_interval',
             default_value='',
-            description='Every how many frames the whole network runs; 1: on every frame. Empty: '
-            'as in params_file.',
+            description='The whole network runs on every key_interval-th frame; 1: on every '
+            'frame. Empty: as in params_file.',
         ),
         DeclareLaunchArgument(
             'use_sim_time',
@@ -167,7 +168,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'autostart',
             default_value='',
-            description='Configure and activate the lifecycle node by itself: true or false. '
+            description='Configure and activate the node at start: true or false. '
             'Empty: as in params_file.',
         ),
         DeclareLaunchArgument(
@@ -178,17 +179,17 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'rviz',
             default_value='false',
-            description='Start RViz with the overlay and the camera image, of several cameras '
-            'those of the first: true or false.',
+            description='Start RViz with the overlay and the camera image (of the first camera, '
+            'where there are several): true or false.',
         ),
         DeclareLaunchArgument(
             'respawn',
             default_value='false',
-            description='Start the node again, 2 s later, when it has died: true or false.',
+            description='Restart the node 2 s after it has ended unexpectedly: true or false.',
         ),
     ]
-    # Fast DDS as it comes loses nearly every large best-effort image between two processes. The
-    # profile cures it; whoever has set a profile of their own keeps that one.
+    # With its default settings Fast DDS loses nearly every large best-effort image between two
+    # processes; the profile prevents that. A profile that is set already is kept.
     environment: list[SetEnvironmentVariable] = []
     if not any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         variable = PROFILE_VARIABLES[os.environ.get('ROS_DISTRO') in OLD_DISTROS]

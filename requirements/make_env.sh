@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the Python environment: make_env.sh FOLDER PYTHON KIND, called by `make env`.
+# Create the Python environment: make_env.sh FOLDER PYTHON KIND, called by `make env`.
 #
 # KIND is wheels-DISTRO (ROS 2 from wheels, for a machine without it) or installed-DISTRO (the ROS
 # 2 installation that is sourced, with the system's numpy, OpenCV and torch where it has them: the
@@ -31,10 +31,10 @@ case $kind in
     *) fail "unknown kind of environment: $kind" ;;
 esac
 
-# An environment of another kind has other packages; one half made is mended by what follows.
+# An environment of another kind has other packages. An incomplete one is completed below.
 for other in "$folder"/made-for-*; do
     if [ -e "$other" ] && [ "$other" != "$folder/made-for-$kind" ]; then
-        echo "make env: $folder was $(basename "$other"), is made anew for $kind"
+        echo "make env: $folder was $(basename "$other"), is rebuilt for $kind"
         rm -rf "$folder"
     fi
 done
@@ -49,7 +49,7 @@ trap 'rm -r "$chosen"' EXIT
 cp "$here/core.txt" "$chosen/core.txt"
 : > "$chosen/constraints.txt"
 if [ "$requirements" = /dev/null ]; then
-    # Leave out what the system has; hold numpy, lest another package's wish bring a newer one.
+    # Leave out what the system has; pin numpy, so that no other package upgrades it.
     for pair in numpy:numpy cv2:opencv-python-headless torch:torch; do
         if "$python" -c "import ${pair%:*}" 2>/dev/null; then
             echo "make env: keeping the system's ${pair%:*}"

@@ -12,14 +12,14 @@ from importlib.abc import MetaPathFinder
 OPERATORS = ('nms', 'qnms', 'roi_align', 'qroi_align', '_roi_align_backward', 'roi_pool',
              '_roi_pool_backward', 'ps_roi_align', '_ps_roi_align_backward', 'ps_roi_pool',
              '_ps_roi_pool_backward', 'deform_conv2d', '_deform_conv2d_backward')
-kept = []  # the names go when their library does
+kept = []  # the names exist as long as the library object
 
 
 class Finder(MetaPathFinder):
     """Names the operators when torchvision is first imported; finds nothing itself."""
 
     def find_spec(self, fullname, path=None, target=None):
-        """Return None: the import goes on as it would have."""
+        """Return None: the import continues as usual."""
         if fullname == 'torchvision':
             sys.meta_path.remove(self)
             import torch

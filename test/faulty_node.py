@@ -1,13 +1,13 @@
 """
 The real node with an engine that fails on demand: faulty_node.py FILE --ros-args ...
 
-FILE is read at every frame and at every loading of the engine. Its words:
+FILE is read on every frame and whenever the engine is loaded. Its words:
 
     fail        every frame raises what CUDA raises when its memory is full
-    load        loading the engine fails too
-    loading=S   loading it takes S seconds more
-    slow=S      every frame takes S seconds more
-    once        the next frame fails, one alone; the word is taken out
+    load        loading the engine fails
+    loading=S   loading takes S seconds longer
+    slow=S      every frame takes S seconds longer
+    once        only the next frame fails; the word is then removed
 """
 import sys
 import time
@@ -24,7 +24,7 @@ def words():
 
 
 class FaultyEngine:
-    """Another engine, and what the file says."""
+    """A wrapped engine that fails as the file says."""
 
     def __init__(self, engine):
         self._engine = engine

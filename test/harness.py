@@ -131,8 +131,8 @@ class Peer:
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(timeout_sec=timeout), f'no service {name}'
         # A server that has not discovered the client yet drops its answer for good, and no client
-        # can tell. Servers discover the readers of one participant in order: whoever answers a
-        # younger client, asked until it does, knows this one too.
+        # can tell. Servers discover the readers of one participant in order: once a
+        # younger client gets an answer, this one has been discovered too.
         younger = self.node.create_client(GetParameters,
                                           f'{name.rpartition("/")[0]}/get_parameters')
         knocks = []
@@ -261,8 +261,8 @@ def linked(masks, publisher, make=good_image, timeout=60):
     """
     Publish images until one is answered, then one more; afterwards every image arrives.
 
-    The graph knows publisher and subscriber before data flow between them, and nothing but an
-    answer tells when. Of the repeated images nothing is left in the node: it answers in order.
+    The graph knows publisher and subscriber before data flow between them, and only an
+    answer shows when. Of the repeated images nothing is left in the node: it answers in order.
 
     :param make: returns a message with a new stamp.
     """
@@ -294,7 +294,7 @@ def until(publish, condition, what, timeout=20):
     wait_until(met, timeout, what)
 
 
-def settled_counts(peer, name='segmentation: camera', timeout=20):
+def stable_counts(peer, name='segmentation: camera', timeout=20):
     """Return a camera's counts, published after the call, when no image waits or is in work."""
     found = []
 
@@ -302,20 +302,20 @@ def settled_counts(peer, name='segmentation: camera', timeout=20):
         found.extend(counts({item.key: item.value for item in status.values})
                      for status in array.status if status.name == name)
 
-    def settled():
+    def stable():
         # The first may have been on its way at the call.
         return len(found) > 1 and found[-1]['received'] == sum(
             found[-1][key] for key in ('processed', 'dropped', 'failed'))
 
     subscription = peer.node.create_subscription(DiagnosticArray, '/diagnostics', received,
                                                  RELIABLE)
-    wait_until(settled, timeout, lambda: f'all images to be counted: {found[-1:]}')
+    wait_until(stable, timeout, lambda: f'all images to be counted: {found[-1:]}')
     peer.node.destroy_subscription(subscription)
     return found[-1]
 
 
 def counts_of(newest, name='segmentation: camera'):
-    """Return what became of a camera's images, by its newest diagnostics."""
+    """Return the counts of a camera's images in its newest diagnostics."""
     return counts(newest()[name][2])
 
 

@@ -104,7 +104,7 @@ def test_an_interval_that_no_video_is_as_long_as():
         score({'': Remembering()}, counting_video(6, 6), 0)
 
 
-def test_what_an_engine_or_a_label_has_wrong_is_said():
+def test_what_an_engine_or_a_label_has_wrong_is_reported():
     class Blind(Remembering):
         def current(self, frame, stream='', confidence=False):
             return Prediction(None, None, 1, {})

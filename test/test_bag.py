@@ -215,7 +215,7 @@ def test_make_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     np.testing.assert_array_equal(decode_image(images[2].message), picture(2))
     assert main(['street', str(tmp_path / 'b'), '--frames', '2', '--topic', '/front',
                  '--storage', 'sqlite3']) == 0
-    assert '2 images of /front, 25 a second' in capsys.readouterr().out
+    assert '2 images of /front, 25 Hz' in capsys.readouterr().out
     with open_recording(tmp_path / 'b') as recording:
         assert recording.message_type == COMPRESSED_IMAGE and recording.frame_count == 2
     assert main([str(tmp_path / 'missing'), str(tmp_path / 'c')]) == 1

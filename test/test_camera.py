@@ -142,5 +142,5 @@ def test_failures_of_one_camera_are_logged_once_in_a_while():
     assert [camera.failed('bad', BAD_IMAGES, 0.0) or camera.log_due
             for camera in cameras for _ in range(3)] == [True, False, False] * 2
     assert cameras[0].status('a', 'cpu', 1).level == DiagnosticStatus.ERROR
-    # Told once: the next second without failures is told as it is.
+    # Reported once: the next second without failures is OK.
     assert 'failed' not in cameras[0].status('a', 'cpu', 1).message

@@ -32,7 +32,7 @@ def test_segment_reads_a_video(tmp_path, random_checkpoint):
     assert len(list((tmp_path / 'out').iterdir())) == 4
 
 
-def test_what_cannot_be_done_is_said(tmp_path, random_checkpoint, capsys):
+def test_what_cannot_be_done_is_reported(tmp_path, random_checkpoint, capsys):
     def failure(*arguments):
         assert main(['segment', *map(str, arguments), '--weights', str(random_checkpoint)]) == 1
         return capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_two_runs(tmp_path, random_checkpoint, capsys):
     assert agreement.matrix.sum() == 12 * 48 * 64
 
 
-def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+def test_what_cannot_be_compared_is_reported(tmp_path, capsys):
     def failure(a, b):
         assert main([str(tmp_path / a), str(tmp_path / b)]) == 1
         return capsys.readouterr().err
@@ -66,10 +66,13 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     assert 'differ in size: (2, 1) and (1, 1)' in failure('a', 'small')
     assert 'no camera in common: ' in failure('a', 'front')
     assert 'no masks in it' in failure('a', 'none')
-    assert 'unreadable recording' in failure('a', 'missing')
+    assert 'no such file or directory' in failure('a', 'missing')
+    (tmp_path / 'broken.mcap').write_bytes(b'no recording')
+    assert 'unreadable or truncated recording' in failure('a', 'broken.mcap')
 
 
 def test_without_rosbags(tmp_path, monkeypatch):
+    write_masks(tmp_path / 'a', [(1, [[0, 0]])])
     monkeypatch.setitem(__import__('sys').modules, 'rosbags.rosbag2', None)
     with pytest.raises(ImportError, match='pip install rosbags'):
-        compare_bags(tmp_path, tmp_path)
+        compare_bags(tmp_path / 'a', tmp_path / 'a')

@@ -125,7 +125,7 @@ class Bomb:
         return (setattr, (Bomb, 'exploded', True))
 
 
-def test_what_is_wrong_is_said(tmp_path, capsys):
+def test_what_is_wrong_is_reported(tmp_path, capsys):
     def refused(message, source, *arguments):
         status, said = converted(capsys, source, tmp_path / 'x.safetensors', '--labels', 'camvid',
                                  *SIZE, *arguments)

@@ -118,14 +118,14 @@ def test_street_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert street.frame_count == 3
 
 
-def test_key_frames_are_told_only_where_they_are_known() -> None:
+def test_key_frames_are_given_only_where_they_are_known() -> None:
     from sensor_msgs.msg import Image
 
     happened = Run()
     for stamp_ns in (0, 10**8, 3 * 10**8, 4 * 10**8, 15 * 10**8, 16 * 10**8):
         happened.sent[stamp_ns] = happened.received[stamp_ns] = 1.0
         happened.keep_mask(stamp_ns, Image(height=2, width=3, data=bytes(range(6))))
-    assert demo.key_stamps(happened, 3) is None  # the node has told nothing
+    assert demo.key_stamps(happened, 3) is None  # no diagnostics from the node
     happened.diagnostics['processed'] = '7'
     assert demo.key_stamps(happened, 3) is None  # a mask is missing
     happened.diagnostics['processed'] = '6'

@@ -37,33 +37,33 @@ def node(random_checkpoint, faults):
 
 
 @pytest.fixture
-def told(node, peer):
+def seen(node, peer):
     """Return a function that waits for a camera's level and message, and gives its values."""
     newest = peer.diagnostics()
 
     def wait_for(camera, level, message, accept=lambda match, values: True):
         name, found = f'd/segmentation: {camera}', []
 
-        def told():
+        def seen():
             status = newest().get(name)
             match = status and status[0] == level and re.search(message, status[1])
             if match and accept(match, status[2]):
                 found.append(status[2])
             return bool(found)
-        wait_until(told, 30, lambda: f'{message!r}; told was {newest().get(name)}')
+        wait_until(seen, 30, lambda: f'{message!r}; reported was {newest().get(name)}')
         return found[0]
     return wait_for
 
 
 @pytest.fixture
-def front(node, peer, told):
+def front(node, peer, seen):
     stream = Stream(peer, '/d/front/image', '/d/segmentation/front/mask')
     yield stream
     stream.stop()
 
 
-def test_rates_counts_and_latencies_of_a_camera_that_does_well(front, told):
-    values = told('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5)
+def test_rates_counts_and_latencies_of_a_healthy_camera(front, seen):
+    values = seen('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5)
     for key in ('key latency', 'current latency'):
         p50, p95, largest = (float(values[f'{key} {which} (ms)'])
                              for which in ('p50', 'p95', 'max'))
@@ -75,8 +75,8 @@ def test_rates_counts_and_latencies_of_a_camera_that_does_well(front, told):
     assert 0 <= received - dropped - int(values['processed']) - int(values['failed']) <= 2
 
 
-def test_the_documents_name_every_key_and_no_other(front, told, peer):
-    told('front', OK, 'masks/s', lambda _, values: values['current latency p50 (ms)'] != 'unknown')
+def test_the_documents_name_every_key_and_no_other(front, seen, peer):
+    seen('front', OK, 'masks/s', lambda _, values: values['current latency p50 (ms)'] != 'unknown')
     newest = peer.diagnostics()
     wait_until(lambda: 'd/segmentation: front' in newest(), 10, 'diagnostics')
     for status, heading in (('front', 'a camera'), ('engine', 'the engine')):
@@ -135,49 +135,49 @@ def test_the_documents_and_the_security_policy_name_what_the_node_has(node, peer
         '~/get_type_description'}
 
 
-def test_a_gap_is_told_with_its_length(front, told):
-    told('front', OK, 'masks/s')
+def test_a_gap_is_reported_with_its_length(front, seen):
+    seen('front', OK, 'masks/s')
     front.paused = True
     time.sleep(0.6)
     front.paused = False
-    values = told('front', WARN, r'no image for (\d\.\d+) s in between; usually one comes every 0',
+    values = seen('front', WARN, r'a gap of (\d\.\d+) s between images; the usual interval is 0',
                   lambda match, _: 0.5 <= float(match[1]) < 2)
     assert float(values['longest gap (s)']) >= 0.5
-    values = told('front', OK, 'masks/s')
+    values = seen('front', OK, 'masks/s')
     assert float(values['longest gap (s)']) < 0.5
 
 
-def test_an_engine_too_slow_for_the_camera_shows_in_drops_rate_and_latency(front, told, faults):
-    told('front', OK, 'masks/s')
+def test_an_engine_too_slow_for_the_camera_shows_in_drops_rate_and_latency(front, seen, faults):
+    seen('front', OK, 'masks/s')
     faults.write_text('slow=0.2')
-    values = told('front', WARN, r'\d+ of \d+ images dropped: they come faster than the engine',
+    values = seen('front', WARN, r'\d+ of \d+ images dropped: they arrive faster than the engine',
                   lambda _, values: float(values['mask rate (Hz)']) <= 5.5)
     assert float(values['drop rate (Hz)']) > float(values['mask rate (Hz)'])
     assert float(values['current latency max (ms)']) >= 200
     faults.write_text('')
-    values = told('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5.5)
+    values = seen('front', OK, 'masks/s', lambda _, values: float(values['mask rate (Hz)']) > 5.5)
 
 
-def test_corrupt_images_are_a_warning_with_their_share_and_reason(front, told):
-    failed = int(told('front', OK, 'masks/s')['failed'])
+def test_corrupt_images_are_a_warning_with_their_share_and_reason(front, seen):
+    failed = int(seen('front', OK, 'masks/s')['failed'])
 
     def corrupt(message):
         if front.sent % 10 < 3:
             message.encoding = 'infrared9'
     front.change = corrupt
-    values = told('front', WARN, r'(\d+) of (\d+) images failed \(bad images\): .*infrared9',
+    values = seen('front', WARN, r'(\d+) of (\d+) images failed \(bad images\): .*infrared9',
                   lambda match, _: 0.1 < int(match[1]) / int(match[2]) < 0.6)
     assert int(values['failed']) > failed
     front.change = lambda message: message.__setattr__('encoding', 'infrared9')
-    told('front', ERROR, r'images failed \(bad images\)')
+    seen('front', ERROR, r'images failed \(bad images\)')
     front.change = lambda message: None
-    values = told('front', OK, 'masks/s')
+    values = seen('front', OK, 'masks/s')
     assert 'infrared9' in values['last failure']
 
 
-def test_ages_are_of_one_clock_or_unknown(front, told):
+def test_ages_are_of_one_clock_or_unknown(front, seen):
     # Stamps of 1970, as of a recording or a camera that counts from when it was switched on.
-    assert told('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
+    assert seen('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
 
     def stamp(offset):
         def change(message):
@@ -187,41 +187,41 @@ def test_ages_are_of_one_clock_or_unknown(front, told):
 
     front.change = stamp(3600)
     front.wait_for_masks(10)
-    assert told('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
+    assert seen('front', OK, 'masks/s')['mask age p50 (ms)'] == 'unknown'
     front.change = stamp(-5)
-    values = told('front', OK, 'masks/s',
+    values = seen('front', OK, 'masks/s',
                   lambda _, values: values['mask age p50 (ms)'] != 'unknown')
     assert 5000 <= float(values['mask age p50 (ms)']) < 10000
 
 
-def test_a_camera_that_is_absent_silent_and_gone(peer, told):
-    assert told('absent', WARN, 'nobody publishes /d/absent/image')['publishers'] == '0'
+def test_a_camera_that_is_absent_silent_and_gone(peer, seen):
+    assert seen('absent', WARN, 'nobody publishes /d/absent/image')['publishers'] == '0'
     publisher = peer.publisher(Image, '/d/absent/image')
-    assert told('absent', WARN, 'nothing has arrived on /d/absent/image, though')[
+    assert seen('absent', WARN, 'nothing has arrived on /d/absent/image, though')[
         'publishers'] == '1'
     peer.node.destroy_publisher(publisher)
     stream = Stream(peer, '/d/absent/image', '/d/segmentation/absent/mask')
-    told('absent', OK, 'masks/s')
+    seen('absent', OK, 'masks/s')
     stream.stop()
-    told('absent', WARN, r'no image for (\d+\.\d) s$', lambda match, _: float(match[1]) > 2)
+    seen('absent', WARN, r'no image for (\d+\.\d) s$', lambda match, _: float(match[1]) > 2)
     peer.node.destroy_publisher(stream.publisher)
-    told('absent', WARN, 'no image for .* s: nobody publishes /d/absent/image any more')
-    # One that comes back as something else is told of as what it is.
+    seen('absent', WARN, 'no image for .* s: nobody publishes /d/absent/image any more')
+    # A publisher that comes back with another type is reported with that type.
     peer.node.create_publisher(CompressedImage, '/d/absent/image', RELIABLE)
-    told('absent', ERROR, 'no image for .* s: /d/absent/image carries sensor_msgs/msg/Compressed')
+    seen('absent', ERROR, 'no image for .* s: /d/absent/image carries sensor_msgs/msg/Compressed')
 
 
-def test_publishers_that_can_never_be_received_from_are_an_error(peer, told):
+def test_publishers_that_can_never_be_received_from_are_an_error(peer, seen):
     # The node asks this camera for reliability.
     unreliable = peer.node.create_publisher(Image, '/d/strict/image', BEST_EFFORT)
-    told('strict', ERROR, 'the QoS of /d/strict/image does not match, nothing can arrive: '
+    seen('strict', ERROR, 'the QoS of /d/strict/image does not match, nothing can arrive: '
          '.*[Bb]est effort')
     peer.node.create_publisher(CompressedImage, '/d/other/image', RELIABLE)
-    told('other', ERROR, '/d/other/image carries sensor_msgs/msg/CompressedImage, not '
+    seen('other', ERROR, '/d/other/image carries sensor_msgs/msg/CompressedImage, not '
          'sensor_msgs/msg/Image')
     peer.node.destroy_publisher(unreliable)
     masks = peer.collect(Image, '/d/segmentation/strict/mask')
     reliable = peer.publisher(Image, '/d/strict/image', RELIABLE)
     wait_until(lambda: reliable.publish(image_message(np.zeros((64, 64, 3), np.uint8)))
                or time.sleep(0.1) or masks, 20, 'a mask')
-    told('strict', OK, 'masks/s')
+    seen('strict', OK, 'masks/s')

@@ -195,7 +195,7 @@ def test_what_is_installed_is_timed(stubs):
         assert {one.device for one in found.values()} <= {'cpu', 'cuda:0'}
 
 
-def test_what_is_not_installed_or_unknown_is_said(monkeypatch):
+def test_what_is_not_installed_or_unknown_is_reported(monkeypatch):
     with pytest.raises(ValueError, match='none of auto, torch, graphs'):
         make_engine(engine='tensorflow')
     for engine, device, message in (
@@ -218,7 +218,7 @@ def test_what_is_not_installed_or_unknown_is_said(monkeypatch):
         make_engine(engine='onnx-tensorrt')
 
 
-def test_an_engine_that_does_not_start_is_replaced_and_it_is_said(monkeypatch, caplog):
+def test_an_engine_that_does_not_start_is_replaced_and_reported(monkeypatch, caplog):
     openvino = pytest.importorskip('openvino')
     pytest.importorskip('onnx')
 

@@ -80,7 +80,7 @@ def test_json_holds_the_contract(tmp_path, checkpoint, capsys):
     assert 'mIoU %   key' in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said(tmp_path, checkpoint, capsys):
+def test_what_is_wrong_is_reported(tmp_path, checkpoint, capsys):
     def failure(root, *more, data='folder'):
         assert main(['evaluate', '--weights', str(checkpoint), '--data', data, '--root',
                      str(root), '--device', 'cpu', *more]) == 1

@@ -23,7 +23,7 @@ from featshare_ros.recovery import (
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
-BUSY = 'images dropped: they come faster than|^no image for .* s in between'
+BUSY = 'images dropped: they arrive faster than|^a gap of .* s between images'
 """Warnings of a camera whose masks come, on a machine that is too busy for all."""
 
 
@@ -65,14 +65,14 @@ def stream(node, peer):
     stream.stop()
 
 
-def test_a_failed_engine_is_made_anew_with_back_off_and_told(node, peer, stream, faults):
+def test_a_failed_engine_is_rebuilt_with_back_off_and_reported(node, peer, stream, faults):
     newest = peer.diagnostics()
     faults.write_text('fail load')
     wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][0] == b'\x02'
                and 'cannot be rebuilt' in newest()[ENGINE][1], 20, 'an error')
     assert 'device-side assert' in newest()[ENGINE][1]
     wait_until(lambda: newest()[CAMERA][1] == 'the engine failed and is being rebuilt', 10,
-               'the camera to say so')
+               'the preparation to be reported')
     assert newest()[CAMERA][0] == b'\x02'
     wait_until(lambda: 'rebuilt in 2 s' in node.log, 20, 'the third attempt')
     assert node.log.index('rebuilt in 0.5 s') < node.log.index('rebuilt in 1 s')
@@ -82,7 +82,7 @@ def test_a_failed_engine_is_made_anew_with_back_off_and_told(node, peer, stream,
     faults.write_text('')
     stream.wait_for_masks()
     wait_until(lambda: newest()[ENGINE][:2] == (b'\x00', 'active')
-               and works(newest()[CAMERA]), 20, 'recovery to be told')
+               and works(newest()[CAMERA]), 20, 'recovery to be reported')
     assert int(newest()[ENGINE][2]['engine restarts']) >= 3
     stream.stop()
     wait_until(lambda: newest()[CAMERA][1].startswith('no image for'), 20, 'quiet')
@@ -130,7 +130,7 @@ def test_a_deferred_key_frame_that_fails_costs_that_image_alone(node, peer, stre
     assert peer.set_parameters(node.name, **before).successful
 
 
-def test_transitions_and_calls_work_while_the_engine_is_away(node, peer, stream, faults):
+def test_transitions_and_calls_work_while_the_engine_is_rebuilt(node, peer, stream, faults):
     attempts = node.log.count('cannot be rebuilt')
     faults.write_text('fail load')
     wait_until(lambda: node.log.count('cannot be rebuilt') > attempts, 40, 'a failed attempt')
@@ -185,10 +185,10 @@ def test_an_engine_that_hangs_is_given_up_when_the_node_is_deactivated(node, pee
     stream.wait_for_masks()
 
 
-def test_deactivating_does_not_wait_for_an_engine_that_is_being_made(node, peer, stream, faults):
-    attempts = node.log.count('it is rebuilt in')
+def test_deactivating_does_not_wait_for_an_engine_that_is_being_built(node, peer, stream, faults):
+    attempts = node.log.count('it will be rebuilt in')
     faults.write_text('fail loading=30')
-    wait_until(lambda: node.log.count('it is rebuilt in') > attempts, 40, 'a failed engine')
+    wait_until(lambda: node.log.count('it will be rebuilt in') > attempts, 40, 'a failed engine')
     time.sleep(2.0)
     start = time.monotonic()
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
@@ -208,17 +208,17 @@ def test_an_engine_that_meets_a_new_size_prepares_itself(node, peer, stream, fau
     faults.write_text('slow=6')
     stream.change = taller
     wait_until(lambda: newest().get(CAMERA) and newest()[CAMERA][:2] == (
-        b'\x01', 'the engine prepares itself for images of 64x128, since it has had none of that '
-        'size'), 20, 'the camera to say so')
-    # Not so the second one.
-    wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine is stuck' in
-               newest()[CAMERA][1], 30, 'a stuck engine')
+        b'\x01', 'the engine is being prepared for 64x128 images, the first of that size'), 20,
+        'the preparation to be reported')
+    # The second image of the size is not preparation.
+    wait_until(lambda: newest()[CAMERA][0] == b'\x02' and 'the engine hangs' in
+               newest()[CAMERA][1], 30, 'a hanging engine')
     faults.write_text('')
     stream.wait_for_masks()
     wait_until(lambda: works(newest()[CAMERA]), 10, 'recovery')
 
 
-def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, stream):
+def test_enable_frees_the_engine_and_restarts_with_a_key_frame(node, peer, stream):
     newest = peer.diagnostics()
 
     def enable(on):
@@ -233,7 +233,7 @@ def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, st
     wait_until(lambda: newest().get(ENGINE) and newest()[ENGINE][:2]
                == (b'\x00', 'active, disabled'), 10, 'diagnostics')
     wait_until(lambda: newest()[CAMERA][:2] == (b'\x00', 'disabled by the service enable'), 10,
-               'the camera to say so')
+               'the preparation to be reported')
     before = newest()[CAMERA][2]
     count = len(stream.masks)
     time.sleep(0.5)
@@ -243,13 +243,13 @@ def test_enable_frees_the_engine_and_begins_anew_with_a_key_frame(node, peer, st
     stream.wait_for_masks(10)
     wait_until(lambda: works(newest()[CAMERA])
                and int(newest()[CAMERA][2]['processed']) > int(before['processed']), 10, 'masks')
-    # One, though the interval asks for none; counts go on.
+    # One, though the interval asks for none; counts continue.
     assert int(newest()[CAMERA][2]['key frames']) == int(before['key frames']) + 1
 
 
 @pytest.mark.parametrize(('sign', 'fault'), [(signal.SIGINT, 'slow=60'),
                                              (signal.SIGTERM, 'fail load')])
-def test_signals_end_it_though_the_engine_hangs_or_is_away(random_checkpoint, peer, tmp_path,
+def test_signals_end_it_while_the_engine_hangs_or_is_rebuilt(random_checkpoint, peer, tmp_path,
                                                            sign, fault):
     node = start(random_checkpoint, tmp_path / 'faults')
     stream = Stream(peer)
@@ -267,7 +267,7 @@ def test_signals_end_it_though_the_engine_hangs_or_is_away(random_checkpoint, pe
 
 
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_while_the_engine_is_being_made(random_checkpoint, peer, tmp_path, sign):
+def test_signals_end_it_while_the_engine_is_being_built(random_checkpoint, peer, tmp_path, sign):
     faults = tmp_path / 'faults'
     faults.write_text('loading=60')
     node = NodeProcess(faults=faults, weights=random_checkpoint, namespace='slow', **FAST)
@@ -280,7 +280,7 @@ def test_signals_end_it_while_the_engine_is_being_made(random_checkpoint, peer, 
     assert 'Traceback' not in node.log, node.log
 
 
-def test_engines_are_made_on_one_thread():
+def test_engines_are_built_on_one_thread():
     threads = set()
 
     def load():
@@ -305,7 +305,7 @@ def test_engines_are_made_on_one_thread():
         SupervisedSegmenter(fails, Logger(), lambda: True, loader)
 
 
-def test_waits_double_up_to_a_limit_and_begin_anew_after_a_good_time(monkeypatch):
+def test_waits_double_up_to_a_limit_and_restart_after_a_stable_run(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(recovery.time, 'monotonic', lambda: now[0])
     back_off = BackOff()
@@ -350,7 +350,7 @@ class Segmenter:
         Segmenter.alive -= 1
 
 
-def test_only_failures_in_a_row_make_the_engine_anew_and_never_two_at_once(monkeypatch):
+def test_only_consecutive_failures_rebuild_the_engine_and_never_two_at_once(monkeypatch):
     monkeypatch.setattr(recovery, 'FIRST_WAIT_S', 0.0)
     supervised = SupervisedSegmenter(Segmenter, Logger(), lambda: True, EngineLoader())
     good, bad = np.zeros((1, 1, 3), np.uint8), np.ones((1, 1, 3), np.uint8)

@@ -42,7 +42,7 @@ def unmarked(text):
 
 
 @pytest.mark.parametrize('path', WRITTEN, ids=name)
-def test_a_reference_page_tells_no_history(path):
+def test_a_reference_page_contains_no_history(path):
     assert history(path.read_text()) == []
 
 

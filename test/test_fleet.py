@@ -49,7 +49,7 @@ def test_the_address_may_be_left_out():
 
 
 def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys):
-    """A worker is killed in the middle of a recording: another goes on, and nothing is lost."""
+    """A worker is killed in the middle of a recording: another continues, and nothing is lost."""
     options = ['--weights', str(random_checkpoint), '--device', 'cpu']
     plain = tmp_path / 'plain'
     assert main([str(archive / 'monday' / 'one'), str(plain), *options]) == 0
@@ -59,7 +59,7 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
     killed = []
 
     def kill() -> None:
-        """Kill whoever writes the recording, in the middle of it."""
+        """Kill the process that writes the recording, in the middle of it."""
         end = time.monotonic() + 60
         while not killed and time.monotonic() < end:
             if file.exists() and file.stat().st_size > 10_000_000:

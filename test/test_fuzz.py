@@ -27,7 +27,7 @@ from featshare_ros.images import SUPPORTED_ENCODINGS
 from featshare_ros.node import SegmentationNode
 from featshare_ros.outputs import Publishers
 from featshare_ros.parameters import PARAMETERS
-from featshare_ros.worker import Processor
+from featshare_ros.processing import Processor
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 COMMON = {'deadline': None, 'database': None, 'derandomize': EXAMPLES <= 500,

@@ -214,7 +214,7 @@ def test_unknown_encodings(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv('ROS_DISTRO', 'jazzy')
     with pytest.raises(ImageError, match=r"'rgb9'.*ros-jazzy-cv-bridge\) supported are rgb8, bgr"):
         decode_image(message_of(rgb, 'rgb9'))
-    with pytest.raises(ImageError, match=r"'32FC1' is one that no colour camera image has"):
+    with pytest.raises(ImageError, match=r"'32FC1' holds depth or measurements, not colours"):
         decode_image(message_of(rgb, '32FC1'))
 
 

@@ -42,7 +42,7 @@ def talk() -> None:
     publisher = node.create_publisher(Image, TOPIC, qos)
     image = Image(width=WIDTH, height=HEIGHT, encoding='rgb8', step=WIDTH * 3)
     image.data = array('B', bytes(WIDTH * HEIGHT * 3))
-    # The first tells when the subscriber has found this publisher.
+    # The first shows when the subscriber has found this publisher.
     while not acknowledged(0, 0.2):
         publisher.publish(image)
     start = time.monotonic()

@@ -112,7 +112,7 @@ def test_damaged_checkpoints_fail_configuring(random_checkpoint, peer, tmp_path)
     try:
         assert not change(peer, node, Transition.TRANSITION_CONFIGURE)
         assert 'damaged.safetensors is not a readable safetensors file' in node.log
-        # The file is put right: the same node can go on.
+        # The file is put right: the same node can be configured.
         damaged.write_bytes(random_checkpoint.read_bytes())
         assert change(peer, node, Transition.TRANSITION_CONFIGURE)
         newest = peer.diagnostics()

@@ -51,7 +51,7 @@ def test_a_read_only_place_serves_what_is_there(folder, monkeypatch, caplog):
 @pytest.mark.parametrize('damage', [
     lambda content: b'', lambda content: content[:20], lambda content: content[:-1],
     lambda content: bytes(len(content)), lambda content: content[:500] + b'?' + content[501:]])
-def test_what_is_damaged_is_made_anew(folder, damage, caplog):
+def test_damaged_models_are_exported_again(folder, damage, caplog):
     cached('some', lambda: FILES)
     file = folder / 'some'
     file.write_bytes(damage(file.read_bytes()))

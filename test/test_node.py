@@ -16,7 +16,7 @@ from harness import (
     image_message,
     linked,
     picture,
-    settled_counts,
+    stable_counts,
     stamped,
     until,
     wait_until,
@@ -121,7 +121,7 @@ def test_a_bad_image_is_counted_and_the_next_good_one_segmented(node, peer, came
     assert all(mask.header != bad.header for mask in masks)
 
     def recovered():
-        # The camera goes on: two seconds of silence, as a stalled machine makes, are a warning.
+        # The camera continues: two seconds of silence, as a stalled machine makes, are a warning.
         answered(masks, publisher, good_image())
         return newest()['segmentation: camera'][0] == b'\x00'
 
@@ -155,7 +155,7 @@ def test_parameters_describe_themselves(node, peer):
     assert not interval.read_only
     assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (1, 1000)
     weights = peer.describe_parameter(node.name, 'weights')
-    assert weights.description.endswith('Counts when the node is configured.')
+    assert weights.description.endswith('Takes effect when the node is configured.')
     assert interval.description.endswith('Live.')
     assert peer.describe_parameter(node.name, 'autostart').read_only
     assert 'compressed' in peer.describe_parameter(
@@ -167,7 +167,7 @@ def test_a_key_frame_every_third_and_when_forced(node, peer, camera):
     newest = peer.diagnostics()
 
     def keys_among(count, force_at=None):
-        """Return which of the frames were key frames: told by the stage times held."""
+        """Return which of the frames were key frames, by their stage times."""
         before = counts_of(newest)
         for index in range(count):
             if index == force_at:
@@ -265,7 +265,7 @@ def test_a_recording_that_begins_again_is_a_new_scene(node, peer, camera):
     wait_until(lambda: 'segmentation: camera' in newest(), 10, 'diagnostics')
     peer.call(Trigger, f'{node.name}/force_key_frame', Trigger.Request())
     answered(masks, publisher, good_image())
-    before = settled_counts(peer)['key frames']
+    before = stable_counts(peer)['key frames']
     message = good_image()
     message.header.stamp.sec = 3
     answered(masks, publisher, message)
@@ -291,7 +291,7 @@ def pour_while_services_are_called(node, peer):
     publisher = peer.publisher(Image, '/burst/image', QoSProfile(
         depth=5000, reliability=ReliabilityPolicy.RELIABLE))
     linked(masks, publisher)
-    before = settled_counts(peer, 'burst/segmentation: camera')
+    before = stable_counts(peer, 'burst/segmentation: camera')
     stop, sent = threading.Event(), []
 
     def pour():
@@ -309,7 +309,7 @@ def pour_while_services_are_called(node, peer):
         stop.set()
         thread.join()
     wait_until(lambda: masks[-1].header == sent[-1].header, 20, 'the mask of the newest image')
-    after = settled_counts(peer, 'burst/segmentation: camera')
+    after = stable_counts(peer, 'burst/segmentation: camera')
     became = {key: after[key] - before[key] for key in after}
     assert became['received'] == len(sent)
     assert became['failed'] == 0

@@ -11,7 +11,7 @@ from harness import (
     good_image,
     linked,
     picture,
-    settled_counts,
+    stable_counts,
     stamped,
     until,
     wait_until,
@@ -37,7 +37,7 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
             depth=5000, reliability=ReliabilityPolicy.RELIABLE))
         linked(masks, publisher)
         name = 'busy/segmentation: camera'
-        start, answers, sent = settled_counts(peer, name), len(masks), 0
+        start, answers, sent = stable_counts(peer, name), len(masks), 0
         end = time.monotonic() + 4
         while time.monotonic() < end:
             last = good_image(height=240, width=320)
@@ -51,7 +51,7 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
         assert len(masks) - before <= 20
         stamps = [mask.header.stamp.sec + 1e-9 * mask.header.stamp.nanosec for mask in masks]
         assert stamps == sorted(stamps)
-        counts = {key: count - start[key] for key, count in settled_counts(peer, name).items()}
+        counts = {key: count - start[key] for key, count in stable_counts(peer, name).items()}
         assert counts['received'] == sent
         assert counts['processed'] == len(masks) - answers
         assert counts['failed'] == 0
@@ -123,7 +123,7 @@ def test_several_cameras_share_one_network(random_checkpoint, peer):
         process.stop()
 
 
-def test_diagnostics_tell_what_runs_and_when_nothing_comes(random_checkpoint, peer):
+def test_diagnostics_report_what_runs_and_when_nothing_arrives(random_checkpoint, peer):
     process = NodeProcess(namespace='r2', weights=random_checkpoint, **FAST)
     try:
         process.wait_for_log('segmenting')
@@ -141,7 +141,7 @@ def test_diagnostics_tell_what_runs_and_when_nothing_comes(random_checkpoint, pe
         masks = peer.collect(Image, '/r2/segmentation/mask')
         publisher = peer.publisher(Image, '/r2/image')
         linked(masks, publisher)
-        before = settled_counts(peer, 'r2/segmentation: camera')['processed']
+        before = stable_counts(peer, 'r2/segmentation: camera')['processed']
         for _ in range(20):
             answered(masks, publisher, good_image())
         wait_until(lambda: counts_of(newest, 'r2/segmentation: camera')['processed']
@@ -155,7 +155,7 @@ def test_diagnostics_tell_what_runs_and_when_nothing_comes(random_checkpoint, pe
         assert float(engine['current engine p50 (ms)']) \
             <= float(values['current latency p50 (ms)'])
         wait_until(lambda: newest()['r2/segmentation: camera'][1].startswith('no image for'), 10,
-                   'the silence to be told')
+                   'the silence to be reported')
         assert newest()['r2/segmentation: camera'][0] == b'\x01'
     finally:
         process.stop()
@@ -173,7 +173,7 @@ def test_nodes_in_namespaces_of_their_own_do_not_collide(random_checkpoint, peer
             ends.append((masks, peer.publisher(Image, f'/{name}/image')))
             linked(*ends[-1])
         names = [f'{name}/segmentation: camera' for name in ('left', 'right')]
-        before = [settled_counts(peer, name)['received'] for name in names]
+        before = [stable_counts(peer, name)['received'] for name in names]
         answers = [len(masks) for masks, _ in ends]
         for masks, publisher in ends:
             answered(masks, publisher, good_image())
@@ -181,7 +181,7 @@ def test_nodes_in_namespaces_of_their_own_do_not_collide(random_checkpoint, peer
         assert peer.set_parameters('/left/segmentation', key_interval=9).successful
         assert peer.get_parameter('/right/segmentation', 'key_interval') == 5
         for name, count in zip(names, before):
-            assert settled_counts(peer, name)['received'] == count + 1
+            assert stable_counts(peer, name)['received'] == count + 1
         # The newest may be older than the new interval.
         wait_until(lambda: [newest()[f'{name}/segmentation: engine'][2]['key_interval']
                             for name in ('left', 'right')] == ['9', '5'], 10, 'the new interval')

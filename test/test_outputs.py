@@ -26,7 +26,7 @@ from featshare_ros.outputs import (
     camera_info,
     scaled_camera_info,
 )
-from featshare_ros.worker import Processor
+from featshare_ros.processing import Processor
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_calibrations_of_another_size_than_the_images():
     assert (info.width, info.roi.width, info.k[0]) == (640, 160, 300.0)
     # It has no size: then it is the image's.
     assert published().k[0] == 300.0
-    with pytest.raises(OutputError, match='camera_info is of 1920x1080, of another shape than the '
-                       'images of 320x240: it is not published with the masks'):
+    with pytest.raises(OutputError, match='camera_info is for 1920x1080 images, but the images '
+                       'are 320x240, another aspect ratio: it is not published; remap'):
         published(width=1920, height=1080)
     assert published(width=640, height=480).k[0] == 150.0
 
@@ -174,8 +174,8 @@ def test_a_calibration_that_does_not_fit_is_a_warning_and_costs_no_mask(peer, pr
     wait_until(lambda: process(CameraInfo(width=640, height=480)) and masks and infos, 10, 'both')
     status = process(CameraInfo(width=1920, height=1080))
     assert (status.level, status.message) == (
-        DiagnosticStatus.WARN, 'camera_info is of 1920x1080, of another shape than the images of '
-        '32x24: it is not published with the masks')
+        DiagnosticStatus.WARN, 'camera_info is for 1920x1080 images, but the images are 32x24, '
+        'another aspect ratio: it is not published; remap camera_info')
     assert process(CameraInfo(width=640, height=480)).level == DiagnosticStatus.OK
     assert process.camera.statistics.counts.failed == 0
     assert not process.logger.lines

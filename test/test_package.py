@@ -155,7 +155,7 @@ def test_yaml_holds_every_parameter_with_its_default() -> None:
     defaults = {spec.name: spec.default for spec in PARAMETERS}
     written = yaml_parameters()
     assert written == defaults
-    # ROS tells 1 from 1.0.
+    # To ROS, 1 and 1.0 are different types.
     assert {n: type(v) for n, v in written.items()} == {n: type(v) for n, v in defaults.items()}
 
 

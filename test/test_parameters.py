@@ -28,7 +28,7 @@ def test_what_counts_at_configure_is_set_before_and_refused_after(random_checkpo
         for values in ({'weights': 'default'}, {'cameras': ['a', 'b']}, {'input_size': [96, 64]}):
             result = peer.set_parameters(node.name, key_interval=9, **values)
             assert not result.successful
-            assert f'parameter {next(iter(values))} counts when the node is configured' \
+            assert f'parameter {next(iter(values))} takes effect when the node is configured' \
                 in result.reason
         assert peer.get_parameter(node.name, 'key_interval') == 5
         # A whole parameter file can be loaded again: values that stay are no change.
@@ -82,7 +82,8 @@ def test_a_value_refused_at_start_is_put_right_by_setting_it(node):
 
 
 def test_every_description_says_when_the_parameter_counts():
-    ends = {True: 'Live.', False: ('Counts when the node is configured.', 'Counts at start.')}
+    ends = {True: 'Live.', False: ('Takes effect when the node is configured.',
+                                   'Takes effect at start.')}
     for spec in parameters.PARAMETERS:
         assert spec.descriptor().description.endswith(ends[spec.live]), spec.name
         assert spec.descriptor().read_only == spec.at_start

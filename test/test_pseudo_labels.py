@@ -59,7 +59,7 @@ def test_another_baseline_has_labels_of_its_own(checkpoint, images, tmp_path):
         PseudoLabels(other, tmp_path)(images[0])
 
 
-def test_damaged_labels_are_made_anew(checkpoint, images, tmp_path):
+def test_damaged_labels_are_computed_again(checkpoint, images, tmp_path):
     network, config = load_checkpoint(checkpoint, shared_levels=0)
     labels = PseudoLabels(checkpoint, tmp_path)
     cpu = torch.device('cpu')

@@ -256,7 +256,7 @@ def test_what_nobody_waits_for_any_more_is_cancelled_or_closed(engines):
     assert not loader.busy
 
 
-def test_an_engine_that_cannot_be_built_late_is_nobodys_error(engines):
+def test_a_late_failure_to_build_an_engine_is_ignored(engines):
     loader, go = EngineLoader(), threading.Event()
 
     def fails():

@@ -75,13 +75,13 @@ def test_report_makes_what_is_missing(tmp_path, street):
         'short-0-levels-interval-1.json', 'mine-2-levels.json', 'short-0-levels.json'}
     assert text == results_page(folder / 'report.json')  # drawn from the files alone
 
-    # Other weights are scored anew; the rest is kept, the network's latency too.
+    # Other weights are scored again; the rest is kept, the network's latency too.
     save(weights, 1)
     assert main(command) == 0
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
         'mine-2-levels-interval-2.json', 'mine-rivals.json'}
 
-    # So are a truncated network that was trained anew, and other frames of the same name.
+    # So are a truncated network that was trained again, and other frames of the same name.
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     save(truncated, 1, shared_levels=0, levels=2)
     assert main(command) == 0
@@ -107,7 +107,7 @@ def test_two_results_compared(tmp_path, capsys):
         '2 figures are equal', 'only in B: 1 figures']
 
 
-def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+def test_what_cannot_be_compared_is_reported(tmp_path, capsys):
     def failure(*paths):
         assert main(['report', '--compare', *map(str, paths)]) == 1
         return capsys.readouterr().err

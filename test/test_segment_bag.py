@@ -154,7 +154,7 @@ def test_damaged_images_are_left_out_and_counted(tmp_path, run):
     assert 'image left out: truncated JPEG' in status.message
 
 
-def test_what_cannot_be_done_is_said(tmp_path, run):
+def test_what_cannot_be_done_is_reported(tmp_path, run):
     write_bag(tmp_path / 'in')
 
     def failure(*arguments):
@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_said(tmp_path, run):
         tmp_path / 'in', out)
     assert "no image topic '/left'; its topics: /chatter" in failure(
         tmp_path / 'in', out, '--topic', '/left')
-    assert 'name each camera by a word of its own' in failure(
+    assert 'give each a different name of letters, digits and underscores' in failure(
         tmp_path / 'in', out, '--topic', 'a=/front/image_raw', '--topic', 'a=/rear/image_raw')
     assert not out.exists()
     (tmp_path / 'there').mkdir()

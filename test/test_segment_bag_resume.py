@@ -1,4 +1,4 @@
-"""However segment_bag ends, its output goes on to be what an unbroken run writes."""
+"""However segment_bag is interrupted, --resume completes the output of an unbroken run."""
 import contextlib
 import os
 import random
@@ -76,7 +76,7 @@ def test_killed_in_the_middle(tmp_path, unbroken, random_checkpoint, capsys):
         assert not (tmp_path / 'out' / 'metadata.yaml').exists()
     assert main([*options, '--resume']) == 0
     assert without_times(tmp_path / 'out') == expected
-    new = int(re.search(r'60 images, (\d+) of them now', capsys.readouterr().out)[1])
+    new = int(re.search(r'60 images, (\d+) of them in this run', capsys.readouterr().out)[1])
     assert new < 40  # the rest was there
 
 

@@ -155,7 +155,7 @@ def test_one_frame_by_one_and_very_wide(segmenter):
     assert segmenter.segment(frames(1, size=(2, 900))[0]).mask.shape == (2, 900)
 
 
-def test_a_failing_engine_starts_the_stream_anew(segmenter, monkeypatch):
+def test_a_failing_engine_restarts_the_stream(segmenter, monkeypatch):
     segmenter.segment(frames(1)[0])
     with monkeypatch.context() as patch:
         patch.setattr(segmenter.engine, 'current', lambda *_: (_ for _ in ()).throw(

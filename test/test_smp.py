@@ -99,7 +99,7 @@ def test_split_equals_unsplit(architecture, encoder, arguments, cuts):
         shared = network.high(network.low(frame))
         assert bool(shared) == bool(cut)
         mixed = network.decode(network.low(other), shared)
-        # With low features made anew, after another frame: nothing is changed in place.
+        # With low features computed again, after another frame: nothing is changed in place.
         torch.testing.assert_close(network.decode(network.low(frame), shared), expected,
                                    rtol=1e-9, atol=1e-9)
         assert not torch.equal(mixed, expected)
@@ -216,7 +216,7 @@ def test_pooling_that_can_be_exported(monkeypatch, size):
     torch.testing.assert_close(pool(features), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_without_the_package_it_is_said(monkeypatch, random_checkpoint, tmp_path):
+def test_without_the_package_the_error_names_it(monkeypatch, random_checkpoint, tmp_path):
     monkeypatch.setitem(sys.modules, 'segmentation_models_pytorch', None)
     with pytest.raises(ValueError, match=r'pip install .segmentation-models-pytorch'):
         smp_network(CLASSES, 'Unet', 'resnet18')

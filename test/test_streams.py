@@ -90,17 +90,17 @@ def test_a_cache_of_another_size_is_none():
 
 
 class Noting(HostEngine):
-    """Its features are a copy of the image; a deep half waits until it is told to go on."""
+    """Its features are a copy of the image; a deep half waits until ``release`` is set."""
 
     name, precision = 'noting', 'fp32'
 
     def __init__(self):
         super().__init__(Config('none', CAMVID, SIZE[::-1]), 32, 2)
-        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.entered, self.release = threading.Event(), threading.Event()
         self.overlaps = []
 
     def _run_key(self, image, mark):
-        self.overlaps.append(self.entered.is_set() and not self.go_on.is_set())
+        self.overlaps.append(self.entered.is_set() and not self.release.is_set())
         return np.zeros((2, 4, 4), np.float32), image.copy()
 
     def _deep_half(self, image):
@@ -108,7 +108,7 @@ class Noting(HostEngine):
 
     def deep(self, image):
         self.entered.set()
-        assert self.go_on.wait(60)
+        assert self.release.wait(60)
         return image.copy()
 
     def _run_current(self, image, shared, mark):
@@ -127,7 +127,7 @@ def test_the_caller_may_write_into_a_deferred_image():
     engine.key(image(1))
     assert engine.defer(frame).deferred
     frame[:] = 9  # the camera's next image, in the same memory
-    engine.go_on.set()
+    engine.release.set()
     engine._caches[''].newer.result(60)
     engine.current(frame)
     assert (engine._caches[''].shared == 7).all()
@@ -142,7 +142,7 @@ def test_a_key_frame_waits_for_the_deep_half_that_runs_beside():
     key = threading.Thread(target=engine.key, args=(image(3), 'right'))
     key.start()
     key.join(0.3)  # as long as it could go ahead
-    engine.go_on.set()
+    engine.release.set()
     key.join(60)
     assert engine.overlaps == [False, False]
     engine.close()

@@ -55,15 +55,15 @@ class World:
 
     def show(self, camera, *stamps):
         """Send images one by one, each when the last is answered; return how many were keys."""
-        before = self.told(camera)
+        before = self.reported(camera)
         for stamp in stamps:
             count = len(self._masks[camera])
             self._images[camera].publish(image_message(self._pixels, stamp=stamp))
             wait_until(lambda: len(self._masks[camera]) > count, 20,  # noqa: B023
                        f'a mask of {camera} at {stamp}')
-        return int(self.told(camera)['key frames']) - int(before['key frames'])
+        return int(self.reported(camera)['key frames']) - int(before['key frames'])
 
-    def told(self, camera):
+    def reported(self, camera):
         """Return the camera's values in /diagnostics, as soon as they count every mask."""
         def known():
             values = self._newest(camera)
@@ -120,13 +120,13 @@ def test_until_the_clock_begins_at_zero_images_are_answered_and_their_age_is_unk
         random_checkpoint):
     with new_world(random_checkpoint, 'zero') as world:
         assert world.show('front', 5.0, 5.05, 5.1) == 1
-        assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+        assert world.reported('front')['mask age p50 (ms)'] == 'unknown'
         world.set_clock(0.0)
         world.show('front', 0.0, 0.05, 0.1)
-        assert world.told('front')['mask age p50 (ms)'] == 'unknown'
+        assert world.reported('front')['mask age p50 (ms)'] == 'unknown'
         world.set_clock(0.2)
         world.show('front', 0.15)
-        assert float(world.told('front')['mask age p50 (ms)']) == pytest.approx(50, abs=1)
+        assert float(world.reported('front')['mask age p50 (ms)']) == pytest.approx(50, abs=1)
 
 
 def test_a_paused_clock_stalls_nothing(world):
@@ -146,7 +146,7 @@ def test_stamps_that_jump_back_without_the_clock_make_one_key_frame(world):
     assert world.show('front', 1.0, 1.05, 1.1) == 1
 
 
-def test_a_clock_that_jumps_back_makes_every_camera_begin_anew(world):
+def test_a_clock_that_jumps_back_restarts_every_camera(world):
     world.set_max_key_age(0.0)
     world.set_clock(9.0)
     world.show('front', 8.8, 8.85)
@@ -158,7 +158,7 @@ def test_a_clock_that_jumps_back_makes_every_camera_begin_anew(world):
     assert world.show('unstamped', 0.0, 0.0) == 1
 
 
-def test_without_stamps_gaps_are_told_by_the_time_of_arrival(world):
+def test_without_stamps_gaps_are_found_by_the_time_of_arrival(world):
     world.set_max_key_age(0.2)
     world.show('unstamped', 0.0)
     time.sleep(0.3)
@@ -166,7 +166,7 @@ def test_without_stamps_gaps_are_told_by_the_time_of_arrival(world):
     world.set_max_key_age(0.0)
     time.sleep(0.3)
     assert world.show('unstamped', 0.0) == 0
-    assert world.told('unstamped')['mask age p50 (ms)'] == 'unknown'
+    assert world.reported('unstamped')['mask age p50 (ms)'] == 'unknown'
 
 
 def test_cameras_with_clocks_of_their_own_leave_each_other_alone(world):
@@ -174,4 +174,4 @@ def test_cameras_with_clocks_of_their_own_leave_each_other_alone(world):
     world.show('rear', 1.7e9)
     for step in (0.05, 0.1, 0.15):
         assert world.show('front', 0.5 + step) == world.show('rear', 1.7e9 + step) == 0
-    assert world.told('rear')['mask age p50 (ms)'] == 'unknown'
+    assert world.reported('rear')['mask age p50 (ms)'] == 'unknown'

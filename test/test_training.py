@@ -204,7 +204,7 @@ def test_a_baseline_of_another_network_is_refused(baselines, tmp_path):
 
 
 def test_a_network_goes_on_to_other_classes(baselines, tmp_path):
-    """Whoever has video of their own starts from the package's weights."""
+    """A user with their own video starts from the package's weights."""
     torch.manual_seed(0)
     network = NETWORKS['fpn-efficientnet-lite0'](5, mending=True)
     trained = tmp_path / 'trained.safetensors'

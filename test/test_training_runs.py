@@ -1,4 +1,4 @@
-"""Training runs that are killed, resumed, shared by processes, or cannot go on."""
+"""Training runs that are killed, resumed, shared by processes, or cannot continue."""
 import os
 import shutil
 import signal

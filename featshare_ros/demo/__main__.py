@@ -50,7 +50,10 @@ from featshare_ros.recordings.bag import (
 
 MAX_KEY_AGE = 0.3
 """The node's max_key_age, in seconds."""
+
 STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
+"""The rendered street: (width, height) in pixels, Hz, number of frames, seed."""
+
 MOMENTS = 12
 """Number of pictures in the contact sheet."""
 
@@ -58,7 +61,7 @@ MOMENTS = 12
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
     options = _parse(arguments)
-    # A terminated demo stops its node as an interrupted one does.
+    # SIGTERM, like Ctrl-C, must also stop the node.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run_demo(options.recording, options.topic, options.output, options.weights,
@@ -77,7 +80,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
     """
     Replay a recording, or where ``path`` is None the rendered street, and write the results.
 
-    :returns: what was sent and received.
+    :returns: the frames sent and the masks received.
     :raises RecordingError, ReplayError, ReportError: where it cannot be done; the text says why.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -113,23 +116,23 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
 
 def prepare_environment() -> None:
     """
-    Set up ROS 2 for this process and the node: on this computer alone, and fit for large images.
+    Set up ROS 2 for this process and the node: local discovery, and room for large images.
 
-    A ROS_DOMAIN_ID that is set already is kept, so that other tools can look on.
+    A ROS_DOMAIN_ID that is set already is kept, so that other tools can see the topics.
     """
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ['ROS_LOCALHOST_ONLY'] = '1'  # Humble's name for it
-    # Up to 101 the ports stay below those that Linux hands out by itself.
+    # Domains up to 101 use ports below Linux's ephemeral ones.
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
-    # With Fast DDS's own settings, images above half a megabyte are lost between processes.
-    # Kilted reads the first of these variables, distributions up to Jazzy only the second.
+    # With Fast DDS's default settings, images above 512 KiB are lost between processes. Kilted
+    # reads the first of these variables, distributions up to Jazzy only the second.
     profile = str(_find_config('fastdds_large_images.xml'))
     os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', profile)
     os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', profile)
 
 
 def street_recording(output: Path) -> Path:
-    """Return the recording of the rendered street, made first where it is not there or whole."""
+    """Return the recording of the rendered street; render it where missing or incomplete."""
     from featshare_core.data.synthetic import RenderedStreet
 
     width, height = STREET_SIZE
@@ -148,10 +151,10 @@ def street_recording(output: Path) -> Path:
 
 def key_stamps(run: Run, key_interval: int) -> set[int] | None:
     """
-    Return the stamps of key frames, or None where they are not known.
+    Return the stamps of key frames in nanoseconds, or None where they are not known.
 
-    Masks do not say it: it follows from the schedule, where a mask came for every frame that the
-    node counts as processed.
+    Masks do not carry it. It follows from the schedule, if every frame that the node counts as
+    processed has its mask here.
     """
     if run.diagnostics.get('processed') != str(len(run.received)):
         return None
@@ -166,7 +169,7 @@ def key_stamps(run: Run, key_interval: int) -> set[int] | None:
 
 def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels: LabelSet,
                    output: Path) -> None:
-    """Write overlay.mp4 with every frame, and contact_sheet.png with moments that have masks."""
+    """Write overlay.mp4 with every frame, and contact_sheet.png with ``MOMENTS`` of them."""
     stamps = sorted(run.received)
     chosen = {stamps[round(at)] for at in np.linspace(0, len(stamps) - 1, MOMENTS)}
     moments: list[tuple[Picture, npt.NDArray[np.uint8], str]] = []
@@ -203,7 +206,7 @@ def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
         ('image', f'{recording.topic}, {recording.message_type.rsplit("/", 1)[1]}'),
         ('frames sent', f'{sent} at {_rate_text(list(run.sent.values()))}'),
         ('masks received', f'{received} at {_rate_text(list(run.received.values()))}'),
-        ('dropped by the node: overtaken by newer frames', status.get('dropped', '–')),
+        ('dropped by the node: replaced by newer frames', status.get('dropped', '–')),
         ('latency, frame published to mask received: p50 / p95 / max ms',
          percentiles(run.latencies())),
         ('in the node, key frames: p50 / p95 / max ms', _latency(status, 'key latency')),
@@ -218,13 +221,13 @@ def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
     faults = {'images that the node could not segment': int(status.get('failed', 0)),
               'frames that did not reach the node': sent - int(status.get('received', sent)),
               'masks that did not come back': int(status.get('processed', received)) - received,
-              'masks with a stamp that no frame had': run.strangers}
+              'masks with a stamp that no frame had': run.unmatched}
     rows[5:5] = [(name, str(count)) for name, count in faults.items() if count]
     return f'# Latency of the demo\n\n{markdown_table(rows)}\n'
 
 
 def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
-    """Yield stamp and picture of every frame; a damaged image shows the one before it."""
+    """Yield stamp and picture of every frame; for a damaged image, the one before it."""
     rgb: Picture | None = None
     waiting: list[RecordedImage] = []
     for image in recording:
@@ -241,12 +244,12 @@ def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
 
 
 def _latency(status: Mapping[str, str], name: str) -> str:
-    """Return 'p50 / p95 / max' of a latency in the node's diagnostics."""
+    """Return 'p50 / p95 / max' (ms) of a latency in the node's diagnostics."""
     return ' / '.join(status.get(f'{name} {which} (ms)', '–') for which in ('p50', 'p95', 'max'))
 
 
 def _rate(times_ns: Sequence[int]) -> float:
-    """Return the mean rate in Hz of ascending times in nanoseconds, 1 where it has none."""
+    """Return the mean rate in Hz of ascending times in nanoseconds; 1 where there is none."""
     if len(times_ns) < 2 or times_ns[-1] == times_ns[0]:
         return 1.0
     return (len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0])
@@ -269,7 +272,7 @@ def _processor() -> str:
 
 
 def _find_config(name: str) -> Path:
-    """Return a file of ``config/``: of the source tree, or of the prefix we are installed in."""
+    """Return a file of ``config/``, in the source tree or in the installation prefix."""
     for parent in Path(__file__).resolve().parents:
         for folder in (parent / 'config', parent / 'share' / 'featshare_ros' / 'config'):
             if (folder / name).is_file():

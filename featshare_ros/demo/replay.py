@@ -31,15 +31,15 @@ LAST_MASK_TIMEOUT = 10.0
 
 
 class ReplayError(RuntimeError):
-    """The replay cannot go on; the text says what is missing and ends with the node's log."""
+    """The replay cannot continue; the text says why, mostly with the end of the node's log."""
 
 
 class NodeProcess:
-    """A child process with its output in a file; a context manager that ends it in any case."""
+    """A child process that writes to a log file; a context manager that always ends it."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
-        # A session of its own: a Ctrl-C in the terminal reaches us, and we stop the node once.
+        # In a session of its own, so that Ctrl-C in the terminal reaches only this process.
         with log.open('wb') as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
                                              start_new_session=True)
@@ -73,7 +73,7 @@ class NodeProcess:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """End the process, though Ctrl-C be pressed again meanwhile."""
+        """End the process, even if Ctrl-C is pressed again meanwhile."""
         try:
             self.stop()
         except KeyboardInterrupt:
@@ -84,36 +84,36 @@ class NodeProcess:
 @dataclass
 class Run:
     """
-    What happened in a replay.
+    What was sent and received in a replay.
 
-    Frames and masks are matched by the stamp in their headers, in nanoseconds; times are those of
-    one monotonic clock, in seconds.
+    Frames and masks are matched by the stamps of their headers, in nanoseconds. ``sent`` and
+    ``received`` hold monotonic times in seconds, by stamp.
     """
 
     sent: dict[int, float] = field(default_factory=dict)
     received: dict[int, float] = field(default_factory=dict)
-    strangers: int = 0
-    """Masks with a stamp that no frame had: a node that changes headers."""
+    unmatched: int = 0
+    """Number of masks with a stamp that no frame had."""
     diagnostics: dict[str, str] = field(default_factory=dict)
     """The node's newest values from /diagnostics, by key."""
     problem: str = ''
-    """What the node's newest /diagnostics call an error."""
+    """Messages of level ERROR in the node's newest /diagnostics."""
     _masks: dict[int, tuple[tuple[int, int], bytes]] = field(default_factory=dict)
 
     def keep_mask(self, stamp_ns: int, message: Image) -> None:
-        """Keep a mask; packed, for long recordings have thousands."""
+        """Keep a mask, compressed: a long recording has thousands."""
         size = (message.height, message.width)
         self._masks[stamp_ns] = (size, zlib.compress(message.data, 1))
 
     def mask(self, stamp_ns: int) -> npt.NDArray[np.uint8] | None:
-        """Return the class ids (HxW uint8) for the frame with this stamp, if they came."""
+        """Return the mask (HxW uint8) of the frame with this stamp; None where none came."""
         if stamp_ns not in self._masks:
             return None
         size, packed = self._masks[stamp_ns]
         return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(size)
 
     def mask_size(self, stamp_ns: int) -> tuple[int, int]:
-        """Return the (height, width) of a mask that came."""
+        """Return (height, width) of a mask that was received."""
         return self._masks[stamp_ns][0]
 
     def latencies(self) -> list[float]:
@@ -122,16 +122,17 @@ class Run:
 
 
 class Replay:
-    """A camera on ROS 2 that publishes recorded images and collects what the node makes."""
+    """A ROS 2 node that publishes recorded images as a camera does, and collects the masks."""
 
     def __init__(self, compressed: bool) -> None:
         self.run = Run()
         self._lock = threading.Lock()
-        # Python's own Ctrl-C handling stays: it must unwind to where the node is stopped.
+        # Python handles Ctrl-C, not rclpy: KeyboardInterrupt must reach the code that stops the
+        # node's process.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('camera', namespace=NAMESPACE)
         kind, topic = (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
-        # Best effort of a small depth, as a camera driver publishes.
+        # Best effort and a small depth, as camera drivers publish.
         self._publisher = self._node.create_publisher(kind, topic, qos_profile_sensor_data)
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._mask_topic = f'{NAMESPACE}/{NODE_NAME}/mask'
@@ -152,18 +153,18 @@ class Replay:
         executor.shutdown()
 
     def _on_mask(self, message: Image) -> None:
-        """Note when a mask came, and keep it."""
+        """Record the time at which a mask came, and keep it."""
         now = time.monotonic()
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         with self._lock:
             if stamp_ns not in self.run.sent:
-                self.run.strangers += 1
+                self.run.unmatched += 1
                 return
         self.run.keep_mask(stamp_ns, message)
         self.run.received[stamp_ns] = now
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        """Keep the newest values that the node tells of itself."""
+        """Keep the newest values that the node reports."""
         own = [status for status in message.status
                if status.name.lstrip('/').startswith(f'{NAMESPACE}/{NODE_NAME}'.lstrip('/'))]
         for status in own:
@@ -175,9 +176,9 @@ class Replay:
 
     def wait_for_node(self, process: NodeProcess) -> None:
         """
-        Wait until images and masks have both ends.
+        Wait until the node subscribes to the images and publishes masks.
 
-        :raises ReplayError: where the node ends or is not there in time.
+        :raises ReplayError: where the node ends, reports an error, or is not ready in time.
         """
         deadline = time.monotonic() + START_TIMEOUT
         while True:
@@ -195,12 +196,12 @@ class Replay:
                 raise ReplayError(process.with_log(
                     f'after {START_TIMEOUT:.0f} s nobody {" or ".join(missing)}'))
             time.sleep(0.05)
-        # The graph knows a publisher a little before data flow from it.
+        # Discovery reports a publisher a little before its data arrive.
         time.sleep(0.5)
 
     def play(self, images: Iterable[RecordedImage], process: NodeProcess) -> None:
         """
-        Publish images at the pace of their log times, and wait for the masks of the last ones.
+        Publish images at the intervals of their log times, and wait for the last masks.
 
         :raises ReplayError: where the node ends meanwhile, or two images have the same stamp.
         """
@@ -227,23 +228,23 @@ class Replay:
             if time.monotonic() - quiet_since > LAST_MASK_TIMEOUT:
                 break
             time.sleep(0.02)
-        # A report that counts them all: the second from here, for the first may be halfway done.
+        # The second report from here counts all frames; the first may already be on its way.
         for _ in range(2):
             self._diagnosed.clear()
             self._diagnosed.wait(2.0)
 
     def close(self) -> None:
-        """Leave ROS 2."""
+        """Stop the thread and shut rclpy down."""
         self._ending.set()
         self._thread.join(5.0)
         self._node.destroy_node()
         rclpy.try_shutdown()
 
     def __enter__(self) -> Replay:
-        """Return the replay, which is on ROS 2 already."""
+        """Return the replay, which runs already."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """Leave ROS 2."""
+        """Close the replay."""
         self.close()

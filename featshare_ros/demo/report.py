@@ -1,4 +1,4 @@
-"""What the demo writes: a video and a contact sheet with the masks in colour, a latency table."""
+"""The demo's results: a video and a contact sheet with coloured masks, a latency table."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ Picture = npt.NDArray[np.uint8]
 """HxWx3 uint8 RGB."""
 
 MAX_VIDEO_WIDTH = 1280
+"""Largest width of the video, in pixels."""
 OPACITY = 0.55
+"""Opacity of the classes' colours, 0 to 1."""
 _BACKGROUND, _TEXT, _FAINT, _ALERT = (24, 26, 30), (235, 235, 235), (150, 155, 165), (255, 190, 60)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _COLUMNS, _TILE_WIDTH, _GAP = 3, 320, 12
@@ -27,14 +29,14 @@ class ReportError(RuntimeError):
 
 
 def draw_overlay(rgb: Picture, mask: npt.NDArray[np.uint8], labels: LabelSet) -> Picture:
-    """Return the picture with its classes in colour; the mask may be of another size."""
+    """Return HxWx3 uint8: the picture under its classes' colours; the mask may differ in size."""
     if mask.shape != rgb.shape[:2]:
         mask = np.asarray(cv2.resize(mask, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST))
     return paint(rgb, mask, labels, OPACITY)
 
 
 def draw_legend(labels: LabelSet, width: int, height: int = 22) -> Picture:
-    """Return a strip of ``width`` pixels with every class's colour and name, in as many rows."""
+    """Return a strip, ``width`` wide, with each class's colour and name; rows as needed."""
     scale = height / 50
     places, x, y = [], _GAP, 0
     for name in labels.names:
@@ -70,7 +72,7 @@ class OverlayVideo:
         height, width = rgb.shape[:2]
         while width > MAX_VIDEO_WIDTH:
             height, width = max(1, height // 2), width // 2
-        # The codec wants even sizes.
+        # The codec requires even sizes.
         self._size = (width + width % 2, height + height % 2)
         self._legend = draw_legend(self._labels, self._size[0])
         total = (self._size[0], self._size[1] + self._legend.shape[0])
@@ -82,7 +84,7 @@ class OverlayVideo:
 
     def add(self, rgb: Picture, mask: npt.NDArray[np.uint8] | None, text: str,
             alert: str = '') -> None:
-        """Append a picture, without a mask as it is; ``alert`` is text in another colour."""
+        """Append a picture; a mask of None adds no colours; ``alert`` is drawn in orange."""
         if self._writer is None:
             self._writer = self._open(rgb)
         rgb = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)

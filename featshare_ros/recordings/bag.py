@@ -1,5 +1,5 @@
 """
-Camera recordings: rosbag2 (mcap, sqlite3) and video files in, rosbag2 recordings out.
+Camera recordings: read from rosbag2 (mcap, sqlite3) and video files, written as rosbag2.
 
 Reading and writing go through ``rosbags``, which needs no ROS installation; it is imported when a
 recording is opened, so that the node runs without it.
@@ -26,7 +26,7 @@ VIDEO_TOPIC = '/camera/image_raw'
 """Default topic of a video file's frames."""
 
 START_NS = 1_000_000_000
-"""First stamp of a source without a clock, in nanoseconds: not 0, which tf reads as 'now'."""
+"""First stamp of a source without a clock, in nanoseconds; not 0, which tf reads as 'now'."""
 
 
 class RecordingError(ValueError):
@@ -90,10 +90,10 @@ def open_recording(path: str | Path, topic: str = '') -> Recording:
     Open a recording of a camera.
 
     :param path: a rosbag2 directory, a single .mcap or .db3 file, or a video file.
-    :param topic: the image topic; it may be left out where the recording has one alone. A video's
-        frames are given this topic.
+    :param topic: the image topic; may be empty where the recording has only one. For a video, the
+        topic that its frames get.
     :raises RecordingError: where the path is missing or unreadable, or the topic is missing or
-        not unique; the message lists the topics there are.
+        not unique; the message lists the topics of the recording.
     :raises ImportError: where rosbags is not installed.
     """
     path = Path(path)
@@ -121,21 +121,21 @@ def open_bag(path: Path) -> Any:
         reader = reader_class(path)
         reader.open()
         return reader
-    except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
+    except Exception as error:  # of any type: rosbags' own, sqlite's, yaml's, struct's, ...
         raise RecordingError(
             f'{path}: unreadable or truncated recording: {error}; `mcap recover` and `ros2 bag '
-            'reindex` can mend some') from error
+            'reindex` can repair some') from error
 
 
 def _no_bag(path: Path) -> RecordingError:
-    """Return what to say of a file that is no recording."""
+    """Return the error for a file that is not a recording."""
     hint = '; convert it with `rosbags-convert`' if path.suffix == '.bag' else ''
     return RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
                           f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')
 
 
 def describe_topics(reader: Any) -> str:
-    """Return a line that lists every topic of rosbags' reader with its type."""
+    """Return one line with every topic of rosbags' reader and its type."""
     topics = {f'{connection.topic} ({connection.msgtype}, {connection.msgcount} messages)'
               for connection in reader.connections}
     return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
@@ -143,7 +143,7 @@ def describe_topics(reader: Any) -> str:
 
 def only_image_topic(reader: Any, path: Path) -> str:
     """
-    Return the one topic with images in it of rosbags' reader.
+    Return the only topic of rosbags' reader that has images.
 
     :raises RecordingError: where there is none, or several.
     """
@@ -160,8 +160,8 @@ def only_image_topic(reader: Any, path: Path) -> str:
 class _BagRecording(Recording):
     """A rosbag2 recording."""
 
-    # Not rosbags' AnyReader: that one parses the definitions of every type in the recording, and
-    # one that it does not understand would keep us from the images.
+    # Not rosbags' AnyReader: it parses the definition of every type in the recording, and fails
+    # on one that it does not understand, even if no image needs it.
 
     def __init__(self, path: Path, topic: str) -> None:
         self._path = path
@@ -201,7 +201,7 @@ class _BagRecording(Recording):
                 _, log_time_ns, serialized = entry
                 message = self._types.deserialize_cdr(serialized, self.message_type)
                 stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            except Exception as error:  # as above, and whatever a damaged message gives
+            except Exception as error:  # of any type, as in open_bag
                 raise RecordingError(f'{self._path}: image {index} of {self.topic} is unreadable: '
                                      f'{error}') from error
             yield RecordedImage(self.topic, stamp_ns, log_time_ns, message, compressed,
@@ -226,7 +226,7 @@ class _VideoRecording(Recording):
         self._fps = self._video.get(cv2.CAP_PROP_FPS)
         if not 0 < self._fps < 10_000:
             self.close()
-            raise RecordingError(f'{path}: the video states no usable frame rate ({self._fps})')
+            raise RecordingError(f'{path}: the video has no usable frame rate ({self._fps})')
         self.frame_count = max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.duration = self.frame_count / self._fps
 
@@ -262,23 +262,23 @@ class _VideoRecording(Recording):
 def write_recording(path: str | Path, frames: Iterable[npt.NDArray[np.uint8]], topic: str,
                     fps: float, jpeg_quality: int | None = None, storage: str = 'mcap') -> int:
     """
-    Write pictures as a rosbag2 recording and return how many they were.
+    Write pictures as a rosbag2 recording and return their number.
 
-    The recording gets its metadata.yaml last: one without it was interrupted.
+    metadata.yaml is written last: a recording without it is incomplete.
 
-    :param path: the directory to make; it must not exist.
+    :param path: the directory to create; it must not exist.
     :param frames: HxWx3 uint8 RGB arrays.
     :param topic: for example /camera/image_raw, and /camera/image_raw/compressed for JPEG.
-    :param fps: frames a second; stamps and log times follow it from ``START_NS`` on.
+    :param fps: frames per second; stamps and log times follow it from ``START_NS`` on.
     :param jpeg_quality: 1 to 100 for JPEG in CompressedImage, None for Image of rgb8.
     :param storage: 'mcap' or 'sqlite3'.
-    :raises RecordingError: where the path exists, or a frame is no RGB picture.
+    :raises RecordingError: where the path exists, or a frame is not HxWx3 uint8.
     """
     rosbag2 = _import_rosbags('rosbag2')
     types = message_types()
     if Path(path).exists():
         raise RecordingError(f'{path}: exists already, not overwritten')
-    # Version 8 of the format: what comes after it is not readable for Humble's ros2 bag.
+    # Humble's ros2 bag reads versions up to 8.
     writer = rosbag2.Writer(path, version=8, storage_plugin=rosbag2.StoragePlugin[storage.upper()])
     message_type = IMAGE if jpeg_quality is None else COMPRESSED_IMAGE
     count = 0
@@ -328,7 +328,7 @@ def message_types() -> Any:
 
 
 def _import_rosbags(module: str) -> Any:
-    """Import a module of rosbags, or say how to get it."""
+    """Return a module of rosbags; raise ImportError with the install command without it."""
     try:
         import rosbags.rosbag2
         import rosbags.typesys

@@ -1,4 +1,4 @@
-"""All messages of a recording in order, the camera images among them to be segmented."""
+"""All messages of a recording in log order, grouped by the images to be segmented."""
 from __future__ import annotations
 
 import re
@@ -25,7 +25,7 @@ from featshare_ros.recordings.bag import (
 from featshare_ros.recordings.mcap_file import Channel
 
 GROUP_BYTES = 4 << 20
-"""Largest group of other topics' messages that wait for the next image, in bytes."""
+"""Size from which messages of other topics do not wait for the next image, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class BagInput:
     A recording and which of its topics are cameras: a context manager.
 
     :param topics: image topics, each as TOPIC or NAME=TOPIC; empty for the only one there is.
-    :param copy: whether the messages of all topics are wanted, or the cameras' alone.
+    :param copy: whether to read the messages of all topics, or only those of the cameras.
     :raises RecordingError: where the recording or a topic of it is missing or unreadable.
     """
 
@@ -98,7 +98,7 @@ class BagInput:
                                if connection.id in self._cameras)
         self.identity = {'messages': self._reader.message_count,
                          'start': self._reader.start_time, 'duration': self._reader.duration}
-        """What tells this recording from another, wherever it lies."""
+        """Figures that identify the recording, whatever its path."""
 
     def _choose(self, wanted: Sequence[str]) -> list[CameraTopic]:
         """Find the connections of the wanted topics, or the only image topic."""
@@ -116,9 +116,9 @@ class BagInput:
             if len({c.name for c in cameras}) < len(cameras) or \
                     not re.fullmatch('([A-Za-z][A-Za-z0-9_]*)?', camera.name):
                 raise RecordingError(
-                    f'{", ".join(c.topic for c in cameras)} would be called '
-                    f'{", ".join(repr(c.name) for c in cameras)}: name each camera by a word of '
-                    f'its own, as in --topic front={camera.topic}')
+                    f'{", ".join(c.topic for c in cameras)} would get the camera names '
+                    f'{", ".join(repr(c.name) for c in cameras)}: give each a different name of '
+                    f'letters, digits and underscores, as in --topic front={camera.topic}')
         return cameras
 
     def channels(self) -> list[Channel]:
@@ -128,7 +128,7 @@ class BagInput:
         for connection in self._connections if self._channels else ():
             definition, encoding = connection.msgdef.data, connection.msgdef.format.name.lower()
             if not definition and connection.msgtype in types.types:
-                # Recordings of Humble in sqlite3 hold no definitions.
+                # Humble's sqlite3 recordings contain no message definitions.
                 definition = types.generate_msgdef(connection.msgtype, ros_version=2)[0]
                 encoding = 'msg'
             channels.append(Channel(
@@ -144,7 +144,7 @@ class BagInput:
 
         :param stop: the reading ends early once this is set.
         :param start: the position to begin after.
-        :param again: positions of images before ``start`` that are wanted all the same.
+        :param again: positions of images before ``start`` that are read nevertheless.
         :raises RecordingError: where the file turns out to be damaged.
         """
         messages = self._reader.messages(self._connections)
@@ -152,7 +152,7 @@ class BagInput:
         while not stop.is_set():
             try:
                 entry = next(messages, None)
-            except Exception as error:  # by the damage: rosbags' own, sqlite's, zstd's, ...
+            except Exception as error:  # of any type: rosbags' own, sqlite's, zstd's, ...
                 if group.copies:
                     yield group
                 raise RecordingError(f'{self.path}: unreadable after {position} messages: '
@@ -195,10 +195,10 @@ class BagInput:
 
 
 def decode(camera: CameraTopic, content: bytes) -> DecodedImage:
-    """Return the picture of a serialized image message, or what is wrong with it."""
+    """Return the picture of a serialized image message (CDR), or what is wrong with it."""
     try:
         message = message_types().deserialize_cdr(content, camera.message_type)
-    except Exception as error:  # whatever a damaged message gives
+    except Exception as error:  # of any type
         return DecodedImage(None, None, f'damaged message: {error}')
     compressed = camera.message_type == COMPRESSED_IMAGE
     try:

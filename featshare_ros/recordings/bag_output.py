@@ -19,7 +19,7 @@ from featshare_ros.recordings.bag_input import CameraTopic, DecodedImage
 from featshare_ros.recordings.mcap_file import Channel, McapFile
 
 NODE = '/segmentation'
-"""Topics are called as the live node's."""
+"""Prefix of the written topics: the live node's name."""
 
 OVERLAY_QUALITY = 90
 """JPEG quality of recorded overlays, 0 to 100."""
@@ -41,14 +41,14 @@ class Wanted:
     """Which outputs a recording gets."""
 
     raw: bool = False
-    """Masks and confidences as raw Image; otherwise as PNG, which loses nothing."""
+    """Masks and confidences as raw Image; otherwise as PNG, which is lossless."""
     overlay: bool = False
     confidence: bool = False
 
 
 @functools.cache
 def output_types() -> Any:
-    """Return rosbags' message types with LabelInfo, which needs no vision_msgs that way."""
+    """Return rosbags' message types and LabelInfo, so that vision_msgs need not be installed."""
     from rosbags.typesys import get_types_from_msg
     types = message_types()
     types.register({
@@ -60,9 +60,9 @@ def output_types() -> Any:
 
 class Outputs:
     """
-    The topics that are written for some cameras, and their messages.
+    The topics that are written for each camera, and their messages.
 
-    :param first_id: of the channels, the number of the first.
+    :param first_id: id of the first channel.
     """
 
     def __init__(self, cameras: Sequence[CameraTopic], wanted: Wanted, first_id: int) -> None:
@@ -121,13 +121,13 @@ class Outputs:
 
 
 def _compressed(header: Any, picture: Picture) -> Any:
-    """Return colours as JPEG, and bytes such as class ids as PNG, which loses nothing."""
+    """Return rgb8 as JPEG and mono8 (class ids, confidence) as PNG, which is lossless."""
     if picture.encoding == 'rgb8':
         form = 'rgb8; jpeg compressed bgr8'
         data = cv2.imencode('.jpg', cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2BGR),
                             [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])[1]
     else:
-        # Masks are runs of equal ids: a search for longer patterns gains little.
+        # Masks are runs of equal ids: run-length encoding is enough.
         form = 'mono8; png compressed '
         data = cv2.imencode('.png', picture.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1,
                                                      cv2.IMWRITE_PNG_STRATEGY,
@@ -142,7 +142,11 @@ def _offered(qos: Qos) -> str:
 
 
 def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> None:
-    """Write the metadata.yaml that makes the folder of an mcap file a rosbag2 recording."""
+    """
+    Write metadata.yaml beside an mcap file, which makes their folder a rosbag2 recording.
+
+    :raises OSError: where that fails; no metadata.yaml is left then.
+    """
     counts, (start, end) = file.counts, file.times
 
     def times() -> dict[str, Any]:  # a new one per place, or YAML would write references
@@ -154,7 +158,7 @@ def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> N
         'offered_qos_profiles': channel.qos, 'type_description_hash': channel.type_hash},
         'message_count': counts[channel.id]} for channel in channels]
     content = yaml.safe_dump({'rosbag2_bagfile_information': {
-        # What comes after version 8 is not readable for Humble's ros2 bag.
+        # Humble's ros2 bag reads versions up to 8.
         'version': 8, 'storage_identifier': 'mcap', **times(),
         'relative_file_paths': [path.name], 'topics_with_message_count': topics,
         'compression_format': '', 'compression_mode': '',

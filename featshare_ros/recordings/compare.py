@@ -1,7 +1,7 @@
 """
 Agreement between the masks of two recordings, to see what a new checkpoint changes.
 
-Neither is the truth: intersection over union says how alike they are, not which is better.
+Neither is ground truth: intersection over union says how similar they are, not which is better.
 """
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
 from featshare_core.labels import UNLABELLED
+from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, describe_topics, open_bag
+from featshare_ros.recordings.bag_output import output_types
 
 Mask = npt.NDArray[np.uint8]
 
@@ -25,14 +27,15 @@ Mask = npt.NDArray[np.uint8]
 @dataclass
 class Agreement:
     """
-    What two recordings have in common.
+    Agreement of the masks of two recordings, A and B.
 
-    ``matrix`` counts pixels by class in A and class in B; ``per_lag`` does so for each distance
-    from the key frame, as A's timing has it, where A has one.
+    ``matrix`` counts pixels by class in A (row) and class in B (column); ``per_lag`` does so for
+    each distance from the key frame in A's timing topic, where A has one. ``only_a`` and
+    ``only_b`` count frames without a counterpart.
     """
 
     cameras: list[str]
-    """Those that were compared; what only one recording has is left out."""
+    """Cameras that are in both recordings."""
     names: list[str]
     matrix: Matrix
     per_lag: dict[int, Matrix] = field(default_factory=dict)
@@ -52,34 +55,19 @@ class MaskRecording:
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            from rosbags.rosbag2 import Reader
-            from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-        except ImportError as error:
-            raise ImportError('recordings are read with rosbags, which is not installed: '
-                              'pip install rosbags') from error
         self.path = Path(path)
-        try:
-            self._reader = Reader(self.path)
-            self._reader.open()
-        except Exception as error:  # by the damage: its own, sqlite's, yaml's, struct's, ...
-            raise ValueError(f'{path}: unreadable recording: {error}') from error
-        self._types = get_typestore(Stores.ROS2_HUMBLE)
-        self._types.register({
-            **get_types_from_msg('uint16 class_id\nstring class_name',
-                                 'vision_msgs/msg/VisionClass'),
-            **get_types_from_msg('std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n'
-                                 'float32 threshold', 'vision_msgs/msg/LabelInfo')})
+        self._reader = open_bag(self.path)
+        self._types = output_types()
         self._masks = {
             connection.topic.removesuffix('/compressed').removesuffix('/mask'): connection
             for connection in self._reader.connections if connection.msgcount
             and connection.topic.removesuffix('/compressed').endswith('/mask')
-            and connection.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')}
+            and connection.msgtype in (IMAGE, COMPRESSED_IMAGE)}
         if not self._masks:
-            topics = ', '.join(sorted({c.topic for c in self._reader.connections})) or 'nothing'
+            topics = describe_topics(self._reader)
             self._reader.close()
             raise ValueError(f'{path}: no masks in it (topics that end in /mask or '
-                             f'/mask/compressed); it holds {topics}')
+                             f'/mask/compressed); {topics}')
 
     @property
     def cameras(self) -> set[str]:
@@ -88,33 +76,33 @@ class MaskRecording:
 
     def masks(self, camera: str) -> Iterator[tuple[int, Mask]]:
         """
-        Yield stamp in nanoseconds and mask of every frame.
+        Yield stamp in nanoseconds and mask (HxW uint8) of every frame.
 
         :raises ValueError: where one cannot be read.
         """
-        for stamp, message in self._read(camera, self._masks[camera]):
+        for stamp, message in self._read(self._masks[camera]):
             if hasattr(message, 'format'):
                 mask = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
             else:
                 rows = message.data[:message.height * message.step]
                 mask = rows.reshape(message.height, message.step)[:, :message.width]
             if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
-                raise ValueError(f'{self.path}: the mask of {camera} at {stamp} ns is no picture '
-                                 'of bytes')
+                raise ValueError(f'{self.path}: the mask of {camera} at {stamp} ns is not '
+                                 'HxW uint8')
             yield stamp, mask
 
     def lags(self, camera: str) -> dict[int, int]:
-        """Return each stamp's frames since the key frame, where the recording tells them."""
+        """Return the frames since the key frame by stamp, of frames that the timing topic has."""
         found = {}
-        for stamp, message in self._read(camera, self._topic(f'{camera}/timing')):
+        for stamp, message in self._read(self._topic(f'{camera}/timing')):
             values = {item.key: item.value for item in message.status[0].values}
             if 'frames since key' in values:
                 found[stamp] = int(values['frames since key'])
         return found
 
     def class_names(self, camera: str) -> list[str]:
-        """Return the names of the classes by id, as far as the recording tells them."""
-        for _, message in self._read(camera, self._topic(f'{camera}/label_info')):
+        """Return the class names by id; empty where the recording has no label_info."""
+        for _, message in self._read(self._topic(f'{camera}/label_info')):
             names = {item.class_id: item.class_name for item in message.class_map}
             return [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
         return []
@@ -122,7 +110,7 @@ class MaskRecording:
     def _topic(self, topic: str) -> Any:
         return next((c for c in self._reader.connections if c.topic == topic), None)
 
-    def _read(self, camera: str, connection: Any) -> Iterator[tuple[int, Any]]:
+    def _read(self, connection: Any) -> Iterator[tuple[int, Any]]:
         """Yield stamp and message of every message of a topic, if there is one."""
         if connection is None:
             return
@@ -131,7 +119,7 @@ class MaskRecording:
                 message: Any = self._types.deserialize_cdr(content, connection.msgtype)
                 stamp = message.header.stamp
                 yield stamp.sec * 10**9 + stamp.nanosec, message
-        except Exception as error:  # by the damage, as above
+        except Exception as error:  # of any type, as in open_bag
             raise ValueError(f'{self.path}: {connection.topic} is unreadable: {error}') from error
 
     def __enter__(self) -> MaskRecording:
@@ -156,7 +144,7 @@ def compare_bags(path_a: str | Path, path_b: str | Path) -> Agreement:
                              f'{", ".join(sorted(a.cameras))}, {path_b} of '
                              f'{", ".join(sorted(b.cameras))}')
         names = a.class_names(cameras[0]) or b.class_names(cameras[0])
-        # Room for ids that nobody named. What A leaves unlabelled is not counted.
+        # Ids without a name get a row too. Pixels that are unlabelled in A are not counted.
         agreement = Agreement(cameras, names,
                               np.zeros((UNLABELLED + 1, UNLABELLED + 1), np.int64))
         for camera in cameras:
@@ -178,7 +166,7 @@ def compare_bags(path_a: str | Path, path_b: str | Path) -> Agreement:
 
 def _pairs(a: Iterator[tuple[int, Mask]], b: Iterator[tuple[int, Mask]],
            agreement: Agreement) -> Iterator[tuple[int, Mask, Mask]]:
-    """Yield what has the same stamp in both, which ascend, and count what is in one alone."""
+    """Yield masks with the same stamp, of ascending stamps, and count those without a pair."""
     entry_a, entry_b = next(a, None), next(b, None)
     while entry_a or entry_b:
         if entry_a and entry_b and entry_a[0] == entry_b[0]:
@@ -193,7 +181,7 @@ def _pairs(a: Iterator[tuple[int, Mask]], b: Iterator[tuple[int, Mask]],
 
 
 def report(agreement: Agreement) -> str:
-    """Return the agreement as text: in all, per class, and per lag."""
+    """Return the agreement as text: overall, per class, and per lag."""
     matrix = agreement.matrix
     pixels = int(matrix.sum())
     lines = [f'{", ".join(agreement.cameras)}: {agreement.frames} frames compared, '

@@ -1,4 +1,4 @@
-"""An archive of recordings, spread over a Ray cluster: one task for each recording."""
+"""An archive of recordings, segmented by a Ray cluster: one task per recording."""
 from __future__ import annotations
 
 import logging
@@ -13,7 +13,7 @@ from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
 RETRIES = 5
-"""Restarts of a task whose worker or machine was lost."""
+"""Largest number of restarts of a task whose worker or machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ class Row:
 
 def find_recordings(folder: Path, leave_out: Path) -> dict[str, Path]:
     """
-    Return every recording under a folder by its name there: rosbag2 directories, lone files.
+    Return the path of every recording under a folder, by its name relative to the folder.
 
-    :param leave_out: a folder that may lie inside, with the outputs.
+    Recordings are rosbag2 directories, and .mcap and .db3 files outside of them.
+
+    :param leave_out: a folder that is not searched: that of the outputs.
     :raises RecordingError: where there is none.
     """
     if not folder.is_dir():
@@ -62,21 +64,23 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     """
     Segment all recordings of a folder into another, and print a table.
 
-    What is done already is skipped and what was interrupted is continued. A task whose worker
-    is lost is started again by Ray, and continues where the lost one stopped. A recording that
-    cannot be segmented does not keep the others from it.
+    Complete outputs are skipped, interrupted ones continued. Ray restarts a task whose worker is
+    lost; it continues where the lost one stopped. A recording that cannot be segmented becomes a
+    row of the table and does not stop the others.
 
-    :param address: of a running cluster, which sees both folders under the same paths and has
-        this package installed; empty for this machine.
-    :param gpu_share: of a task, where the cluster has GPUs.
-    :returns: 0 where every recording is done, otherwise 1.
+    :param address: of a running cluster, whose machines have both folders under the same paths
+        and this package installed; empty for this machine.
+    :param gpu_share: GPUs per task, for example 0.3, where the cluster has GPUs.
+    :returns: exit status: 0 where every recording is segmented, otherwise 1.
+    :raises RecordingError: where the folder has no recordings.
+    :raises ImportError: where ray or tqdm is not installed.
     """
     try:
         import ray
         from tqdm import tqdm
     except ImportError as error:
-        raise ImportError('a fleet of workers needs ray and tqdm, which are not installed: pip '
-                          'install ray tqdm') from error
+        raise ImportError('--ray needs ray and tqdm, which are not installed: '
+                          'pip install ray tqdm') from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
     # Workers have working directories of their own.
@@ -104,9 +108,9 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
 
 
 def segment_one(name: str, source: str, output: str, job: Job) -> Row:
-    """Segment one recording, on a worker; what goes wrong comes back as a row."""
+    """Segment one recording, on a worker; a failure is returned as a row."""
     import torch
-    # Ray sets the variable to the task's cores; more threads would take those of its neighbours.
+    # Ray sets the variable to the task's cores; more threads would compete with other tasks.
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     worker = f'{socket.gethostname()}:{os.getpid()}'
     begin = time.monotonic()
@@ -120,7 +124,7 @@ def segment_one(name: str, source: str, output: str, job: Job) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as text, by name, with a line that sums them up."""
+    """Return the rows as text, sorted by name, with a line of totals."""
     lines = [('recording', 'state', 'frames', 'seconds', 'worker', '')]
     for row in sorted(rows, key=lambda row: row.recording):
         lines.append((row.recording, row.state, str(row.frames), f'{row.seconds:.1f}', row.worker,

@@ -1,5 +1,5 @@
 """
-Make a rosbag2 recording of a video, a folder of images or a rendered street, to try things on.
+Make a rosbag2 recording of a video, a folder of images or a rendered street.
 
     make_recording VIDEO OUT
     make_recording FOLDER OUT --fps 10
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f'make_recording: {error}', file=sys.stderr)
         return 1
-    print(f'{options.output}: {count} images of {topic}, {fps:g} a second')
+    print(f'{options.output}: {count} images of {topic}, {fps:g} Hz')
     return 0
 
 
 def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame], float]:
-    """Return the pictures and their rate: the one wished for, or the video's own."""
+    """Return the pictures and their rate in Hz: ``fps``, else the video's own, else 25."""
     if source == 'street':
         from featshare_core.data.synthetic import RenderedStreet
         street = RenderedStreet(*STREET_SIZE, seed, fps or 25.0)
@@ -66,15 +66,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', help="a video file, a folder of images, the word 'street', or "
                                        "'traffic/CLIP', a clip of the passing-traffic set")
-    parser.add_argument('output', type=Path, help='the directory to make')
+    parser.add_argument('output', type=Path, help='the directory to create')
     parser.add_argument('--topic', help='default: /camera/image_raw[/compressed]')
     parser.add_argument('--fps', type=float,
                         help="default: the video's or the clip's own, otherwise 25")
     parser.add_argument('--frames', type=int,
-                        help='how many at most; a street has no end')
-    parser.add_argument('--seed', type=int, default=1, help='which street; default: %(default)s')
+                        help='largest number of images; default: all, 200 of a street')
+    parser.add_argument('--seed', type=int, default=1,
+                        help='seed of the street; default: %(default)s')
     parser.add_argument('--raw', action='store_true', help='raw images instead of JPEG')
-    parser.add_argument('--quality', type=int, default=92, help='of JPEG; default: %(default)s')
+    parser.add_argument('--quality', type=int, default=92,
+                        help='JPEG quality, 1 to 100; default: %(default)s')
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap')
     options = parser.parse_args(arguments)
     if options.source == 'street' and options.frames is None:

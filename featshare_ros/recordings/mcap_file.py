@@ -2,9 +2,9 @@
 An mcap file that is written in order and can be continued after any interruption.
 
 The layout is that of https://mcap.dev/spec: header, schemas, channels, then chunks of messages
-with their indexes, then a summary. After every chunk stands a metadata record with the writer's
-state at that point, which other readers skip. What follows the last such record is unfinished
-work; ``reopen`` cuts it off.
+with their indexes, then a summary. After every chunk comes a metadata record with the writer's
+state at that point, which other readers skip. What follows the last such record is incomplete;
+``reopen`` discards it.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Channel:
 
 @dataclass
 class _Chunk:
-    """What the summary tells of a chunk; ``end`` is where the state after it ends."""
+    """A chunk's entry in the summary; ``end`` is where the state after the chunk ends."""
 
     offset: int
     length: int
@@ -70,9 +70,9 @@ class _Chunk:
 
 class McapFile:
     """
-    Messages of channels that are all known from the beginning.
+    A file whose channels are all known when it is created.
 
-    Only one process has a file open: for another, opening raises BlockingIOError.
+    One process at a time can open it; for others, opening raises BlockingIOError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,9 +89,9 @@ class McapFile:
     @classmethod
     def create(cls, path: Path, channels: Sequence[Channel], settings: dict[str, str]) -> McapFile:
         """
-        Start a file, over whatever is there.
+        Create a file, or overwrite one.
 
-        :param settings: kept in the file, and there again when it is reopened.
+        :param settings: stored in the file, and available again when it is reopened.
         """
         file = cls(path)
         file._channels = channels
@@ -105,11 +105,11 @@ class McapFile:
     @classmethod
     def reopen(cls, path: Path, channels: Sequence[Channel]) -> McapFile:
         """
-        Go on with a file: what follows the last state is cut off when the first chunk is written.
+        Continue a file: what follows the last state is discarded with the first chunk written.
 
         :param channels: the same as when it was created.
-        :raises UnknownFileError: where the file is another program's. One that ended before it
-            had settings comes back without.
+        :raises UnknownFileError: where another program wrote the file. A file that ends before
+            its settings is returned without settings.
         """
         file = cls(path)
         file._channels = channels
@@ -122,7 +122,7 @@ class McapFile:
 
     @property
     def counts(self) -> dict[int, int]:
-        """How many messages each channel has, by its id; those in finished chunks."""
+        """Number of messages in finished chunks, by channel id."""
         total = dict.fromkeys((channel.id for channel in self._channels), 0)
         for chunk in self._chunks:
             for channel, count in chunk.counts.items():
@@ -131,13 +131,13 @@ class McapFile:
 
     @property
     def times(self) -> tuple[int, int]:
-        """The first and last log time in nanoseconds, of finished chunks."""
+        """First and last log time of finished chunks, in nanoseconds; zeros without chunks."""
         chunks = [chunk for chunk in self._chunks if chunk.counts]
         return (min((chunk.start_time for chunk in chunks), default=0),
                 max((chunk.end_time for chunk in chunks), default=0))
 
     def write(self, channel: int, log_time: int, data: bytes | memoryview) -> None:
-        """Add a message to the chunk, which is in memory until ``checkpoint``."""
+        """Add a message (CDR, log time in nanoseconds) to the chunk, which is held in memory."""
         self._index.setdefault(channel, []).append((log_time, self._size))
         head = struct.pack('<BQHIQQ', MESSAGE, 22 + len(data), channel, 0, log_time, log_time)
         self._parts += (head, data)
@@ -145,9 +145,9 @@ class McapFile:
 
     def checkpoint(self, state: State) -> None:
         """
-        Note the state that belongs to the messages so far, and write the chunk if it is time.
+        Store the state after the messages so far; write the chunk if it is large or old enough.
 
-        :raises OSError: where that fails. The file then ends with the chunk before.
+        :raises OSError: where writing fails. The file then ends with the previous chunk.
         """
         self._pending = state
         if self._size >= CHUNK_BYTES or time.monotonic() - self._since >= CHUNK_SECONDS:
@@ -167,11 +167,11 @@ class McapFile:
 
     def close(self, then: Callable[[], None]) -> None:
         """
-        Write the summary, which makes the file a readable one, call ``then``, and close it.
+        Write the summary, which makes the file readable for others, call ``then``, and close it.
 
-        Where there is no room for either, chunks are given up from the end until there is.
+        Where there is no room for both, chunks are removed from the end until there is.
 
-        :raises OSError: where not even that helps.
+        :raises OSError: where it fails even without chunks.
         """
         try:
             while True:
@@ -190,7 +190,7 @@ class McapFile:
         self._file.close()
 
     def _give_up_chunk(self) -> None:
-        """Go back to where the last chunk begins, and to the state there."""
+        """Remove the last chunk, and restore the state before it."""
         self._chunks.pop()
         self.state, self._end = {}, self._begin
         if self._chunks:
@@ -201,7 +201,7 @@ class McapFile:
             self.state = json.loads(content['json'])
 
     def _clear(self) -> None:
-        """Begin a new chunk."""
+        """Start a new chunk."""
         self._parts: list[bytes | memoryview] = []
         self._index: dict[int, list[tuple[int, int]]] = {}
         self._size = 0
@@ -233,7 +233,7 @@ class McapFile:
 
     def _append(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write at the end, or leave the file as it was and raise."""
-        # First what an earlier run left behind: half overwritten it could look whole.
+        # An earlier run's remainder goes first: partly overwritten, it could look complete.
         self._file.truncate(self._end)
         self._file.seek(self._end)
         try:
@@ -274,12 +274,12 @@ class McapFile:
             struct.pack('<HQ', *entry) for entry in sorted(counts.items())))
 
     def _scan(self) -> None:
-        """Read where the chunks lie, up to the last state."""
+        """Find the chunks up to the last state."""
         size = self._file.seek(0, os.SEEK_END)
         head = self._read(0, 8)
-        # A loss of power may have left zeros.
+        # After a loss of power the file may contain zeros.
         if not MAGIC.startswith(head.rstrip(b'\0')):
-            raise UnknownFileError('it is no mcap file')
+            raise UnknownFileError('it is not an mcap file')
         at, chunk = len(MAGIC), None
         while at + 9 <= size:
             kind, length = struct.unpack('<BQ', self._read(at, 9))
@@ -307,7 +307,7 @@ class McapFile:
                     self._chunks.append(chunk)
                     chunk = None
             elif kind not in (HEADER, SCHEMA, CHANNEL):
-                break  # the summary, or what a loss of power left
+                break  # the summary, or the remains after a loss of power
             at = following
 
     def _read(self, at: int, length: int) -> bytes:
@@ -329,7 +329,7 @@ def _metadata(name: str, content: dict[str, str]) -> bytes:
 
 
 def _strings(data: bytes) -> list[str]:
-    """Return the strings that lie one after the other."""
+    """Return the strings in a sequence of length-prefixed ones."""
     texts, at = [], 0
     while at < len(data):
         length, = struct.unpack_from('<I', data, at)

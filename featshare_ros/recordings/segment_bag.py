@@ -1,5 +1,5 @@
 """
-Segment a recording as the live node would, every image, as fast as the device goes.
+Segment every image of a recording as the live node would, as fast as the device allows.
 
     segment_bag IN OUT
     segment_bag IN OUT --topic front=/front/image_raw --topic rear=/rear/image_raw
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'segment_bag: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('segment_bag: interrupted at once; run it again with --resume', file=sys.stderr)
+        print('segment_bag: interrupted, the output is not closed; run it again with --resume',
+              file=sys.stderr)
         return 130
 
 
@@ -74,17 +75,17 @@ def _report(outcome: Outcome, output: Path) -> None:
     if outcome.state == 'complete already':
         print(f'{output} is complete already: {outcome.frames} images')
         return
-    print(f'{output}: {outcome.frames} images, {outcome.new_frames} of them now, '
-          f'{outcome.new_frames / max(outcome.seconds, 1e-9):.1f} a second')
+    print(f'{output}: {outcome.frames} images, {outcome.new_frames} of them in this run, '
+          f'{outcome.new_frames / max(outcome.seconds, 1e-9):.1f} images/s')
     if outcome.failed:
-        print(f'{outcome.failed} images were left out; the timing topic says why: the first, '
+        print(f'{outcome.failed} images were left out, see the timing topic; the first: '
               f'{outcome.first_problem}', file=sys.stderr)
     if outcome.missing:
-        print(f'the recording states {outcome.missing} more images than it holds',
+        print(f'the index of the recording counts {outcome.missing} more images than it contains',
               file=sys.stderr)
     if outcome.state == 'interrupted':
-        print('interrupted: the recording is closed and readable; --resume goes on where it '
-              'stops', file=sys.stderr)
+        print('interrupted: the recording is closed and readable; --resume continues it',
+              file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -111,8 +112,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='a rosbag2 recording (directory, .mcap, .db3), and the directory to '
                              'write; with --ray, a folder of recordings each')
     parser.add_argument('--topic', action='append', default=[], metavar='[NAME=]TOPIC',
-                        help='an image topic, where there are several; once for each camera')
-    parser.add_argument('--resume', action='store_true', help='go on with an interrupted output')
+                        help='an image topic, where there are several; repeat it per camera')
+    parser.add_argument('--resume', action='store_true', help='continue an interrupted output')
     parser.add_argument('--only-masks', action='store_true',
                         help='do not copy the original topics')
     parser.add_argument('--raw', action='store_true',
@@ -121,10 +122,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--confidence', action='store_true', help='write confidences too')
     add_segmenter_options(parser, stamps=True)
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
-                        help='spread the recordings of a folder over a Ray cluster; without an '
-                             'address over this machine')
+                        help='segment the recordings of a folder on a Ray cluster; without an '
+                             'address, on this machine')
     parser.add_argument('--gpu-share', type=float, default=0.3, metavar='SHARE',
-                        help='with --ray, the part of a GPU for each recording; '
+                        help='with --ray, the share of a GPU per recording; '
                              'default: %(default)s')
     options = parser.parse_args(arguments)
     paths = options.paths

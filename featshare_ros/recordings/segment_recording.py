@@ -1,4 +1,4 @@
-"""One recording in, one with masks out: the stages, and how an interrupted one goes on."""
+"""Segment a recording into another, in stages, and continue an interrupted output."""
 from __future__ import annotations
 
 import json
@@ -21,10 +21,10 @@ from featshare_ros.recordings.mcap_file import Channel, McapFile, State, Unknown
 
 @dataclass(frozen=True)
 class Job(SegmenterOptions):
-    """How recordings are segmented, and what is written of them."""
+    """How recordings are segmented, and which outputs are written."""
 
     topics: tuple[str, ...] = ()
-    """Each TOPIC or NAME=TOPIC; empty for the only image topic."""
+    """Image topics, each TOPIC or NAME=TOPIC; empty for the only one."""
     raw: bool = False
     overlay: bool = False
     confidence: bool = False
@@ -33,7 +33,7 @@ class Job(SegmenterOptions):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for a recording; ``state`` is done, complete already or interrupted."""
+    """The result for a recording; ``state``: done, complete already or interrupted."""
 
     state: str
     frames: int
@@ -45,7 +45,7 @@ class Outcome:
     """Images that could not be decoded."""
     first_problem: str = ''
     missing: int = 0
-    """Images that the recording's index counts and that it does not hold."""
+    """Images that the recording's index counts and that it does not contain."""
 
 
 @dataclass
@@ -55,10 +55,10 @@ class _Step:
     group: Group
     image: DecodedImage | None
     again: bool
-    """Whether an earlier run wrote this image, so that it is run for its deep features alone."""
+    """Whether an earlier run wrote this image: it is run only for its deep features."""
     result: Result | None = None
     introduce: bool = False
-    """The camera's first image, which comes with the class names."""
+    """Whether it is the camera's first image, with which the class names are written."""
     state: State | None = None
 
 
@@ -68,11 +68,11 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
     """
     Write a recording with the masks of every image of ``source``.
 
-    The output is whole at the end, also where this raises or ``stop`` was set; after a crash it
-    has no metadata.yaml. ``resume`` goes on in all these cases.
+    The output is closed and readable at the end, also where this raises or ``stop`` was set; only
+    after a crash it has no metadata.yaml. ``resume`` continues it in all these cases.
 
-    :param output: the directory to make; it exists only with ``resume``.
-    :param stop: ends the work early, once it is set.
+    :param output: the directory to create; it may exist only with ``resume``.
+    :param stop: ends the run early, once it is set.
     :param progress: called with the images done and the images in all.
     :raises RecordingError: where input or output cannot be read, written or continued.
     :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
@@ -95,7 +95,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             work = _Work(bag, outputs, file, job, stop, progress)
         except BaseException:
             file.abandon()
-            if new:  # or a second try, with other settings, would be refused because of it
+            if new:  # otherwise a second try with other settings would be refused
                 shutil.rmtree(output)
             raise
         (output / 'metadata.yaml').unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             problem = error
         finally:
             try:
-                # A chunk that is not full yet; there may be no room for it.
+                # The last, incomplete chunk; there may be no room for it.
                 if not isinstance(problem, OSError):
                     file.flush()
             except OSError as error:
@@ -114,14 +114,14 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             try:
                 file.close(lambda: write_metadata(path, file, channels))
             except OSError as error:
-                raise RecordingError(f'{output} could not be closed: {error}; --resume goes on '
-                                     'with it') from (problem or error)
+                raise RecordingError(f'{output} could not be closed: {error}; --resume '
+                                     'continues it') from (problem or error)
         if problem is not None:
             saved = file.state.get('frames', 0)
             reason = f'{output} cannot be written: {problem.strerror or problem}' \
                 if isinstance(problem, OSError) else str(problem)
             raise RecordingError(f'{reason}. The {saved} images until then are in {output}, '
-                                 'closed and readable; --resume goes on with it') from problem
+                                 'closed and readable; --resume continues it') from problem
         return work.outcome()
 
 
@@ -180,7 +180,7 @@ class _Work:
         return _Step(group, image, group.position <= self._start)
 
     def _segment(self, step: _Step) -> _Step:
-        """Run the network, as the node does; on the one thread that may."""
+        """Run the network as the node does; on the device's thread."""
         camera, image, state = step.group.camera, step.image, dict(self._state)
         if step.again:
             assert camera is not None and image is not None and image.frame is not None
@@ -221,8 +221,8 @@ class _Work:
 
 
 def _settings(job: Job, bag: BagInput) -> dict[str, str]:
-    """Return, by names for people, the settings that a continued output must share."""
-    # The device may be another: a fleet's task may be done by another machine.
+    """Return the settings that a continued output must share, by the names for messages."""
+    # The device may differ: another machine of a fleet may continue the task.
     fields = {key: value for key, value in asdict(job).items() if key not in ('device', 'topics')}
     return {name: json.dumps(value) for name, value in {
         **fields, 'weights': fingerprint(job.weights), 'recording': bag.identity,
@@ -230,12 +230,12 @@ def _settings(job: Job, bag: BagInput) -> dict[str, str]:
 
 
 def _refuse_clash(source: Path, copies: list[Channel], outputs: Outputs) -> None:
-    """Raise where the recording has topics called like those that are to be written."""
+    """Raise RecordingError where the recording already has topics that are to be written."""
     clash = sorted({channel.topic for channel in copies}
                    & {channel.topic for channel in outputs.channels})
     if clash:
-        raise RecordingError(f'{source} holds {", ".join(clash)} already, and the new ones would '
-                             'mix with them: --only-masks leaves the old ones out')
+        raise RecordingError(f'{source} already holds {", ".join(clash)}, which the output would '
+                             'repeat: --only-masks leaves the old ones out')
 
 
 def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str, str],
@@ -243,8 +243,8 @@ def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str,
     """Start the output, or open the one that is to be continued."""
     try:
         if output.exists() and not resume:
-            raise RecordingError(f'{output}: exists already, not overwritten; --resume goes on '
-                                 'with an interrupted run')
+            raise RecordingError(f'{output}: exists already, not overwritten; --resume '
+                                 'continues an interrupted run')
         if output.exists() and not path.exists() \
                 and (not output.is_dir() or any(output.iterdir())):
             raise RecordingError(f'{output}: holds no {path.name} to continue')
@@ -262,6 +262,6 @@ def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str,
     other = [name for name, value in settings.items() if file.settings.get(name) != value]
     if other:
         file.abandon()
-        raise RecordingError(f'{output} was begun with other settings, so that --resume cannot '
+        raise RecordingError(f'{output} was started with other settings, so that --resume cannot '
                              f'continue it: {", ".join(other)}')
     return file
