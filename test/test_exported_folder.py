@@ -55,6 +55,27 @@ def test_segment_bag_takes_it_and_goes_on_with_it(tmp_path, exported, random_che
         capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('file', 'content', 'reason'), [
+    ('config.json', {'multiple': 0}, 'multiple 0 is not 1 or more'),
+    ('config.json', {'size': [float('inf'), 1]}, 'cannot convert float infinity'),
+    ('config.json', [1], 'config.json cannot be read'),
+    ('key.onnx', b'', 'ONNX Runtime cannot load the models'),
+    ('current.onnx', b'damaged', 'ONNX Runtime cannot load the models')])
+def test_a_damaged_folder_is_refused_with_the_reason(tmp_path, exported, capsys, file, content,
+                                                     reason):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=1, size=(96, 128))
+    folder = tmp_path / 'damaged'
+    shutil.copytree(exported, folder)
+    if isinstance(content, dict):
+        content = {**json.loads((folder / file).read_text()), **content}
+    (folder / file).write_bytes(
+        content if isinstance(content, bytes) else json.dumps(content).encode())
+    assert segment_bag([str(tmp_path / 'in'), str(tmp_path / 'out'), '--weights', str(folder),
+                        *ENGINE]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_fleet_takes_it_by_a_relative_path(tmp_path, exported, capsys, monkeypatch):
     """Its workers have another working directory."""
     pytest.importorskip('ray')

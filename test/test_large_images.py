@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 PROFILE = Path(__file__).parents[1] / 'config' / 'fastdds_large_images.xml'
-WIDTH, HEIGHT, RATE, FRAMES = 1280, 720, 25, 50
+WIDTH, HEIGHT, FRAMES = 1280, 720, 50
+BURST = 5
+"""Number of images that may be unread at a time; the shared memory has room for 12."""
+INTERVAL_S = 0.2
+"""Time from one burst to the next, in seconds."""
 TOPIC, ACKNOWLEDGED = 'large_image_test', 'large_image_test_acknowledged'
 
 
 def talk() -> None:
     """
-    Publish the frames, numbered by their stamps' nanoseconds, until one is lost.
+    Publish the frames in bursts, numbered by their stamps' nanoseconds, until one is lost.
 
-    Each waits for the one before to be acknowledged: on a busy machine, the shared memory that a
-    listener has not read yet would be written again, and best effort allows that.
+    Each burst waits for the one before to be acknowledged: on a busy machine, the shared memory
+    that a listener has not read yet would be written again, and best effort allows that.
     """
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -32,26 +36,27 @@ def talk() -> None:
     arrived: set[int] = set()
     node.create_subscription(Int32, ACKNOWLEDGED, lambda number: arrived.add(number.data), FRAMES)
 
-    def acknowledged(number: int, seconds: float) -> bool:
+    def acknowledged(numbers: range, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        while number not in arrived and time.monotonic() < end:
+        while not arrived.issuperset(numbers) and time.monotonic() < end:
             rclpy.spin_once(node, timeout_sec=0.05)
-        return number in arrived
+        return arrived.issuperset(numbers)
 
     qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     publisher = node.create_publisher(Image, TOPIC, qos)
+    # A small one, which is always carried, tells when the subscriber has found this publisher.
+    while not acknowledged(range(1), 0.2):
+        publisher.publish(Image())
     image = Image(width=WIDTH, height=HEIGHT, encoding='rgb8', step=WIDTH * 3)
     image.data = array('B', bytes(WIDTH * HEIGHT * 3))
-    # The first shows when the subscriber has found this publisher.
-    while not acknowledged(0, 0.2):
-        publisher.publish(image)
-    start = time.monotonic()
-    for number in range(1, FRAMES):
-        time.sleep(max(0.0, start + number / RATE - time.monotonic()))
-        image.header.stamp.nanosec = number
-        publisher.publish(image)
-        if not acknowledged(number, 5.0):
+    for first in range(1, FRAMES + 1, BURST):
+        start = time.monotonic()
+        for number in range(first, first + BURST):
+            image.header.stamp.nanosec = number
+            publisher.publish(image)
+        if not acknowledged(range(first, first + BURST), 5.0):
             break
+        time.sleep(max(0.0, start + INTERVAL_S - time.monotonic()))
     rclpy.try_shutdown()
 
 
@@ -68,7 +73,8 @@ def listen() -> None:
     answers = node.create_publisher(Int32, ACKNOWLEDGED, FRAMES)
 
     def receive(image: Image) -> None:
-        numbers.add(image.header.stamp.nanosec)
+        if image.width:
+            numbers.add(image.header.stamp.nanosec)
         answers.publish(Int32(data=image.header.stamp.nanosec))
 
     # So deep that a busy machine, on which this process waits its turn, loses nothing here.

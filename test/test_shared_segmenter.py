@@ -73,6 +73,9 @@ class Hanging:
         assert self.inside == 0
         self._engine.forget(stream)
 
+    def close(self):
+        self._engine.close()
+
 
 def test_one_frame_at_a_time_and_a_reset_that_waits_for_none(make):
     segmenter = make()
@@ -158,3 +161,22 @@ def test_a_stamp_that_is_no_time_is_refused_and_changes_nothing(make, stamp, err
     assert segmenter.schedule.state() == before
     assert segmenter.segment(FRAMES[1], stamp=np.float32(1.5)).key_reason == ''
     assert segmenter.segment(FRAMES[2], stamp=3).key_reason == 'age'
+
+
+def test_closing_waits_for_the_frame_in_work(make):
+    segmenter = make()
+    segmenter.engine = engine = Hanging(segmenter.engine)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(segmenter.segment(FRAMES[0])))
+    thread.start()
+    assert engine.entered.acquire(timeout=10)
+    closing = threading.Thread(target=segmenter.close)
+    closing.start()
+    closing.join(0.3)
+    assert closing.is_alive(), 'closed under a frame'
+    engine.go.set()
+    for each in (thread, closing):
+        each.join(20)
+    assert len(results) == 1
+    with pytest.raises(RuntimeError, match='the engine is closed'):
+        segmenter.segment(FRAMES[1])

@@ -181,11 +181,12 @@ class VideoSegmenter:
 
     def close(self) -> None:
         """
-        Free the engine and its threads; not while a frame is being segmented.
+        Free the engine and its threads; it waits for a frame in work.
 
         Calling it again does nothing. ``segment`` raises RuntimeError afterwards.
         """
-        self.engine.close()
+        with self._lock:
+            self.engine.close()
 
     def reset(self, stream: str | None = None) -> None:
         """

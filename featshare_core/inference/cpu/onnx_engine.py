@@ -42,7 +42,12 @@ class OnnxEngine(CompiledEngine):
         self.device = f'{provider}:{index}' if provider in ON_CUDA else provider
 
     def _load(self, models: Models) -> _Runner:
-        return _Runner(models, self._provider, self._index)
+        try:
+            return _Runner(models, self._provider, self._index)
+        except RuntimeError:
+            raise
+        except Exception as error:  # ONNX Runtime's own types, of damaged models for example
+            raise RuntimeError(f'ONNX Runtime cannot load the models: {error}') from error
 
 
 class _Runner:

@@ -101,7 +101,9 @@ class ExportedModels(ModelSource):
             self.size: Size = int(content['size'][0]), int(content['size'][1])
             self.multiple = int(content['multiple'])
             self.shared_levels = int(content['shared_levels'])
-        except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            if self.multiple < 1:
+                raise ValueError(f'multiple {self.multiple} is not 1 or more')
+        except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f'{path} cannot be read ({error!r})') from error
         self.config = parse_config(path, json.dumps(content.get('checkpoint')))
 
