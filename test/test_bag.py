@@ -220,3 +220,4 @@ def test_make_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert recording.message_type == COMPRESSED_IMAGE and recording.frame_count == 2
     assert main([str(tmp_path / 'missing'), str(tmp_path / 'c')]) == 1
     assert 'no folder, and no video' in capsys.readouterr().err
+    assert not (tmp_path / 'c').exists()

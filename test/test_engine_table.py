@@ -1,6 +1,8 @@
 """Every engine by device, precision and kind of weights: which engine runs, or which error."""
 import itertools
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,19 @@ import torch
 from featshare_core.evaluation import latency
 from featshare_core.inference import engines
 from featshare_core.inference.cuda import cuda_engine
-from featshare_core.inference.engines import ENGINE_NAMES, installed_engines, make_engine
+from featshare_core.inference.device import PRECISIONS as ALL
+from featshare_core.inference.engines import (
+    AUTO,
+    ENGINE_NAMES,
+    ENGINES,
+    installed_engines,
+    make_engine,
+)
 from featshare_core.inference.export.models import CONFIG_FILE
 from featshare_core.inference.segmenter import VideoSegmenter
+
+DOCUMENT = (Path(__file__).parents[1] / 'docs' / 'robot' / 'ros-interface.md').read_text()
+ENGINES_SECTION = DOCUMENT[DOCUMENT.index('## Engines'):DOCUMENT.index('## Time')]
 
 # What runs by device, in a process whose PyTorch has no CUDA (left) and has it (right); an x is a
 # ValueError, a ! a RuntimeError. ONNX Runtime has CUDA in both.
@@ -178,6 +190,41 @@ def test_an_engine_of_auto_that_fails_is_closed_and_the_next_one_runs(stubs, cap
     Stub.failure = 'openvino', ValueError('input_size 65x32 is not made of multiples of 32')
     with pytest.raises(ValueError, match='65x32'):
         make_engine(device='cpu')
+
+
+def test_the_documents_describe_every_engine_as_the_table_does():
+    rows = re.findall(r'^\| (`.*?) \|$', ENGINES_SECTION.split('`auto` takes the first')[0],
+                      re.MULTILINE)
+    described = {}
+    for row in rows[1:]:
+        names, devices, precisions, _, packages = (cell.strip() for cell in row.split(' |'))
+        by_device = dict(re.findall(r'(\w+): ([^;]+)', precisions))
+        computes = {device.lower(): by_device.get(device, precisions)
+                    for device in devices.split(', ')}
+        for name in re.findall('`(.+?)`', names):
+            described[name] = {
+                device: tuple(ALL) if text == 'all' else tuple(re.findall(r'\w+', text))
+                for device, text in computes.items()}, packages
+    # Triton is used where it is installed; no engine needs it.
+    assert {name: (precisions, packages.replace('triton', ''))
+            for name, (precisions, packages) in described.items()} == {
+        name: (kind.precisions, ' '.join(kind.packages.values()))
+        for name, kind in ENGINES.items()}
+    assert re.findall(r'`(\w+)` and `(\w+)` run checkpoints only', ENGINES_SECTION) == [
+        tuple(name for name, kind in ENGINES.items() if not kind.runs_models)]
+    parameter = re.search(r'^\| `engine` \| `auto` \| \| (.*?): see', DOCUMENT, re.MULTILINE)
+    assert tuple(re.findall('`(.+?)`', parameter[1])) == ENGINE_NAMES
+
+
+def test_the_documents_have_the_order_in_which_engines_are_tried():
+    orders = {(weights, device): tuple(re.findall('`(.+?)`', order)) for weights, device, order
+              in re.findall(r'^\| an? (\w+).*? \| (.*?) \| (.*?) \|$', ENGINES_SECTION,
+                            re.MULTILINE)}
+    assert orders == {
+        ('checkpoint', 'CUDA'): AUTO['cuda', False], ('checkpoint', 'CPU'): AUTO['cpu', False],
+        ('exported', '`cuda`, `cuda:N`'): AUTO['cuda', True],
+        ('exported', '`auto` on a machine with CUDA'): AUTO['cuda', True] + AUTO['cpu', True],
+        ('exported', 'CPU'): AUTO['cpu', True]}
 
 
 def test_what_is_installed_is_timed(stubs):

@@ -4,8 +4,11 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
+import fnmatch
 import random
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -337,6 +340,16 @@ def test_encode(shape: tuple[int, ...], encoding: str) -> None:
 def test_encode_refuses(pixels: np.ndarray, encoding: str) -> None:
     with pytest.raises(ImageError, match='cannot make'):
         encode_image(pixels, encoding, Header())
+
+
+def test_the_documents_name_every_encoding() -> None:
+    text = (Path(__file__).parents[1] / 'docs' / 'robot' / 'ros-interface.md').read_text()
+    section = text[text.index('## Images'):text.index('Other encodings go through')]
+    patterns = set(re.findall('`(.+?)`', section)) - {'step'}
+    unnamed = [encoding for encoding in SUPPORTED_ENCODINGS
+               if not any(fnmatch.fnmatch(encoding, pattern) for pattern in patterns)]
+    assert unnamed == []
+    assert all(fnmatch.filter(SUPPORTED_ENCODINGS, pattern) for pattern in patterns)
 
 
 def test_garbage_raises_image_errors_alone() -> None:

@@ -4,6 +4,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from featshare_ros.outputs import (
     LATCHED,
     OUTPUTS,
     Answer,
+    Output,
     OutputError,
     Publishers,
     camera_info,
@@ -57,6 +59,15 @@ def test_outputs_are_as_the_documents_say():
         'mask', 'confidence', 'camera_info', 'overlay', 'label_info'}
     assert {output.name for output in OUTPUTS if output.recorded} == {
         'mask', 'confidence', 'overlay', 'timing', 'label_info'}
+
+
+def test_an_output_on_demand_is_recorded_only_where_it_is_asked_for(monkeypatch):
+    bag_output = pytest.importorskip('featshare_ros.recordings.bag_output')
+    further = Output('further', outputs.IMAGE, outputs.mask, on_demand=True)
+    monkeypatch.setattr(bag_output, 'OUTPUTS', (*OUTPUTS, further))
+    recorded = bag_output.Outputs([SimpleNamespace(name='')], bag_output.Wanted(overlay=True), 1)
+    assert {channel.topic.removeprefix('/segmentation/').removesuffix('/compressed')
+            for channel in recorded.channels} == {'mask', 'overlay', 'timing', 'label_info'}
 
 
 def test_an_overlay_is_drawn_only_while_somebody_subscribes(peer, publishers, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,13 +279,16 @@ def write_recording(path: str | Path, frames: Iterable[npt.NDArray[np.uint8]], t
     types = message_types()
     if Path(path).exists():
         raise RecordingError(f'{path}: exists already, not overwritten')
+    # Read before the directory is made: a source that cannot be read leaves nothing behind.
+    rest = iter(frames)
+    first = list(itertools.islice(rest, 1))
     # Humble's ros2 bag reads versions up to 8.
     writer = rosbag2.Writer(path, version=8, storage_plugin=rosbag2.StoragePlugin[storage.upper()])
     message_type = IMAGE if jpeg_quality is None else COMPRESSED_IMAGE
     count = 0
     with writer:
         connection = writer.add_connection(topic, message_type, typestore=types)
-        for count, rgb in enumerate(frames, start=1):
+        for count, rgb in enumerate(itertools.chain(first, rest), start=1):
             if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
                 raise RecordingError(f'frame {count - 1} is {rgb.dtype} of shape {rgb.shape}, '
                                      'not HxWx3 uint8')

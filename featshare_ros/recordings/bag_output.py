@@ -71,7 +71,7 @@ class Outputs:
         self._ids: dict[tuple[str, str], int] = {}
         chosen = {'confidence': wanted.confidence, 'overlay': wanted.overlay}
         self._outputs = [output for output in OUTPUTS
-                         if output.recorded and chosen.get(output.name, True)]
+                         if output.recorded and chosen.get(output.name, not output.on_demand)]
         types = output_types()
         for camera in cameras:
             prefix = f'{NODE}/{camera.name}' if camera.name else NODE
