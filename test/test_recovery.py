@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import rclpy
-from harness import Peer, counts_of, good_image, wait_until
+from harness import Logger, Peer, counts_of, good_image, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
@@ -79,16 +79,6 @@ class Fake:
     def close(self):
         assert self not in self._engines.closed
         self._engines.closed.append(self)
-
-
-class Logger:
-    def __init__(self):
-        self.lines = []
-
-    def warning(self, text):
-        self.lines.append(text)
-
-    info = warning
 
 
 @pytest.fixture

@@ -131,6 +131,30 @@ def test_a_reset_while_the_schedule_decides_is_not_lost(make, monkeypatch):
     assert [segmenter.segment(frame).key_reason for frame in FRAMES[2:4]] == ['first', '']
 
 
+class Once:
+    """An attribute that another thread sets to None right after it was read."""
+
+    def __init__(self, value):
+        self.values = [value]
+
+    def __get__(self, instance, owner):
+        return self.values.pop() if self.values else None
+
+
+@pytest.mark.parametrize(('name', 'value', 'reason'), [
+    ('change_threshold', 0.0, 'change'), ('max_key_age', 0.5, 'age')])
+def test_a_limit_that_is_taken_away_in_the_middle_costs_no_frame(make, monkeypatch, name, value,
+                                                                 reason):
+    """The node's parameters are set by another thread than the one that segments."""
+    segmenter = make()
+    segmenter.schedule.key_interval = 100
+    setattr(segmenter.schedule, name, value)
+    segmenter.segment(FRAMES[0], stamp=1.0)
+    monkeypatch.setattr(schedule.KeyFrameSchedule, name, Once(value))
+    assert segmenter.segment(FRAMES[1], stamp=2.0).key_reason == reason
+    assert segmenter.segment(FRAMES[2], stamp=4.0).key_reason == ''
+
+
 def test_a_stream_that_is_forgotten_is_not_reset_later(make):
     segmenter = make()
     segmenter.reset('a')

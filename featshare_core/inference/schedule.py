@@ -135,13 +135,14 @@ class KeyFrameSchedule:
         state = self._streams.get(stream)
         reason = self._reason(state, size, stamp)
         self._replaced = state, self._key_pictures.get(stream)
-        if reason and self.change_threshold is None:
+        threshold = self.change_threshold  # another thread may set it in the meantime
+        if reason and threshold is None:
             self._key_pictures.pop(stream, None)  # of an earlier key frame
-        if frame is not None and self.change_threshold is not None:
+        if frame is not None and threshold is not None:
             picture = thumbnail(frame)
             known = self._key_pictures.get(stream)
             if not reason and known is not None \
-                    and difference(picture, known) > self.change_threshold:
+                    and difference(picture, known) > threshold:
                 reason = 'change'
             if reason:
                 self._key_pictures[stream] = picture
@@ -213,8 +214,9 @@ class KeyFrameSchedule:
             return 'size'
         if stamp is not None and state.stamp is not None and stamp < state.stamp:
             return 'backwards'
-        if self.max_key_age is not None and stamp is not None and state.key_stamp is not None \
-                and stamp - state.key_stamp > self.max_key_age:
+        longest = self.max_key_age  # another thread may set it in the meantime
+        if longest is not None and stamp is not None and state.key_stamp is not None \
+                and stamp - state.key_stamp > longest:
             return 'age'
         skipped = int(state.phase * self.key_interval)
         if state.since_key + 1 + skipped >= self.key_interval:
