@@ -131,7 +131,7 @@ def test_an_engine_that_finishes_nothing_is_an_error():
         statistics.arrived(time.monotonic())
     status = statistics.status('camera', 'cpu', 1)
     assert status.level == DiagnosticStatus.ERROR
-    assert status.message.startswith('images came and none was finished for 6 s')
+    assert status.message.startswith('images arrive, but none was finished for 6 s')
     statistics.processed(Result(np.zeros((1, 1), np.uint8), None, True, 'first', 0, {}), 1.0, None,
                          statistics.last_arrival)
     assert statistics.status('camera', 'cpu', 1).level == DiagnosticStatus.OK
