@@ -21,7 +21,7 @@ from figures import engine_parser, report
 from live_node import LiveNode, prepare_environment
 
 COUNTED = ('received', 'processed', 'dropped', 'failed')
-TOLD_S = 2.5
+REPORT_S = 2.5
 """How long after an image the diagnostics, one a second, have counted it."""
 
 
@@ -66,18 +66,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                for name in names]
     for camera in cameras:
         camera.wait_until_ready()
-    time.sleep(TOLD_S)
-    before = {name: {key: int(live.told(name)[key]) for key in COUNTED} for name in names}
+    time.sleep(REPORT_S)
+    before = {name: {key: int(live.values(name)[key]) for key in COUNTED} for name in names}
     for name in names:
         ages[name].clear()
     for camera in cameras:
         camera.begin()
     sent = sum(camera.sent() for camera in cameras)
-    time.sleep(TOLD_S)
-    counted = {key: sum(int(live.told(name)[key]) - before[name][key] for name in names)
+    time.sleep(REPORT_S)
+    counted = {key: sum(int(live.values(name)[key]) - before[name][key] for name in names)
                for key in COUNTED}
     p50, p99, largest = np.percentile(np.concatenate([*ages.values()]), (50, 99, 100))
-    engine = live.told('engine')
+    engine = live.values('engine')
     result = {
         'size': arguments.size, 'cameras': arguments.cameras, 'rate': arguments.rate,
         'device': engine['device'], 'engine': engine['engine'], 'precision': engine['precision'],

@@ -1,4 +1,4 @@
-"""The real node as a process of its own, for benchmarks: its memory and what it tells."""
+"""The real node as a process of its own, for benchmarks: its memory and its diagnostics."""
 from __future__ import annotations
 
 import os
@@ -45,7 +45,7 @@ class LiveNode:
         self._log = log
         rclpy.init()
         self.ros = rclpy.create_node('benchmark')
-        self._told: dict[str, dict[str, str]] = {}
+        self._values: dict[str, dict[str, str]] = {}
         self.ros.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.ros)
@@ -55,15 +55,15 @@ class LiveNode:
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             name = status.name.rpartition(': ')[2]
-            self._told[name] = {item.key: item.value for item in status.values}
+            self._values[name] = {item.key: item.value for item in status.values}
 
-    def told(self, status: str) -> dict[str, str]:
+    def values(self, status: str) -> dict[str, str]:
         """Return the newest values of the engine or of a camera."""
-        return self._told.get(status, {})
+        return self._values.get(status, {})
 
     def engine_ms(self, percentile: str) -> dict[str, float]:
         """Return the engine's time of both modes, ``p50`` or ``p95``, in milliseconds."""
-        engine = self.told('engine')
+        engine = self.values('engine')
         return {mode: float(engine[f'{mode} engine {percentile} (ms)'])
                 for mode in ('key', 'current')}
 

@@ -3,8 +3,9 @@ What the node does with more images than it can segment: age of the masks, drops
 
     python benchmarks/overload.py [--size 640x480] [--times 5] [--seconds 60] [--device auto]
 
-First one image after the other, each when the last is answered: that is the sustainable rate. Then
-so many times that rate. A mask's age is from the image's publishing to the mask's arrival here.
+First one image after the other, each when the last is answered: that is the sustainable rate.
+Then ``--times`` times that rate. A mask's age is the time from the image's publishing to the
+mask's arrival here.
 Bars: the ages' 99th percentile at most two engine times and 10 ms; processed, dropped and failed
 make up what was received; memory as flat as 2 %.
 """
@@ -67,9 +68,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sent = camera.sent()
     under_load = np.array(ages[count:]) * 1e3
     time.sleep(2.5)
-    told, engine = live.told('camera'), live.told('engine')
+    statistics, engine = live.values('camera'), live.values('engine')
     engine_ms = live.engine_ms('p95')['key']
-    figures = {key: int(told[key]) for key in ('received', 'processed', 'dropped', 'failed')}
+    figures = {key: int(statistics[key]) for key in ('received', 'processed', 'dropped', 'failed')}
     tenth = max(1, len(memory) // 6)
     first, last = np.median(memory[tenth:2 * tenth]), np.median(memory[-tenth:])
     p50, p99, largest = np.percentile(under_load, (50, 99, 100))

@@ -5,7 +5,7 @@ A long drive with a fault every few seconds: the node must stay up, stay small, 
 
 Faults come at random (seeded): broken images, other sizes and encodings, gaps, stamps that jump
 back or are zero, a camera that dies and returns, a subscriber that takes nothing, parameters and
-services, lifecycle transitions while images flow, an engine that fails, fails to be made anew, or
+services, lifecycle transitions while images flow, an engine that fails, cannot be rebuilt, or
 is slow.
 Bars: no crash, and exit status 0; memory grows by less than 2 % from the end of the fifth part of
 the drive on; between faults each good image is answered or overtaken by one that is.
@@ -181,7 +181,7 @@ def faults_of(drive: Drive) -> dict[str, Callable[[], None]]:
         'parameters': parameters,
         'force key frame': lambda: drive.call(Trigger, 'force_key_frame', Trigger.Request()),
         'engine fails': engine('fail', 1.0),
-        'engine fails and cannot be made anew': engine('fail load', 2.0),
+        'engine fails and cannot be rebuilt': engine('fail load', 2.0),
         'engine is slow': engine('slow=0.2', 1.0),
     }
 

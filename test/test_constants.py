@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.cuda import plan
-from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.constants import fold_constants
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.inference.device import kernels_chosen
 from featshare_core.networks.checkpoint import load_checkpoint
@@ -28,7 +28,7 @@ def test_results_that_are_always_the_same_become_constants():
         kernel = torch.einsum('ij,jk->ik', weight, weight.T) + torch.arange(3.0)
         return x @ kernel, kernel + 1
 
-    graph = settled(function, torch.rand(2, 3))
+    graph = fold_constants(function, torch.rand(2, 3))
     assert operations(graph) == ['aten::matmul']
     x = torch.rand(5, 3)[:2]
     for found, expected in zip(graph(x), function(x)):
@@ -44,7 +44,7 @@ def test_what_is_written_into_stays_as_it_is():
         part.mul_(x[0])
         return sums, part
 
-    graph = settled(function, torch.zeros(2))
+    graph = fold_constants(function, torch.zeros(2))
     for x in (torch.tensor((1.0, 2.0)), torch.tensor((3.0, 4.0)), torch.tensor((1.0, 2.0))):
         for found, expected in zip(graph(x), function(x)):
             assert torch.equal(found, expected)
@@ -52,7 +52,7 @@ def test_what_is_written_into_stays_as_it_is():
 
 def test_chance_stays_chance():
     for chance in (torch.rand, torch.randperm):
-        graph = settled(lambda x: x + chance(100), torch.zeros(100))  # noqa: B023
+        graph = fold_constants(lambda x: x + chance(100), torch.zeros(100))  # noqa: B023
         assert not torch.equal(graph(torch.zeros(100)), graph(torch.zeros(100)))
 
 
@@ -74,7 +74,7 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is(monkeypatch, caplog):
     def fails(*_):
         raise NotImplementedError('no such thing')
 
-    monkeypatch.setattr(plan, 'settled', fails)
+    monkeypatch.setattr(plan, 'fold_constants', fails)
     frame, _ = RenderedStreet(96, 64, seed=3).frame(0)
     masks = []
     for graphs in (True, False):

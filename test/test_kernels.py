@@ -88,9 +88,10 @@ for logits in (features(11, 8, 10),
                                     torch.zeros(11).half())):
     planes = torch.zeros(2, 21, 30, dtype=torch.uint8)
     winning_class(logits, (21, 30), *planes)
-    for sure in (False, True):
-        found = kernels.decide(logits, 21, 30, sure)
-        assert found.shape == (1 + sure, 21, 30) and (found[0] == planes[0]).float().mean() > 0.99
+    for confidence in (False, True):
+        found = kernels.decide(logits, 21, 30, confidence)
+        assert found.shape == (1 + confidence, 21, 30)
+        assert (found[0] == planes[0]).float().mean() > 0.99
     assert (found[1].int() - planes[1].int()).abs().max() <= 1
 assert kernels.decide(torch.full((1, 11, 4, 4), math.nan), 8, 8, True)[0].max() < 11
 image = torch.randint(0, 256, (1, 18, 22, 3), dtype=torch.uint8)
@@ -149,7 +150,8 @@ KERNELS = [
     (sampling._warp, {**CELLS, 'nearest': True}), (sampling._warp, {**CELLS, 'nearest': False}),
     (images._normalise, {'down': 1, 'across': 1, 'some_pixels': 64}),
     (images._normalise, {'down': 5, 'across': 5, 'some_pixels': 64}),
-    (images._decide, {'classes': 11, 'padded': 16, 'unit': 8, 'sure': True, 'some_pixels': 64}),
+    (images._decide, {'classes': 11, 'padded': 16, 'unit': 8, 'confidence': True,
+                      'some_pixels': 64}),
     (search._halve, FINE), (search._halve, {**FINE, **STEPS}),
     (search._halve, {**FINE, 'cell_step': 1}), (search._compare, FINE),
     (search._compare, {**COARSE, **STEPS}), (search._choose, FINE), (search._choose, COARSE),
@@ -173,7 +175,7 @@ for architecture in (75, 87, 90):
 """
 FUSED = COMMON + """
 import triton
-from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.constants import fold_constants
 from featshare_core.inference.cuda.kernels import search
 from featshare_core.inference.cuda.fold import fold_batch_norms
 from featshare_core.inference.cuda.fuse import fuse
@@ -206,7 +208,7 @@ with torch.inference_mode():
         expected = function(*inputs)
         ops = network.ops
         network.configure(ops=kernels.OPS)
-        fused = fuse(settled(function, *inputs))
+        fused = fuse(fold_constants(function, *inputs))
         network.configure(ops=ops)
         names = [getattr(node.target, '__name__', '') for node in fused.graph.nodes]
         assert not {'conv2d.default', 'relu.default', 'relu6.default', 'batch_norm.default',

@@ -193,7 +193,7 @@ def score(engines: Mapping[str, Engine], video: Video, interval: int,
                 if of not in counters[name]:
                     counters[name][of] = [MulticlassConfusionMatrix(
                         classes, UNLABELLED, validate_args=False) for _ in range(lags[name])]
-                with one_thread():  # lest the next frame be timed beside its spinning
+                with one_thread():  # threads that spin on would slow the next frame
                     counters[name][of][lag].update(torch.from_numpy(mask).long(),
                                                    torch.from_numpy(truth).long())
                 counted.consistency.add(sample, truth, mask, lag)

@@ -102,7 +102,7 @@ def time_engines(engines: Mapping[str, Engine], video: Iterator[Frame], frames: 
 
 
 def turns(frames: int) -> int:
-    """Return how many turns time so many frames."""
+    """Return the number of turns in which ``frames`` frames are timed."""
     return max(1, frames // INTERVAL)
 
 

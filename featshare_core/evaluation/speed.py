@@ -162,7 +162,7 @@ def _sections(results: Path) -> Iterator[str]:
                      for kind, runs in one['runs'].items() for run in runs])
     yield '## Cold start'
     start = read('cold-start-cpu')
-    yield ('OpenVINO exports and compiles the network for each image size that it meets; the '
+    yield ('OpenVINO exports and compiles the network for each image size that it is given; the '
            'exported network is kept on disk, so that a later start compiles only. Seconds. '
            f'{_source(start)}')
     parts = list(next(iter(start['seconds'].values())))

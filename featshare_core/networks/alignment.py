@@ -146,7 +146,7 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
     costs = costs / (scale * (-1 / SHARPNESS)) + never
-    # A cell is matched with its neighbours, lest what looks alike be mistaken.
+    # A cell is matched with its neighbours: single cells that look alike would be mistaken.
     weights = F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False).softmax(1)
     if cross:
         up, left, _, right, down = weights.split(1, 1)

@@ -13,7 +13,7 @@ UNFILLED = ('empty', 'new_empty', 'empty_like', 'empty_strided')
 """Operations whose result is memory that others write into."""
 
 
-def settled(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
+def fold_constants(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """
     Return a function's operations as a graph, with those that depend on no input folded.
 

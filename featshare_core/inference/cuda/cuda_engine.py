@@ -60,7 +60,7 @@ class CudaEngine(Engine):
         self._multiple = network.input_multiple
         self._input_size = checked_input_size(input_size, network.input_multiple)
         self._full_size = full_size
-        self._settles, self._graphs = graphs, graphs and device.type == 'cuda'
+        self._folds_constants, self._graphs = graphs, graphs and device.type == 'cuda'
         self.name = 'graphs' if self._graphs else 'torch'
         if graphs:
             try:
@@ -163,7 +163,7 @@ class CudaEngine(Engine):
         """Make a plan run in the fastest way that works."""
         if self._fuses:
             try:
-                plan.settle(fused=True)
+                plan.fold_constants(fused=True)
                 if self._graphs:
                     plan.capture()
                 return
@@ -172,13 +172,13 @@ class CudaEngine(Engine):
             except Exception as error:  # of any type: Triton's compiler and drivers have their own
                 self._fuses = False
                 self._fall_back(f'operations are not fused: {type(error).__name__}: {error}')
-        if self._settles:
+        if self._folds_constants:
             try:
-                plan.settle()
+                plan.fold_constants()
             except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:  # of any type: not every network can be traced
-                self._settles = False
+                self._folds_constants = False
                 self._fall_back(f'constants are computed for every frame: {error!r}')
                 plan.run_eagerly()
         if self._graphs:

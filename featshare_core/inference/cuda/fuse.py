@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from featshare_core.inference.cuda.kernels import convolution, pooling, sampling
 
 aten = torch.ops.aten
-Node = Any  # fx.Node, whose arguments are of too many types to be told
+Node = Any  # fx.Node, whose arguments have too many types to be spelled out
 BOUNDS = {aten.relu.default: (0.0, math.inf), aten.relu6.default: (0.0, 6.0)}
 MOST_PRODUCTS = 2304  # in a value of a convolution; of more, cuDNN makes more use of the device
 HALVES = (torch.bfloat16, torch.float16)
@@ -27,7 +27,7 @@ def fuse(graph: fx.GraphModule) -> fx.GraphModule:
     before it and the ReLU after it; an upsampling the sum after it. What is in fp32
     stays as it is.
 
-    :param graph: of ``constants.settled``.
+    :param graph: of ``constants.fold_constants``.
     """
     for find in (_convolution, _pooling, _norm, _upsampling):
         for node in tuple(graph.graph.nodes):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featshare_core.inference.cuda.constants import settled
+from featshare_core.inference.cuda.constants import fold_constants
 from featshare_core.inference.cuda.tiles import winning_class
 from featshare_core.inference.device import kernels_chosen
 from featshare_core.inference.engine import Frame, Prediction
@@ -65,15 +65,15 @@ class Plan:
         """Run each mode's operations one by one, as the network does."""
         self._use(lambda function, *inputs: function)
 
-    def settle(self, fused: bool = False) -> None:
+    def fold_constants(self, fused: bool = False) -> None:
         """
-        Run them without those whose results are always the same.
+        Run the modes' operations with constants folded.
 
-        :param fused: with Triton's kernels for most of the others.
-        :raises ImportError: where Triton is missing; others where it does not work here.
+        :param fused: use Triton's kernels for most of the other operations.
+        :raises ImportError: where Triton is missing; other errors where it does not work here.
         """
         if not fused:
-            self._settle(settled)
+            self._prepare_runs(fold_constants)
             return
         from featshare_core.inference.cuda import kernels
         from featshare_core.inference.cuda.fuse import fuse
@@ -81,12 +81,12 @@ class Plan:
         self._kernels = kernels
         self._network.configure(ops=kernels.OPS)
         try:
-            self._settle(lambda function, *inputs: fuse(settled(function, *inputs)))
+            self._prepare_runs(lambda function, *inputs: fuse(fold_constants(function, *inputs)))
         finally:
             self._network.configure(ops=ops)
             self._kernels = None
 
-    def _settle(self, prepared: Callable[..., Callable[..., Any]]) -> None:
+    def _prepare_runs(self, prepared: Callable[..., Callable[..., Any]]) -> None:
         with torch.inference_mode():
             logits = self._key_logits(self._image)[0]
         self._use(prepared, logits)
@@ -98,10 +98,10 @@ class Plan:
             current = prepared(self._current_logits, self._image, *self.shared)
             deep = prepared(self._deep_half, self._image)
             made = [key, current, deep]
-            for sure in (False, True):
-                decided = prepared(partial(self._decided, sure), *logits)
-                runs['key', sure] = partial(self._key, key, decided)
-                runs['current', sure] = partial(self._current, current, decided)
+            for confidence in (False, True):
+                decided = prepared(partial(self._decided, confidence), *logits)
+                runs['key', confidence] = partial(self._key, key, decided)
+                runs['current', confidence] = partial(self._current, current, decided)
                 made.append(decided)
         self._runs, self._deep_run = runs, partial(self._deep, deep)
         self._traced += [function for function in made if isinstance(function, nn.Module)]
@@ -171,9 +171,9 @@ class Plan:
         done = time.perf_counter()
         # The next frame overwrites the buffers; the caller keeps the copies.
         planes = self._host_planes.numpy()
-        mask, sure = planes[0].copy(), planes[1].copy() if confidence else None
+        mask, probability = planes[0].copy(), planes[1].copy() if confidence else None
         end = time.perf_counter()
-        return Prediction(mask, sure, lag, {
+        return Prediction(mask, probability, lag, {
             'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
             'postprocess': 1e3 * (end - done)})
 
@@ -256,14 +256,14 @@ class Plan:
     def _deep_half(self, image: Tensor) -> Tensors:
         return self._network.high(self._network.low(self._input(image)))
 
-    def _decided(self, sure: bool, logits: Tensor) -> Tensor:
-        """Return the mask, 1xHxW uint8; where ``sure``, the confidence as a second plane."""
+    def _decided(self, confidence: bool, logits: Tensor) -> Tensor:
+        """Return the mask, 1xHxW uint8; where ``confidence``, the confidence as a second plane."""
         if self._kernels:
-            decided: Tensor = self._kernels.decide(logits, *self._mask_size, sure)
+            decided: Tensor = self._kernels.decide(logits, *self._mask_size, confidence)
             return decided
-        planes = torch.empty(2 if sure else 1, *self._mask_size, dtype=torch.uint8,
+        planes = torch.empty(2 if confidence else 1, *self._mask_size, dtype=torch.uint8,
                              device=logits.device)
-        winning_class(logits, self._mask_size, planes[0], planes[1] if sure else None)
+        winning_class(logits, self._mask_size, planes[0], planes[1] if confidence else None)
         return planes
 
     def _key(self, network: Callable[..., Tensors], decided: Callable[..., Tensor]) -> None:

@@ -54,7 +54,7 @@ class Ladder(SmpNetwork):
 
     @abstractmethod
     def begin(self, block: Any, x: Tensor, size: torch.Size) -> Tensors:
-        """Return what a block does before it meets a stage's features of that size."""
+        """Return what a block does before it takes in a stage's features of that size."""
 
     @abstractmethod
     def end(self, block: Any, begun: Tensors, skip: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from triton import cdiv, next_power_of_2
 
 from featshare_core.inference.cuda.kernels.sampling import channels_last, new_map, or_any, unit_of
 
-PROGRAMS = 132  # at least so many, for as many multiprocessors, where an image allows it
+PROGRAMS = 132  # least number of programs where the image allows it: multiprocessors of an H100
 MOST_CELLS, MOST_OUTPUTS = 128, 64  # of the results that one program computes
 FLAT = 16  # inputs from which on a convolution takes tap after tap
 MANY_CELLS = 1 << 14

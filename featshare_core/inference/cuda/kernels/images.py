@@ -63,9 +63,9 @@ def _normalise(image, scale, shift, result, height, width, image_height, image_w
 
 @triton.jit(do_not_specialize=['height', 'width', 'rows', 'columns', 'cell_step'])
 def _decide(logits, planes, height, width, rows, columns, cell_step, classes: tl.constexpr,
-            padded: tl.constexpr, unit: tl.constexpr, sure: tl.constexpr,
+            padded: tl.constexpr, unit: tl.constexpr, confidence: tl.constexpr,
             some_pixels: tl.constexpr):
-    """Write each pixel's winning class; where ``sure``, its probability too."""
+    """Write each pixel's winning class; where ``confidence``, its probability too."""
     cell_step *= unit
     place = tl.program_id(0) * some_pixels + tl.arange(0, some_pixels)
     one = tl.arange(0, padded)
@@ -81,7 +81,7 @@ def _decide(logits, planes, height, width, rows, columns, cell_step, classes: tl
     # Of NaN, any class of those that there are.
     winner = tl.minimum(tl.argmax(scores, 1), classes - 1)
     tl.store(planes + place, winner.to(tl.uint8), mask=inside)
-    if sure:
+    if confidence:
         share = 1 / tl.sum(tl.exp(scores - tl.max(scores, 1)[:, None]), 1)
         tl.store(planes + height * width + place, (255 * share + 0.5).to(tl.uint8), mask=inside)
 
@@ -114,24 +114,24 @@ def _normalised(image: Tensor, height: int, width: int, dtype: torch.dtype) -> T
 
 
 @torch.library.custom_op('featshare::decide', mutates_args=())
-def decide(logits: Tensor, height: int, width: int, sure: bool) -> Tensor:
+def decide(logits: Tensor, height: int, width: int, confidence: bool) -> Tensor:
     """
     Return what ``tiles.winning_class`` writes: 1xHxW uint8, or 2xHxW with the confidence.
 
     :param logits: 1xCxhxw, on a CUDA device.
     """
     logits = channels_last(logits)
-    planes = logits.new_empty(1 + sure, height, width, dtype=torch.uint8)
+    planes = logits.new_empty(1 + confidence, height, width, dtype=torch.uint8)
     classes, rows, columns = logits.shape[1:]
     padded = max(triton.next_power_of_2(classes), 2)
     room = logits.stride(3) >= padded and not logits.storage_offset()
     unit = unit_of(logits.stride(3)) if room else 1
     _decide[triton.cdiv(height * width, PIXELS),](
         logits, planes, height, width, rows, columns, logits.stride(3) // unit,
-        classes, padded, unit, sure, PIXELS)
+        classes, padded, unit, confidence, PIXELS)
     return planes
 
 
 @decide.register_fake
-def _(logits: Tensor, height: int, width: int, sure: bool) -> Tensor:
-    return logits.new_empty(1 + sure, height, width, dtype=torch.uint8)
+def _(logits: Tensor, height: int, width: int, confidence: bool) -> Tensor:
+    return logits.new_empty(1 + confidence, height, width, dtype=torch.uint8)
