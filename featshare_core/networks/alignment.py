@@ -1,9 +1,8 @@
 """
-Moves a key frame's features to where the current frame has them; there is nothing to learn.
+Alignment: a key frame's features are warped to the current frame, without parameters.
 
-How far a cell has moved is read off features that both frames have anyway, coarse to fine as
-PWC-Net does (arXiv 1709.02371), with the softmax over matching costs of GC-Net (arXiv 1703.04309)
-in place of its layers.
+The displacement is estimated from features that both frames compute anyway, coarse to fine as in
+PWC-Net (arXiv 1709.02371), by the soft argmin over matching costs of GC-Net (arXiv 1703.04309).
 """
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RADII = (2, 1, 1, 1)
-"""Cells searched each way, from coarse to fine; a cell is 2x2 of the next level's."""
+"""Search radius of each level, coarse to fine, in its cells; one covers 2x2 of the next level."""
 SHARPNESS = 10.0
-"""Of the softmax over costs, which are relative to their mean."""
+"""Inverse temperature of the softmax over costs; costs are relative to their mean."""
 OUTSIDE = 3.0
-"""The cost of a place outside the key frame, beside that of what lies at its border."""
+"""Cost added to a match outside the key frame, relative to the mean cost."""
 
 Frames = tuple[Tensor, Tensor]
-"""Features of the current frame, and the same ones of its key frame."""
+"""Features of the current frame and of its key frame, both NxCxhxw."""
 
 
 class Level(NamedTuple):
@@ -38,14 +37,13 @@ class Level(NamedTuple):
 def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
                  finer_key: Tensor | None = None) -> Tensor:
     """
-    Return Nx2xhxw: how far away, in cells (x, y), the key frame shows what a cell shows now.
+    Return the displacement from each cell to its match in the key frame, (x, y) in cells.
 
-    At most 23 cells each way are found, or 47 finer ones.
+    It is Nx2xhxw, within 23 cells each way; or, with finer features, Nx2x2hx2w in their cells,
+    within 47 each way.
 
     :param current, key: NxCxhxw, the same features of both frames.
-    :param finer, finer_key: others, twice as fine, which the displacement then is too, in their
-        cells: what is off by a part of a cell costs more than what moves far
-        (docs/notes/ablation.md).
+    :param finer, finer_key: NxDx2hx2w, other features of both frames, which refine it.
     """
     fine = None if finer is None or finer_key is None else (finer.float(), finer_key.float())
     moved: Tensor | None = None
@@ -55,7 +53,7 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
         else:
             height, width = ours.shape[-2:]
             moved = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
-            moved = moved[:, :, :height, :width]
+            moved = moved[:, :, :height, :width]  # Nx2xhxw of this level
             moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit, cross)
     assert moved is not None
     return moved
@@ -63,7 +61,7 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
 
 def levels(frames: Frames, finer: Frames | None,
            halved: Callable[[Tensor, Tensor], Frames]) -> list[Level]:
-    """Return what is compared, coarse to fine; ``halved`` pools 2x2 cells of both frames."""
+    """Return the levels of the search, coarse to fine; ``halved`` pools both frames by 2x2."""
     unit = 1 if finer is None else 2
     found: list[Level] = []
     for radius in reversed(RADII):
@@ -75,10 +73,11 @@ def levels(frames: Frames, finer: Frames | None,
 
 def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
     """
-    Return NxCxHxW features, each cell taken from where ``moved`` says that it was.
+    Return NxCxHxW features, each cell sampled at its displacement.
 
-    :param moved: Nx2xhxw in cells of its own, which may be finer or coarser than the features'.
-    :param nearest: from the nearest cell, which at stride 4 is as good as interpolating, and
+    :param features: NxCxHxW, of the key frame.
+    :param moved: Nx2xhxw displacement in its own cells, finer or coarser than the features'.
+    :param nearest: sample the nearest cell instead of interpolating: at stride 4 as accurate, and
         several times as fast.
     """
     height, width = features.shape[-2:]
@@ -96,39 +95,42 @@ def _halved(current: Tensor, key: Tensor) -> Frames:
 
 
 def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
-    """Return features interpolated at where each cell was, ``moved`` in ``unit``-ths of a cell."""
+    """Return NxCxhxw features, bilinear at Nx2xhxw displacements in ``1 / unit`` of a cell."""
     height, width = features.shape[-2:]
     # grid_sample has -1 and 1 for the image's borders.
     x, y = ((2 * torch.arange(side, device=moved.device) + 1) / side - 1
             for side in (width, height))
-    still = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)
+    still = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)  # hxwx2
     borders = torch.cat([torch.full((1,), 2 / (unit * side), device=moved.device)
                          for side in (width, height)])
+    # Nxhxwx2
     grid = torch.addcmul(still, moved.float().permute(0, 2, 3, 1), borders)
     return F.grid_sample(features.float(), grid, mode='bilinear', padding_mode='border',
                          align_corners=False).to(features.dtype)
 
 
 def _taken(features: Tensor, moved: Tensor) -> Tensor:
-    """Return features from the nearest cells, channels last: whole rows of memory are copied."""
+    """Return NxCxhxw features of the nearest cells; channels last, so that rows are copied."""
     count, channels, height, width = features.shape
     # Integers from here on: an engine may compute floats in bf16, which cannot count to 257.
     x, y = (torch.arange(side, device=moved.device) for side in (width, height))
     still = torch.stack(torch.meshgrid(x, y, indexing='xy'))
-    x, y = (still + moved.round().long()).unbind(1)
+    x, y = (still + moved.round().long()).unbind(1)  # Nxhxw each
     cell = torch.add(x.clamp(0, width - 1), y.clamp(0, height - 1), alpha=width)
     if count > 1:
         cell = cell + torch.arange(count, device=moved.device)[:, None, None] * (height * width)
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)  # (Nhw)xC
     return rows[cell].permute(0, 3, 1, 2)
 
 
 def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -> Tensor:
     """
-    Return Nx2xhxw: the mean of the shifts of up to ``radius`` cells, by how well they match.
+    Return Nx2xhxw, the expected shift: the mean of all shifts, weighted by a softmax of the costs.
 
-    :param unit: what a cell is counted as.
-    :param cross: shifts along one axis alone, by one cell.
+    :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
+    :param radius: largest shift along each axis, in cells.
+    :param unit: length of a cell in the result.
+    :param cross: search shifts of one cell along one axis only, five in all.
     """
     count, _, height, width = ours.shape
     padded = F.pad(theirs, (radius,) * 4, mode='replicate')
@@ -137,16 +139,16 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     steps = range(2 * radius + 1)
     places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
               for y in steps for x in steps if not cross or y == radius or x == radius]
-    # All places in one batch: few large operations cost less than many small ones.
-    costs = torch.cat([padded[place] for place in places])
+    # All P shifts in one batch: few large operations cost less than many small ones.
+    costs = torch.cat([padded[place] for place in places])  # (PN)xCxhxw
     costs = costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))
     costs = torch.linalg.vector_norm(costs, 1, 1).view(len(places), count, height, width)
-    costs = costs.transpose(0, 1)
-    # Brought to their scale at once: what follows may be in bf16.
+    costs = costs.transpose(0, 1)  # NxPxhxw
+    # Scaled before anything else: what follows may be in bf16.
     scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
     never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
     costs = costs / (scale * (-1 / SHARPNESS)) + never
-    # A cell is matched with its neighbours: single cells that look alike would be mistaken.
+    # Costs are averaged over 3x3 cells, which reduces ambiguous matches.
     weights = F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False).softmax(1)
     if cross:
         up, left, _, right, down = weights.split(1, 1)

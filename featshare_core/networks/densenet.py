@@ -11,9 +11,13 @@ from torch.nn import functional as F
 from featshare_core.networks.state_file import load_state, read_state
 
 GROWTH = 32
+"""Channels that a dense layer adds."""
 BOTTLENECK = 4 * GROWTH
+"""Channels between the two convolutions of a dense layer."""
 STEM_CHANNELS = 64
+"""Channels of the first convolution."""
 BLOCK_LAYERS = (6, 12, 24, 16)
+"""Number of dense layers of each block."""
 
 
 class NormReLU(nn.BatchNorm2d):

