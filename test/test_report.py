@@ -119,7 +119,7 @@ def test_what_cannot_be_compared_is_reported(tmp_path, capsys):
     assert 'is no result of featshare' in failure(tmp_path / 'a', tmp_path / 'list')
     assert 'is no JSON file' in failure(tmp_path / 'text', tmp_path / 'a')
     assert main(['report']) == 1
-    assert 'needs --data and --root' in capsys.readouterr().err
+    assert 'needs --data and its --root' in capsys.readouterr().err
 
 
 def scores(weights, per_lag):

@@ -206,6 +206,6 @@ def test_a_clip_becomes_a_recording_at_its_own_rate(tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     from featshare_ros.recordings.make_recording import main as make_recording
     assert make_recording(['traffic/cars-oncoming', str(tmp_path / 'a'), '--frames', '2']) == 0
-    assert '2 images of /camera/image_raw/compressed, 10 a second' in capsys.readouterr().out
+    assert '2 images of /camera/image_raw/compressed, 10 Hz' in capsys.readouterr().out
     assert make_recording(['traffic/parade', str(tmp_path / 'b')]) == 1
     assert 'no clip of passing traffic' in capsys.readouterr().err
