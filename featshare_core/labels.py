@@ -1,4 +1,4 @@
-"""Label sets: the classes that a network tells apart, their ids, names and colours."""
+"""Label sets: the classes that a network distinguishes, their ids, names and colours."""
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -189,7 +189,11 @@ class SegmentationNode(LifecycleNode):
             engine=values['engine'], shared_levels=values['shared_levels'] or None,
             input_size=(width, height) if width else None,
             full_size=values['mask_size'] == 'image')
-        segmenter.warm_up()
+        try:
+            segmenter.warm_up()
+        except BaseException:
+            segmenter.close()
+            raise
         return segmenter
 
     def _stop(self) -> None:

@@ -71,7 +71,8 @@ class Fake:
         return Result(np.zeros(frame.shape[:2], np.uint8), None, True, 'first', 0, {'low': 1.0})
 
     def warm_up(self):
-        pass
+        if self._engines.plan == 'cold':
+            raise RuntimeError('no finite numbers')
 
     def reset(self):
         pass
@@ -277,6 +278,16 @@ def test_an_abandoned_worker_releases_once_whenever_it_ends():
         go.set()
         assert worker.stop(10)
         assert released == [1]
+
+
+def test_an_engine_that_fails_to_warm_up_is_closed(node, engines):
+    engines.plan = 'cold'
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    assert not node.peer.call(ChangeState, '/owner/segmentation/change_state', request).success
+    assert len(engines.made) == 1 and engines.closed == engines.made
+    engines.plan = ''
+    change(node, 'CONFIGURE')
+    assert len(engines.made) == 2 and engines.closed == engines.made[:1]
 
 
 def test_an_image_that_waits_when_the_node_is_disabled_is_counted(node, engines):

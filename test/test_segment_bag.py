@@ -220,6 +220,25 @@ def test_settings_that_are_refused_leave_no_output(tmp_path, run):
         assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize('fails', [None, 'warm_up', 'segment'])
+def test_the_network_is_closed_however_the_run_ends(tmp_path, run, monkeypatch, fails):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=2)
+    closed, close = [], VideoSegmenter.close
+
+    def fail(*arguments):
+        raise RuntimeError('no finite numbers')
+    if fails is not None:
+        monkeypatch.setattr(VideoSegmenter, fails, fail)
+    monkeypatch.setattr(VideoSegmenter, 'close',
+                        lambda segmenter: (closed.append(segmenter), close(segmenter)))
+    status, said = run(tmp_path / 'in', tmp_path / 'out')
+    assert status == (0 if fails is None else 1), said
+    assert fails is None or 'no finite numbers' in said
+    assert len(closed) == 1
+    # Before the first image there is nothing to continue.
+    assert (tmp_path / 'out').exists() == (fails != 'warm_up')
+
+
 def test_input_that_is_damaged_further_on(tmp_path, run):
     """What comes before the damage is kept, in a recording that is closed."""
     write_bag(tmp_path / 'in', cameras=('front',), size=(480, 640), chatter=False)

@@ -198,7 +198,7 @@ class KeyFrameSchedule:
                              for name, picture in self._key_pictures.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from where ``state`` was taken."""
         self._phases = dict(state['phases'])
         self._streams = {name: _Stream(**{**fields, 'size': tuple(fields['size'])})
                          for name, fields in state['streams'].items()}

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
         (output / 'metadata.yaml').unlink(missing_ok=True)
         problem: Exception | None = None
         try:
-            work.run()
+            # One process may segment many recordings, each with a network of its own.
+            with closing(work):
+                work.run()
         except Exception as error:
             problem = error
         finally:
@@ -133,17 +136,21 @@ class _Work:
         self._bag, self._outputs, self._file = bag, outputs, file
         self._confidence, self._stop, self._progress = job.confidence, stop, progress
         self._segmenter = make_segmenter(job)
-        self._segmenter.warm_up()
         state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
                                'keys': {}, 'introduced': [],
                                'schedule': self._segmenter.schedule.state()}
-        # A resumed run computes the deep features of the last key frames again, and then restores
-        # the schedule.
+        # A resumed run restores the schedule, and computes the deep features of the last key
+        # frames again.
+        try:
+            self._segmenter.warm_up()
+            self._segmenter.schedule.restore(state['schedule'])
+        except BaseException:
+            self.close()
+            raise
         self._state = {**state, 'complete': False}
         self._before = state['frames']
         self._start = state['position']
         self._again = {position: name for name, position in state['keys'].items()}
-        self._segmenter.schedule.restore(state['schedule'])
         self._seconds = 0.0
 
     def run(self) -> None:
@@ -165,6 +172,10 @@ class _Work:
             self._file.checkpoint(self._state)
         self._file.flush()
         self._seconds = time.monotonic() - since
+
+    def close(self) -> None:
+        """Free the network; the result stays available."""
+        self._segmenter.close()
 
     def outcome(self) -> Outcome:
         """Return the result."""

@@ -152,7 +152,7 @@ class HostEngine(Engine):
     def _finish(self, frame: Frame, size: Size, logits: Array, lag: int,
                 confidence: bool) -> Prediction:
         """Upsample the logits and take each pixel's winning class."""
-        mask, sure = self._masks.make(logits, frame.shape[:2] if self._full_size else size,
-                                      confidence)  # HxW each
+        mask, confidences = self._masks.make(logits, frame.shape[:2] if self._full_size else size,
+                                             confidence)  # HxW each
         self._timer.mark('postprocess')
-        return Prediction(mask, sure, lag, self._timer.stages())
+        return Prediction(mask, confidences, lag, self._timer.stages())
