@@ -223,9 +223,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         problem = f'after {max(happened, key=happened.__getitem__)}: {error}'
     alive = live.process.poll() is None
     status = live.close()
-    settled = [rss for at, rss in memory if at > 60 * arguments.minutes / 5] or [0.0]
-    fifth = max(1, len(settled) // 5)
-    growth = float(np.median(settled[-fifth:]) / max(1.0, np.median(settled[:fifth])) - 1)
+    late = [rss for at, rss in memory if at > 60 * arguments.minutes / 5] or [0.0]
+    fifth = max(1, len(late) // 5)
+    growth = float(np.median(late[-fifth:]) / max(1.0, np.median(late[:fifth])) - 1)
     good, answered = happened.pop('good images', 0), happened.pop('answered', 0)
     return {
         'minutes': round((time.monotonic() - start) / 60, 1), 'seed': arguments.seed,

@@ -84,7 +84,7 @@ def overlap(source: Iterable[Item], prepare: Callable[[Item], Prepared],
             yield future.result()
     finally:
         abandoned.set()
-        # Whoever waits for room or for an item looks up every tenth of a second.
+        # A thread that waits for room or for an item looks up every tenth of a second.
         for thread in threads:
             thread.join()
         pool.shutdown(cancel_futures=True)

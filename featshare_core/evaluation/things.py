@@ -21,7 +21,7 @@ THINGS = ('pedestrian', 'bicyclist', 'car', 'person', 'rider', 'truck', 'bus', '
 LEAST_PIXELS = 100
 """Size of the smallest thing that counts, in pixels of the image."""
 SEEN = 0.25
-"""Share of a thing's pixels that the per-frame network has to find, lest ratios be noise."""
+"""Share of a thing's pixels that the per-frame network has to find: of less, ratios are noise."""
 SURVIVES = 0.5
 """Share of what the per-frame network has of a thing, from which on the thing survives."""
 MOTIONS = (16, 32, 64, 128)
