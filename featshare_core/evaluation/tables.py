@@ -55,9 +55,10 @@ def score_text(result: Result) -> str:
               for name, iou in result['per_class'].items()]
     lines += things_lines('what is left of things, %', result['things'], result['interval'])
     if len(result['videos']) > 1:
-        lines += ['', f'{"mIoU %":24} {"frames":>6}' + ''.join(f' {f"lag {lag}":>6}'
-                                                               for lag in lags)]
-        lines += [f'{name:24} {one["frames"]:6}'
+        width = max(map(len, ('mIoU %', *result['videos'])))
+        lines += ['', f'{"mIoU %":{width}} {"frames":>6}' + ''.join(f' {f"lag {lag}":>6}'
+                                                                    for lag in lags)]
+        lines += [f'{name:{width}} {one["frames"]:6}'
                   + ''.join(f' {percent(score):>6}' for score in one['miou']['per_lag'])
                   for name, one in result['videos'].items()]
     return '\n'.join(lines)
