@@ -28,14 +28,14 @@ from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
 from featshare_ros.worker import Worker
 
 PATIENCE_S = 1.0
-"""Longest wait for the image in work when a signal ends the node, in seconds."""
+"""Longest wait for the image being processed when a signal ends the node, in seconds."""
 LONGEST_PATIENCE = 10
-"""Longest wait for the image in work at deactivation, in units of ``PATIENCE_S``."""
+"""Longest wait for the image being processed at deactivation, in units of ``PATIENCE_S``."""
 PREPARING_S = 1.0, 120.0
 """
-Time on the first image of a size that is reported as preparation: from, to, in seconds.
+Bounds of the time on the first image of a size that is reported as preparation, in seconds.
 
-Beyond it the engine counts as hanging.
+Beyond the upper bound the engine is reported as hanging.
 """
 
 
@@ -44,7 +44,7 @@ class SegmentationNode(LifecycleNode):
     Turns camera images into segmentation masks.
 
     Configuring loads the network and creates the publishers, activating subscribes and starts
-    the worker; each is undone by its counterpart. Only while active is anything received.
+    the worker; cleanup and deactivation undo these. Images are received only while active.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -95,7 +95,7 @@ class SegmentationNode(LifecycleNode):
                 self._outputs[name] = Publishers(self, name)
                 self._cameras.append(Camera(self, name, compressed, self._wake))
         except Exception as error:
-            # Of any type, from a bad file to a missing driver: the user needs the text.
+            # Any type of error, from a bad file to a missing driver: its text is reported.
             self._free()
             return self._refuse('cannot be configured', error)
         self._problem = ''
@@ -197,7 +197,7 @@ class SegmentationNode(LifecycleNode):
         return segmenter
 
     def _stop(self) -> None:
-        """Unsubscribe, and end the worker; wait for the image in work, up to a limit."""
+        """Unsubscribe and end the worker; wait for the image being processed, up to a limit."""
         for camera in self._cameras:
             camera.unsubscribe()
         if self._processor is not None:
@@ -284,7 +284,7 @@ class SegmentationNode(LifecycleNode):
         return settings
 
     def _idle(self) -> Idle | None:
-        """Return level and message of the cameras while nothing is segmented on purpose."""
+        """Return level and message of the cameras while segmentation is intentionally off."""
         if self._state == 'active' and not self._enabled:
             return DiagnosticStatus.OK, 'disabled by the service enable'
         if self._state != 'active':
@@ -321,7 +321,7 @@ class SegmentationNode(LifecycleNode):
 
 
 def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
-    """Spin until the end, or until a callback raises something unexpected, which is logged."""
+    """Spin until shutdown, or until a callback raises an unexpected error, which is logged."""
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -361,7 +361,7 @@ def main(args: list[str] | None = None) -> int:
             # A second Ctrl-C during the shutdown.
             pass
     if node is not None and node.working:
-        # An interpreter that shuts down under a running engine may crash.
+        # Shutting the interpreter down while an engine runs may crash.
         sys.stdout.flush()
         os._exit(0)
     return 0

@@ -40,7 +40,7 @@ MessageTypes = Callable[[str], Any]
 
 
 class Qos(NamedTuple):
-    """Quality of service; all outputs are reliable, as RViz and Foxglove ask for, keep last."""
+    """Quality of service; all outputs are reliable (as RViz and Foxglove request), keep last."""
 
     depth: int
     latched: bool
@@ -73,9 +73,9 @@ class Answer:
     :param camera: name, as in the parameter ``cameras``.
     :param frame: HxWx3 uint8 RGB; None where the image could not be decoded.
     :param result: None where there is no mask.
-    :param problem: why there is none, or ''.
+    :param problem: why there is no mask, or ''.
     :param device: where the network runs, as text.
-    :param info: the camera's newest CameraInfo, if any came.
+    :param info: the camera's newest CameraInfo, or None.
     :param opacity: of the overlay, 0 to 1.
     """
 
@@ -98,7 +98,7 @@ class Output:
     :param name: follows the node's name and the camera's.
     :param content: returns a ``Picture``, a message, or None where there is nothing to send;
         raises OutputError where the inputs do not allow it.
-    :param on_demand: made only while somebody subscribes, or where a recording is asked for it.
+    :param on_demand: computed only while there are subscribers, or if a recording requests it.
     """
 
     name: str

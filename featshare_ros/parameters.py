@@ -73,8 +73,8 @@ PARAMETERS = (
          'error.', limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
          'the whole network on every frame.', live=True, limits=(1, 1000)),
-    # Features age with time rather than with frames; the loss of accuracy by age is in
-    # docs/models/models.md. At camera rates above 13 Hz an interval of 5 takes effect first.
+    # The loss of accuracy depends on time rather than on frames; docs/models/models.md has
+    # figures. At camera rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
          'the interval; 0 for no limit.', live=True, limits=(0.0, 3600.0)),
     Spec('key_policy', 'fixed', 'fixed: key frames by the interval and the age alone; change: '
@@ -107,7 +107,7 @@ PARAMETERS = (
 
 class Values:
     """
-    The values of the node's parameters, as they were last set.
+    The most recent values of the node's parameters.
 
     ``problems`` holds the reason, by parameter, for each value given at start that was refused;
     configuring must fail on them. The node sets ``configured`` while it is configured.

@@ -55,7 +55,7 @@ class Processor:
             self._apply()
 
     def discard(self) -> None:
-        """Publish nothing from now on, not even the answer to the image in work."""
+        """Publish nothing from now on, not even the result of the image being processed."""
         with self._publishing:
             self._discards = True
 
@@ -74,7 +74,7 @@ class Processor:
                                              values['publish_confidence'])
             answer = Answer(header, self._segmenter.labels, camera.name, frame, result,
                             info=camera.info, opacity=values['overlay_opacity'])
-            # Held while the mask goes out: after ``discard`` has returned, none does.
+            # Held while publishing: after ``discard`` has returned, nothing is published.
             with self._publishing:
                 if self._discards:
                     raise EngineError(GIVEN_UP)
@@ -85,7 +85,7 @@ class Processor:
                 self._node.get_logger().warning(f'{statistics.topic}: image left out: {error}')
             return
         except Exception as error:
-            # A signal ends the context while an image is in work.
+            # A signal may end the context while an image is being processed.
             if self._node.context.ok():
                 statistics.failed(str(error), ENGINE, arrival.time)
                 self._log(statistics, 'image left out', error)

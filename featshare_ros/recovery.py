@@ -21,7 +21,7 @@ GIVEN_UP = 'the engine hung on an image and was given up; activate the node to l
 
 
 class LoadingCancelledError(RuntimeError):
-    """The wait for an engine ended, because the node is being deactivated or shut down."""
+    """The wait for an engine was ended: the node is being deactivated or shut down."""
 
 
 class EngineError(RuntimeError):
@@ -30,7 +30,7 @@ class EngineError(RuntimeError):
 
 class BackOff:
     """
-    The waits between attempts, each twice the one before, up to ``LONGEST_WAIT_S``.
+    Exponential back-off: each wait is twice the previous one, up to ``LONGEST_WAIT_S``.
 
     After an engine has run for ``LONGEST_WAIT_S`` the next wait is the shortest again.
     """
@@ -67,7 +67,7 @@ class EngineLoader:
         Return a segmenter that ``build`` makes, or raise what it raises.
 
         :param wanted: whether it is still wanted; called repeatedly during the wait.
-        :raises LoadingCancelledError: where it is no longer wanted.
+        :raises LoadingCancelledError: where ``wanted`` returns False.
         """
         future = self._executor.submit(self._run, build)
         while not wait([future], LOOK_S).done:
@@ -94,9 +94,10 @@ class SupervisedSegmenter:
     """
     A ``VideoSegmenter`` whose engine may fail.
 
-    ``segment`` and ``recover`` are the worker's; the rest is for any thread. While it recovers,
-    ``running`` is False and nothing can be segmented. ``preparing`` is the image size, as text,
-    that the engine currently sees for the first time, and since when (monotonic seconds).
+    Only the worker calls ``segment`` and ``recover``; any thread may call the rest. While
+    it recovers, ``running`` is False and nothing can be segmented. ``preparing`` is the image
+    size, as text, that the engine is running for the first time, and the monotonic time in
+    seconds at which it began.
 
     :param build: returns a segmenter that is warmed up, or raises.
     :param logger: the node's.
@@ -190,7 +191,7 @@ class SupervisedSegmenter:
         Drop an engine that hangs on an image; ``load`` builds another.
 
         :returns: a function that closes the engine, for the hanging thread to call once it
-            returns: called before, it would block.
+            returns: called earlier, it would block.
         """
         segmenter, self._segmenter = self._segmenter, None
         self.preparing, self.problem = None, GIVEN_UP

@@ -107,12 +107,14 @@ def _sections(results: Path) -> Iterator[str]:
     yield '# Speed'
     yield (f'Engines on a CPU measured at {commits}, engines on CUDA measured at '
            f'`{cuda["commit"]}`, {cuda["note"]}; each table names its own commit, machine and '
-           'command. Drawn by `python -m featshare_core.evaluation.pages` from the JSON files in '
+           'command. *Before the search at strides 64 and 4* means: with a displacement search '
+           'that lacked the coarsest and the finest of its present levels. Drawn by '
+           '`python -m featshare_core.evaluation.pages` from the JSON files in '
            '[results](results).')
-    yield ('Batch 1, from the uint8 image in host memory to the mask there. A key frame runs the '
-           'whole network, a current frame the shallow part; "per frame" is the same network '
-           'without sharing, on the same engine. Machines differ, and a busy one slows down: '
-           'compare figures of one table only.')
+    yield ('Batch 1, from the uint8 image in host memory to the mask in host memory. A key frame '
+           'runs the whole network, a current frame the shallow half; "per frame" is the same '
+           'network without sharing, on the same engine. Compare only figures of one table: '
+           'machines and their load differ.')
     yield '## CPU'
     yield (f'512x512, {cpu[0]["frames"]} frames. {_origin(cpu[0])}:\n\n'
            + '\n'.join(f'    {one["command"]}' for one in cpu))
@@ -130,7 +132,7 @@ def _sections(results: Path) -> Iterator[str]:
     yield _engine_table(list(cuda['rows'].values()))
     yield '## Cameras'
     yield ('One engine, `default`, 2 shared levels, interval 5, 1280x720 images, frames of the '
-           'cameras in turn as fast as they go.')
+           'cameras in turn, without pauses.')
     for name in ('cameras-cpu', 'cameras-cuda'):
         yield from _cameras(read(name))
     live = read('live-cameras-cuda')
@@ -141,7 +143,7 @@ def _sections(results: Path) -> Iterator[str]:
                 [[name, *(one[key] for key in ('sent', 'received', 'answered', 'dropped')),
                   _three(one['mask_age_ms'])] for name, one in live['cameras'].items()])
     yield '## The node'
-    yield ('From the image in the callback to the mask published, one camera, 1280x720, '
+    yield ('From the callback with the image to the published mask, one camera, 1280x720, '
            '`default`, ms, p50 / p95 / worst.')
     for name in ('node-cpu', 'node-cuda'):
         one = read(name)
@@ -152,8 +154,8 @@ def _sections(results: Path) -> Iterator[str]:
                     [[f'{one["hz"]} Hz', *(_three(one[key]) for key in kinds.values()
                                            if key in one)]])
     yield '## Deferred key frames'
-    yield ('512x512, interval 5, from the moment that a frame is due. `deferred` evens out key '
-           'frames only where the device has room beside the frames.')
+    yield ('512x512, interval 5; latency counts from the time at which a frame is due. `deferred` '
+           'reduces the latency of key frames only if the device has computing capacity to spare.')
     for name in ('deferred-cpu', 'deferred-cuda'):
         one = read(name)
         yield _source(one)
@@ -162,8 +164,8 @@ def _sections(results: Path) -> Iterator[str]:
                      for kind, runs in one['runs'].items() for run in runs])
     yield '## Cold start'
     start = read('cold-start-cpu')
-    yield ('OpenVINO exports and compiles the network for each image size that it is given; the '
-           'exported network is kept on disk, so that a later start compiles only. Seconds. '
+    yield ('Times in seconds. OpenVINO exports and compiles the network for each image size; the '
+           'exported network is kept on disk, so that a later start only compiles it. '
            f'{_source(start)}')
     parts = list(next(iter(start['seconds'].values())))
     yield table(['', *(part.replace('_', ' ') for part in parts)],

@@ -1,4 +1,4 @@
-"""Engine: the interface of "run a key frame / run a current frame on a device"."""
+"""Engine: the interface that runs key frames and current frames on a device."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from featshare_core.networks.checkpoint import Config
 Frame = npt.NDArray[np.uint8]
 
 KEPT_SIZES = 4
-"""Number of image sizes that an engine stays prepared for, beside those that streams have."""
+"""Number of image sizes that an engine stays prepared for, unless streams use more."""
 
 Prepared = TypeVar('Prepared')
 
@@ -30,9 +30,9 @@ class Prediction:
     :param mask: HxW uint8 class ids.
     :param confidence: HxW uint8, 255 times the winning class's probability; None unless asked
         for.
-    :param lag: frames since the one whose deep features it used; 0 where those are its own.
+    :param lag: frames since the key frame whose deep features were used; 0 for its own.
     :param timings: milliseconds of each stage, in order.
-    :param deferred: whether the deep half was started on this frame, to run beside the next ones.
+    :param deferred: whether the deep half was started on this frame, in parallel with the next.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -46,8 +46,8 @@ class Engine(ABC):
     """
     Runs a network on frames of any number of streams; one frame at a time.
 
-    A frame is an HxWx3 uint8 RGB array. All work between it and the mask is the engine's: resize,
-    normalise, network, upsample, argmax. Engines agree on masks and differ in speed.
+    A frame is an HxWx3 uint8 RGB array. The engine does everything from frame to mask: resize,
+    normalise, network, upsample, argmax. Engines agree on masks up to rounding.
     """
 
     name: str
@@ -93,24 +93,24 @@ class Engine(ABC):
     @abstractmethod
     def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """
-        Return what ``current`` does, and start the deep half on this frame, beside the next ones.
+        Return what ``current`` does, and start the deep half of this frame in parallel.
 
-        Later frames of the stream use its features as soon as they have been computed. While those
-        of an earlier frame are being computed, no others are started; see ``Prediction.deferred``.
+        Later frames of the stream use its features as soon as they are ready. If the deep half of
+        an earlier frame is still running, none is started; see ``Prediction.deferred``.
 
         :raises LookupError: as ``current``.
         """
 
     @abstractmethod
     def forget(self, stream: str) -> None:
-        """Free what is kept of a stream."""
+        """Free the cached features of a stream."""
 
     @abstractmethod
     def close(self) -> None:
         """
-        Free the models, what is kept of every stream, and the threads; wait for these to end.
+        Free the models, the cached features and the threads, and wait for the threads to end.
 
-        Not while a frame is being run. Calling it again does nothing.
+        Must not be called while a frame is being run. Calling it again does nothing.
         """
 
     def _check_open(self) -> None:
@@ -120,10 +120,11 @@ class Engine(ABC):
 
 def drop_oldest(prepared: OrderedDict[Size, Prepared], used: Collection[Size]) -> Prepared | None:
     """
-    Drop what was prepared for a size that no stream has, where more than ``KEPT_SIZES`` are.
+    Drop the oldest entry of an unused size, if there are more than ``KEPT_SIZES`` entries.
 
-    :param prepared: by size, the one used last at the end; that one stays.
-    :returns: what was dropped, or None.
+    :param prepared: by size; the one used last is at the end and is never dropped.
+    :param used: the sizes that streams use, which are never dropped.
+    :returns: the dropped entry, or None.
     """
     spare = [size for size in list(prepared)[:-1] if size not in used]
     return prepared.pop(spare[0]) if len(prepared) > KEPT_SIZES and spare else None

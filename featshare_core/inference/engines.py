@@ -1,4 +1,4 @@
-"""Which engines there are, what each runs on, and how one is chosen and made."""
+"""The table of engines: what each runs on, and how one is chosen and built."""
 from __future__ import annotations
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is made from: ``make_engine``'s arguments, with the device chosen."""
+    """The arguments that an engine is built from: those of ``make_engine``, device resolved."""
 
     weights: str | Path
     exported: bool
@@ -74,13 +74,13 @@ def _onnx(provider: str, request: Request) -> Engine:
 @dataclass(frozen=True)
 class EngineKind:
     """
-    What an engine needs, and how it is made.
+    What an engine requires, and how it is built.
 
-    :param precisions: those that it computes in, by the type of device that it runs on.
-    :param packages: the modules that it imports, and what ``pip install`` calls each.
+    :param precisions: supported precisions, by the type of device that it runs on.
+    :param packages: the modules that it imports, each with its package's name for pip.
     :param runs_models: whether it runs ONNX models: exported ones, or those that PyTorch exports
         from a checkpoint with the package onnx. Other engines run checkpoints alone.
-    :param make: makes it; raises where the device or the build of a package is not the right one.
+    :param make: builds it; raises where the device or the build of a package does not fit.
     """
 
     precisions: Mapping[str, tuple[str, ...]]
@@ -109,7 +109,7 @@ AUTO = {('cpu', False): ('openvino', 'torch'), ('cuda', False): ('graphs',),
 """The engines that ``auto`` tries in order, by the type of device and whether it is exported."""
 
 ENGINE_NAMES = ('auto', *ENGINES)
-"""What the argument ``engine`` may be."""
+"""Allowed values of the argument ``engine``."""
 
 
 def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: str = 'auto',
@@ -165,7 +165,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
             except Exception as error:  # of any type: each runtime has its own
                 cause = f'{type(error).__name__}: {error}'.splitlines()[0]
                 problem = RuntimeError(f'engine {name} does not start: {cause}')
-        # What is not installed is not missed, unless the network now runs on another device.
+        # An engine that is not installed is reported only if the type of device changes.
         if problem is not None and (not _missing(ENGINES[name].packages)
                                     or where.type != last[1].type):
             passed_over.append(str(problem))
@@ -196,7 +196,7 @@ def _candidates(engine: str, device: str, exported: bool) -> list[tuple[str, tor
     where = named or choose_device('auto')
     found = [(name, where) for name in AUTO[where.type, exported]]
     if named is None and exported and where.type == 'cuda':
-        # Nobody asked for CUDA, and ONNX Runtime may be built without it.
+        # CUDA was not named by the user, and ONNX Runtime may be built without it.
         found += [(name, torch.device('cpu')) for name in AUTO['cpu', True]]
     return found
 

@@ -1,4 +1,4 @@
-"""Which frames are key frames: the interval, and whatever forces a key frame before it is due."""
+"""Which frames are key frames: by the interval, or earlier for another reason."""
 from __future__ import annotations
 
 import base64
@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 THUMBNAIL = (32, 24)
-"""Width and height in pixels at which frames are compared: scenes differ there, noise does not."""
+"""Width and height in pixels at which frames are compared: small enough to average noise out."""
 
 Picture = npt.NDArray[np.uint8]
 
 GOLDEN = 0.6180339887
-"""Fraction of the interval between the key frames of one stream and the next."""
+"""Offset between the key frames of one stream and those of the next, in intervals."""
 
 
 class Turn(NamedTuple):
     """
-    What a frame is to its stream.
+    The role of a frame in its stream: key frame or current frame.
 
     ``reason`` says why it is a key frame: ``first`` (or first after a reset), ``size``,
     ``backwards``, ``age``, ``change`` or ``interval``; it is empty for a current frame.
@@ -57,10 +57,10 @@ def difference(first: Picture, second: Picture) -> float:
 
 class KeyFrameSchedule:
     """
-    A fixed interval of processed frames for each stream, and what forces a key frame early.
+    Decides for each stream which frames are key frames: after a fixed interval, or earlier.
 
-    Streams are staggered: the interval after a stream's first key frame is shortened by a share
-    of its own, so that the key frames of several cameras do not coincide.
+    Streams are staggered: the interval after a stream's first key frame is shortened by a
+    fraction that differs between streams, so that key frames of several cameras do not coincide.
 
     Three attributes may be set between frames; each is checked when it is set:
 
@@ -120,13 +120,13 @@ class KeyFrameSchedule:
     def next(self, stream: str, size: tuple[int, int], stamp: float | None = None,
              frame: Picture | None = None) -> Turn:
         """
-        Advance a stream by one frame and say what that frame is.
+        Advance a stream by one frame and return the role of that frame.
 
         :param size: the image's (height, width).
-        :param stamp: seconds, or None where unknown; an unknown stamp forces nothing.
-        :param frame: HxWx3 uint8 RGB; looked at where there is a ``change_threshold``.
-        :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream is
-            then as it was before.
+        :param stamp: seconds; None where unknown, which never causes a key frame.
+        :param frame: HxWx3 uint8 RGB; used only with a ``change_threshold``.
+        :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream
+            is then unchanged.
         """
         if stamp is not None:
             stamp = float(_number('stamp', stamp))
@@ -160,11 +160,11 @@ class KeyFrameSchedule:
 
     def postpone(self, stream: str) -> Turn:
         """
-        Undo the key frame that ``next`` has just decided on: the frame could not be one.
+        Undo the key frame that ``next`` has just returned, because it could not be run as one.
 
-        The next frame is decided on again, and ages count from the key frame before.
+        It becomes due again with the next frame; ages count from the previous key frame.
 
-        :returns: what the frame is instead.
+        :returns: the frame's role instead.
         """
         state, picture = self._replaced
         now = self._streams.get(stream)
@@ -185,7 +185,7 @@ class KeyFrameSchedule:
             self._streams.pop(stream, None)
 
     def forget(self, stream: str) -> None:
-        """Forget a stream and its place among the others."""
+        """Free the state of a stream, including its stagger."""
         self._streams.pop(stream, None)
         self._phases.pop(stream, None)
         self._key_pictures.pop(stream, None)
@@ -198,11 +198,11 @@ class KeyFrameSchedule:
                              for name, picture in self._key_pictures.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from where ``state`` was taken."""
+        """Continue from a result of ``state``."""
         self._phases = dict(state['phases'])
         self._streams = {name: _Stream(**{**fields, 'size': tuple(fields['size'])})
                          for name, fields in state['streams'].items()}
-        # Recordings that were begun before states held pictures have none.
+        # States written by older versions have no pictures.
         self._key_pictures = {
             name: np.frombuffer(base64.b64decode(text), np.uint8).reshape(THUMBNAIL[::-1])
             for name, text in state.get('pictures', {}).items()}

@@ -1,4 +1,4 @@
-"""VideoSegmenter: frames in, masks out; the one class that most users touch."""
+"""VideoSegmenter: frames in, masks out; the class that most programs use."""
 from __future__ import annotations
 
 import threading
@@ -14,9 +14,11 @@ from featshare_core.inference.schedule import KeyFrameSchedule
 
 KEY_MODES = ('blocking', 'deferred')
 """
-A blocking key frame is answered with its own deep features, and takes longer than the others.
-Deferred, no frame waits for the deep half: it runs beside the frames that follow, which use the
-features before them until it has ended. A device without room for both slows these down.
+How key frames are run.
+
+``blocking``: the mask of a key frame uses its own deep features, so it takes longer than others.
+``deferred``: no frame waits for the deep half, which runs in parallel with the frames that follow.
+These use the older features until it has finished, and slow down if the device is saturated.
 """
 
 
@@ -26,10 +28,10 @@ class Result:
     The segmentation of one frame.
 
     :param mask: HxW uint8 class ids.
-    :param confidence: HxW uint8, 255 times the winning class's probability; None unless wanted.
+    :param confidence: HxW uint8, 255 times the winning class's probability, or None.
     :param is_key: whether the mask comes from this frame's own deep features.
     :param key_reason: why the deep half ran on it: ``first``, ``interval``, ``age``, ``change``,
-        ``size`` or ``backwards``.
+        ``size`` or ``backwards``; empty on a current frame.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     """
@@ -50,8 +52,8 @@ class VideoSegmenter:
         for frame in video:                      # HxWx3 uint8 RGB
             mask = segmenter.segment(frame).mask # HxW uint8 class ids
 
-    What ``schedule`` says may be changed between frames. Several threads may share a segmenter:
-    a lock lets one frame at a time into the engine. ``reset`` never waits for it.
+    The attributes of ``schedule`` may be changed between frames. Several threads may share a
+    segmenter: a lock serialises the frames. ``reset`` never waits for the lock.
     """
 
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
@@ -86,24 +88,27 @@ class VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
-        :param path_or_name: a .safetensors file, ``default`` for the shipped checkpoint, or a
-            folder that ``featshare export`` has written.
+        :param path_or_name: a .safetensors file, the name of a shipped checkpoint, or a folder
+            that ``featshare export`` has written.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
-            each.
+            every frame.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        :param shared_levels: levels that current frames reuse; None as the checkpoint says.
+        :param shared_levels: number of levels that current frames reuse; None: the checkpoint's.
         :param max_key_age: seconds of stamps after which a key frame is due; None for no limit.
         :param input_size: (width, height) to run the network at; None for the checkpoint's
-            number of pixels in the image's own aspect ratio.
-        :param full_size: masks have the image's size, otherwise the network input's.
-        :param engine: one of ``engines.ENGINES``; ``auto`` is the fastest that is installed.
+            number of pixels in the image's aspect ratio.
+        :param full_size: whether masks have the image's size; otherwise the network input's.
+        :param engine: one of ``engines.ENGINE_NAMES``; ``auto`` is the fastest that is installed.
         :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
         :param change_threshold: mean difference of brightness from the key frame, 0 to 1, above
             which the next key frame is due; None for no such key frames.
         :raises CheckpointError: where the checkpoint cannot be used.
-        :raises RuntimeError: where the CUDA device asked for is missing.
-        :raises ValueError: where another argument is out of range.
+        :raises ImportError: where the packages of the named engine are not installed.
+        :raises RuntimeError: where the named CUDA device is missing, or the engine does not start.
+        :raises TypeError: where ``key_interval`` is no integer, or another setting no number.
+        :raises ValueError: where another argument is out of range, or the engine does not run on
+            the device, in the precision, or these weights.
         """
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
@@ -112,13 +117,15 @@ class VideoSegmenter:
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
                 confidence: bool = False) -> Result:
         """
-        Segment the next frame of a stream; it waits for frames of other threads.
+        Segment the next frame of a stream; waits for frames of other threads.
 
         :param frame: HxWx3 uint8 RGB; any size, which may change between frames.
         :param stream: the camera's name; streams share nothing but the network.
-        :param stamp: the frame's time in seconds, where known.
+        :param stamp: the frame's time in seconds; None where unknown.
+        :param confidence: whether to compute ``Result.confidence``.
         :raises ValueError: where ``frame`` is not such an array, or ``stamp`` is not finite.
         :raises TypeError: where ``stamp`` is no number.
+        :raises RuntimeError: where the segmenter is closed, or the device fails.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 \
                 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -134,7 +141,7 @@ class VideoSegmenter:
             self.schedule.reset(self._resets.popitem()[0])
         key_mode = self.key_mode  # may be set while the frame is in work
         turn = self.schedule.next(stream, frame.shape[:2], stamp, frame)
-        # Any other reason for a key frame makes the older features worthless.
+        # For any other reason than the interval, the older features are of no use.
         deferred = key_mode == 'deferred' and turn.reason == 'interval'
         run = self.engine.defer if deferred else \
             self.engine.key if turn.reason else self.engine.current
@@ -146,8 +153,8 @@ class VideoSegmenter:
             raise
         if deferred and not prediction.deferred:
             turn = self.schedule.postpone(stream)
-        # Only the engine knows when deferred features came; the schedule's count, otherwise the
-        # same, also outlives an engine (a recording that is resumed).
+        # Only the engine knows when deferred features are ready. Otherwise both counts agree, but
+        # the schedule's also survives a new engine (a recording that is resumed).
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
                       turn.reason, lag, prediction.timings)
@@ -156,8 +163,8 @@ class VideoSegmenter:
         """
         Run a key and a current frame of the size that the network was trained on.
 
-        What the device prepares on its first frame is prepared here, and a device that cannot run
-        the network fails here, not on the first image of a drive.
+        The device prepares itself here instead of on the first image, and a device that cannot run
+        the network fails here. Not thread-safe: must not run at the same time as ``segment``.
 
         :raises RuntimeError: where the device fails, or its results are not finite.
         """
@@ -173,7 +180,7 @@ class VideoSegmenter:
         self.engine.forget('warm-up')
 
     def forget(self, stream: str) -> None:
-        """Free what is kept of a stream that has ended; it waits for a frame in work."""
+        """Free the state of a stream that has ended; waits for a frame that is being segmented."""
         with self._lock:
             self._resets.pop(stream, None)
             self.schedule.forget(stream)
@@ -181,7 +188,7 @@ class VideoSegmenter:
 
     def close(self) -> None:
         """
-        Free the engine and its threads; it waits for a frame in work.
+        Free the engine and its threads; waits for a frame that is being segmented.
 
         Calling it again does nothing. ``segment`` raises RuntimeError afterwards.
         """
@@ -192,6 +199,6 @@ class VideoSegmenter:
         """
         Make the next frame of a stream, or of every stream, a key frame.
 
-        It returns at once, also while a frame is in work: the frame after that is the next one.
+        Returns at once. A frame that is being segmented is not affected; the one after it is.
         """
         self._resets[stream] = None

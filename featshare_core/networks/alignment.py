@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RADII = (2, 1, 1, 1)
-"""Search radius of each level, coarse to fine, in its cells; one covers 2x2 of the next level."""
+"""Search radius of each level, coarse to fine, in cells; a cell covers 2x2 of the next level."""
 SHARPNESS = 10.0
 """Inverse temperature of the softmax over costs; costs are relative to their mean."""
 OUTSIDE = 3.0
@@ -25,7 +25,7 @@ Frames = tuple[Tensor, Tensor]
 
 
 class Level(NamedTuple):
-    """What is compared in one step of the search, and how: see ``_search``."""
+    """The arguments of one step of the search: see ``_search``."""
 
     ours: Tensor
     theirs: Tensor
@@ -39,11 +39,11 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     """
     Return the displacement from each cell to its match in the key frame, (x, y) in cells.
 
-    It is Nx2xhxw, within 23 cells each way; or, with finer features, Nx2x2hx2w in their cells,
-    within 47 each way.
+    The result is Nx2xhxw, at most 23 cells along each axis. With finer features it is Nx2x2hx2w
+    in the finer cells, at most 47 along each axis.
 
     :param current, key: NxCxhxw, the same features of both frames.
-    :param finer, finer_key: NxDx2hx2w, other features of both frames, which refine it.
+    :param finer, finer_key: NxDx2hx2w, other features of both frames, which refine the result.
     """
     fine = None if finer is None or finer_key is None else (finer.float(), finer_key.float())
     moved: Tensor | None = None
@@ -77,8 +77,8 @@ def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
 
     :param features: NxCxHxW, of the key frame.
     :param moved: Nx2xhxw displacement in its own cells, finer or coarser than the features'.
-    :param nearest: sample the nearest cell instead of interpolating: at stride 4 as accurate, and
-        several times as fast.
+    :param nearest: sample the nearest cell instead of interpolating: at stride 4 equally
+        accurate, and several times faster.
     """
     height, width = features.shape[-2:]
     unit = moved.shape[-1] / width
@@ -89,7 +89,7 @@ def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
 
 
 def _halved(current: Tensor, key: Tensor) -> Frames:
-    # Of one row nothing is pooled: OpenVINO 2026.4 crashes where a cell is less than two.
+    # A side of one cell is not pooled: OpenVINO 2026.4 crashes where it is below the window.
     cell = [min(2, int(side)) for side in current.shape[-2:]]
     return F.avg_pool2d(current, cell, ceil_mode=True), F.avg_pool2d(key, cell, ceil_mode=True)
 

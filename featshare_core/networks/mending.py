@@ -10,11 +10,11 @@ from torch.nn import functional as F
 HIDDEN_CHANNELS = 64
 """Width of the hidden layers, in channels."""
 DILATIONS = (1, 2)
-"""Dilations of the 5x5 depthwise convolutions, in cells of stride 16; they see 208 pixels."""
+"""Dilations of the 5x5 depthwise convolutions, in cells of 16 pixels (receptive field: 208)."""
 GATE_FACTOR = 1.5
 """Factor of the mismatch's power in the gate, without a unit."""
 GATE_POWER = 4
-"""Power of the mismatch in the gate: a slight mismatch is better left uncorrected."""
+"""Power of the mismatch in the gate: high, so that a slight mismatch is not corrected."""
 
 
 def mismatch(current: Tensor, carried: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ class Mending(nn.Module):
     """
     Corrects carried features from the current frame's shallow features and the mismatch.
 
-    The output equals the input where the frames match and, with fresh weights, everywhere. The
-    correction is computed at stride 16, a fourth of the cost of stride 8 without loss, and gated
-    at stride 8.
+    The output equals the input where the frames match; with initial weights, everywhere. The
+    correction is computed at stride 16, at a quarter of the cost of stride 8 and without loss of
+    accuracy, and gated at stride 8.
 
     :param low_channels: channels of the shallow features, at stride 8.
     :param channels: channels of the carried features, at stride 4.

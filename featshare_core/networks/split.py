@@ -23,10 +23,10 @@ Tensors = tuple[Tensor, ...]
 
 class Ops(NamedTuple):
     """
-    The operations that carry a key frame's features over to a current frame.
+    The operations that align and mend a key frame's features for a current frame.
 
-    The defaults are made of PyTorch's operations; an engine may give faster ones of the same
-    signatures and results.
+    The defaults use PyTorch; an engine may supply faster ones with the same signatures and
+    results.
 
     :param displacement, warp: see ``alignment``.
     :param mismatch, gate: see ``mending``.
@@ -59,7 +59,7 @@ class SplitNetwork(nn.Module, ABC):
     """Path of the module whose parameters depend on the number of classes."""
 
     mending_names: frozenset[str] = frozenset()
-    """Names of the parameters that mend carried features; empty in a network that does not."""
+    """Names of the parameters of the mending; empty in a network without mending."""
 
     landmark_maps: int = 1
     """Number of tensors that ``_landmarks`` returns."""
@@ -68,21 +68,21 @@ class SplitNetwork(nn.Module, ABC):
     """Number of levels, counted from the deepest, that are cached; set by ``configure``."""
 
     aligned: bool = False
-    """Whether ``propagate`` moves features along with the scene; set by ``configure``."""
+    """Whether ``propagate`` aligns features to the current frame; set by ``configure``."""
 
     ops: Ops = Ops()
-    """The operations that carry features over; set by ``configure``."""
+    """The operations of alignment and mending; set by ``configure``."""
 
     def configure(self, shared_levels: int | None = None, aligned: bool | None = None,
                   ops: Ops | None = None) -> None:
         """
         Set how the network shares features; None leaves a setting as it is.
 
-        Tensors that ``high`` returned before a change of the cut or the alignment do not fit.
+        After a change of cut or alignment, tensors that ``high`` returned before are invalid.
 
         :param shared_levels: the cut, one of ``cuts``; the weights do not depend on it.
-        :param aligned: whether cached features follow the scene; the thesis's do not.
-        :param ops: the operations that carry features over.
+        :param aligned: whether cached features are aligned; in the thesis they are not.
+        :param ops: the operations of alignment and mending.
         :raises ValueError: where ``shared_levels`` is none of ``cuts``.
         """
         if shared_levels is not None:
@@ -97,7 +97,7 @@ class SplitNetwork(nn.Module, ABC):
 
     @property
     def mends(self) -> bool:
-        """Whether an aligned ``propagate`` corrects what it has moved, by ``Mending``."""
+        """Whether ``propagate`` corrects aligned features by ``Mending``."""
         return bool(self.mending_names)
 
     @property
@@ -108,9 +108,9 @@ class SplitNetwork(nn.Module, ABC):
 
     def load_backbone(self, weights: str | None) -> Normalisation:
         """
-        Give the backbone pretrained weights; return the mean and deviation of its images.
+        Load pretrained weights into the backbone; return the mean and deviation it expects.
 
-        :param weights: None for no change; whatever else a network takes.
+        :param weights: None for no change; other values depend on the network.
         :raises ValueError: where the network takes no such weights.
         """
         if weights:
@@ -127,7 +127,7 @@ class SplitNetwork(nn.Module, ABC):
         """Return the shallow features of a normalised Nx3xHxW image; run on every frame."""
 
     def high(self, low: Tensors) -> Tensors:
-        """Return all that depends on the key frame's deep features alone; run on key frames."""
+        """Return all that depends only on the key frame's deep features; run on key frames."""
         shared = self._high(low)
         return (*shared, *self._landmarks(low)) if self.aligned and shared else shared
 
@@ -141,7 +141,7 @@ class SplitNetwork(nn.Module, ABC):
 
         :param low: tensors of ``low``, of the current frame.
         :param shared: tensors of ``high``, of the key frame.
-        :param in_place: leave the warp out, so that more is left to mend: for training.
+        :param in_place: omit the warp, so that mending has more to correct: for training.
         """
         if not self.aligned or not shared:
             return shared
