@@ -22,7 +22,7 @@ def sampling_grid(views: Tensor, crop: tuple[int, int], size: tuple[int, int]) -
     pixels = torch.stack((x, y, torch.ones_like(x)), -1).view(1, -1, 3)  # 1x(hw)x3
     places = pixels @ views.transpose(1, 2)  # Nx(hw)x3
     places = places[..., :2] / places[..., 2:]
-    places = (2 * places + 1) / places.new_tensor(size) - 1
+    places = (2 * places + 1) / places.new_tensor(size) - 1  # Nx(hw)x2, -1 to 1
     return places.view(-1, crop[1], crop[0], 2)
 
 
@@ -48,7 +48,7 @@ def recolour(images: Tensor, colours: Tensor, seeds: list[int]) -> Tensor:
     :param seeds: N, the seed of each image's noise.
     """
     saturation, gains, gamma, noise = (
-        part[..., None, None] for part in colours.split((1, 3, 1, 1), 1))
+        part[..., None, None] for part in colours.split((1, 3, 1, 1), 1))  # Nx1x1x1, Nx3x1x1
     images = saturation * images + (1 - saturation) * images.mean(1, keepdim=True)
     images = (images * gains).clamp(0, 1) ** gamma
     generator = torch.Generator(images.device)

@@ -110,7 +110,7 @@ class Learner(lightning.LightningModule):
         images, masks = augment(batch['image'], batch['mask'], batch['view'], batch['colours'],
                                 seeds, self.config.crop)
         taught = self._taught(images)
-        images = normalise(images, self.checkpoint)
+        images = normalise(images, self.checkpoint)  # Nx3xhxw; masks Nxhxw
         if self.config.is_sharing:
             keys, pseudo = augment(batch['key'], batch['pseudo'], batch['key_view'],
                                    batch['key_colours'], [seed + 1 for seed in seeds],
@@ -148,7 +148,7 @@ class Learner(lightning.LightningModule):
         network, count = self.network, len(images)
         # Both frames in one batch, and all three uses of the decoder: batch norms then see, in
         # training, the mixture that their running statistics are of.
-        low = network.low(torch.cat((images, keys)))
+        low = network.low(torch.cat((images, keys)))  # 2Nx...: current frames, then key frames
         high = network.high(low)
         current_low = tuple(part[:count] for part in low)
         carried = network.propagate(current_low, tuple(part[count:] for part in high))
@@ -161,7 +161,7 @@ class Learner(lightning.LightningModule):
         key_on_current = loss.nll(on_key[:count], masks, weights)
         agreement = None
         if config.match_where_classes_agree:
-            winners = on_key.detach().argmax(1)
+            winners = on_key.detach().argmax(1)  # 2Nxhxw
             agreement = winners[:count] == winners[count:]
         match = loss.feature_match([part[:count] for part in network.without_landmarks(high)],
                                    network.without_landmarks(carried), config.match, agreement)
@@ -190,7 +190,7 @@ class Learner(lightning.LightningModule):
             finest = network.low(torch.cat((images, keys)))
             # What the frame gives on its own is the teacher: the same network, for every cut.
             low = tuple(part[:count] for part in finest)
-            target = network.decode_key(low, network.high(low)).float()
+            target = network.decode_key(low, network.high(low)).float()  # NxCxh'xw'
         for cut in cuts:
             network.configure(shared_levels=cut)
             low = finest[:network.levels - cut]
@@ -201,7 +201,7 @@ class Learner(lightning.LightningModule):
                                         in_place=self.global_step % 2 == 0)
             logits = network.decode_key(low, carried).float()
             # By the features' own size, which differs tenfold from network to network.
-            own = high[0][:count]
+            own = high[0][:count]  # NxCxhxw, of the current frames themselves
             size = own.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
             match = loss.feature_match([own / size], [carried[0] / size],
                                        config.match)
@@ -279,8 +279,10 @@ class Learner(lightning.LightningModule):
             logits = self.network.decode(low, shared)
             if self.network.aligned:
                 logits = torch.where(first, self.network.decode_key(low, shared), logits)
+            # NxHxW, as the truth
             predicted = F.interpolate(logits.float(), truth.shape[-2:], mode='bilinear').argmax(1)
             classes = matrices.shape[-1]
+            # NxHxW: the flat index (lag, true class, predicted class) of each pixel
             pairs = (lags.view(-1, 1, 1) * classes + truth) * classes + predicted
             counts = torch.bincount(pairs[truth != UNLABELLED], minlength=matrices.numel())
             matrices += counts.view_as(matrices)

@@ -41,7 +41,7 @@ class FPN(SmpNetwork):
             lateral = getattr(self.decoder, f'p{5 - self.levels + stage}')
             pyramid = lateral.skip_conv(features[stage]) + above[0] if above \
                 else lateral(features[stage])
-            merged = self.decoder.seg_blocks[self.levels - stage](pyramid)
+            merged = self.decoder.seg_blocks[self.levels - stage](pyramid)  # NxSxhxw, stride 4
             if above:
                 merged = above[1] + merged if self.decoder.merge.policy == 'add' \
                     else torch.cat((above[1], merged), 1)
@@ -89,7 +89,7 @@ class UPerNet(SmpNetwork):
                 lateral = decoder.fpn_lateral_blocks[number].conv_norm_relu(normed)
                 state = resize(state, lateral.shape[-2:]) + lateral
                 level = decoder.fpn_conv_blocks[number](state)
-            maps.insert(0, resize(level, size_at(features, 2)))
+            maps.insert(0, resize(level, size_at(features, 2)))  # NxPxhxw, stride 4
         assert state is not None
         return state, torch.cat(maps, 1)
 
@@ -129,13 +129,13 @@ class DeepLabV3Plus(SmpNetwork):
 
     def deep(self, features: Features) -> Tensors:
         """Return the upsampled pooling's part of the separable convolution."""
-        pooled = self.decoder.up(self.decoder.aspp(features[self.levels]))
+        pooled = self.decoder.up(self.decoder.aspp(features[self.levels]))  # NxAxhxw, stride 4
         return (self._convolve(pooled, 0),)
 
     def merge(self, low: Features, shared: Tensors) -> Tensor:
         """Add that of stride 4."""
         deep, = shared or self.deep(low)
-        fine = self.decoder.block1(low[2])
+        fine = self.decoder.block1(low[2])  # NxBxhxw, stride 4
         _, norm, activation = self.decoder.block2
         first = self.decoder.block2[0][0].in_channels - fine.shape[1]
         return activation(norm(deep + self._convolve(fine, first)))
