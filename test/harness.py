@@ -334,4 +334,4 @@ class Logger:
     def warning(self, text):
         self.lines.append(text)
 
-    info = warning
+    info = error = warning

@@ -107,14 +107,20 @@ def test_a_failed_engine_is_rebuilt_with_back_off_and_reported(node, peer, strea
         int(values[key]) for key in ('processed', 'dropped', 'failed'))
 
 
-def test_one_image_that_fails_costs_that_image_alone(node, peer, stream, faults):
-    newest = peer.diagnostics()
-    wait_until(lambda: CAMERA in newest(), 10, 'diagnostics')
+def fail_once(newest, stream, faults):
+    """Let the engine fail on one image, which is counted; return the restarts before."""
     failed, restarts = int(newest()[CAMERA][2]['failed']), newest()[ENGINE][2]['engine restarts']
     faults.write_text('once')
     wait_until(lambda: faults.read_text() == '', 20, 'the failure')
     stream.wait_for_masks(5)
     wait_until(lambda: int(newest()[CAMERA][2]['failed']) == failed + 1, 10, 'the count')
+    return restarts
+
+
+def test_one_image_that_fails_costs_that_image_alone(node, peer, stream, faults):
+    newest = peer.diagnostics()
+    wait_until(lambda: CAMERA in newest(), 10, 'diagnostics')
+    restarts = fail_once(newest, stream, faults)
     wait_until(lambda: works(newest()[CAMERA]) and newest()[ENGINE][0] == b'\x00', 10, 'recovery')
     assert newest()[ENGINE][2]['engine restarts'] == restarts
     assert newest()[CAMERA][2]['last failure'].endswith('unspecified launch failure')
@@ -129,11 +135,7 @@ def test_a_deferred_key_frame_that_fails_costs_that_image_alone(node, peer, stre
                                max_key_age=0.0).successful
     stream.wait_for_masks(5)
     wait_until(lambda: CAMERA in newest(), 10, 'diagnostics')
-    failed, restarts = int(newest()[CAMERA][2]['failed']), newest()[ENGINE][2]['engine restarts']
-    faults.write_text('once')
-    wait_until(lambda: faults.read_text() == '', 20, 'the failure')
-    stream.wait_for_masks(5)
-    wait_until(lambda: int(newest()[CAMERA][2]['failed']) == failed + 1, 10, 'the count')
+    restarts = fail_once(newest, stream, faults)
     assert newest()[CAMERA][2]['last failure'].endswith('unspecified launch failure')
     assert newest()[ENGINE][2]['engine restarts'] == restarts
     faults.write_text('fail')

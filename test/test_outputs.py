@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import image_message, wait_until
+from harness import Logger, image_message, wait_until
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
@@ -148,14 +148,6 @@ class OneCamera:
 
     def __init__(self):
         self.statistics = CameraStatistics('/image')
-
-
-class Logger:
-    def __init__(self):
-        self.lines = []
-
-    def error(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture

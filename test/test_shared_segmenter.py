@@ -104,13 +104,18 @@ def test_one_frame_at_a_time_and_a_reset_that_waits_for_none(make):
     assert segmenter.segment(FRAMES[2], 'a').key_reason in ('first', '')
 
 
-def test_a_reset_counts_from_the_frame_after_the_one_in_work(make):
-    segmenter = make()
+def a_frame_in_work(segmenter):
+    """Return the segmenter, its engine, which hangs until `go` is set, the thread and results."""
     segmenter.engine = engine = Hanging(segmenter.engine)
     results = []
     thread = threading.Thread(target=lambda: results.append(segmenter.segment(FRAMES[0])))
     thread.start()
     assert engine.entered.acquire(timeout=10)
+    return segmenter, engine, thread, results
+
+
+def test_a_reset_counts_from_the_frame_after_the_one_in_work(make):
+    segmenter, engine, thread, _ = a_frame_in_work(make())
     segmenter.reset()
     engine.go.set()
     thread.join(20)
@@ -188,12 +193,7 @@ def test_a_stamp_that_is_no_time_is_refused_and_changes_nothing(make, stamp, err
 
 
 def test_closing_waits_for_the_frame_in_work(make):
-    segmenter = make()
-    segmenter.engine = engine = Hanging(segmenter.engine)
-    results = []
-    thread = threading.Thread(target=lambda: results.append(segmenter.segment(FRAMES[0])))
-    thread.start()
-    assert engine.entered.acquire(timeout=10)
+    segmenter, engine, thread, results = a_frame_in_work(make())
     closing = threading.Thread(target=segmenter.close)
     closing.start()
     closing.join(0.3)

@@ -15,10 +15,10 @@ from featshare_core.inference.cpu.torch_engine import TorchEngine
 from featshare_core.inference.device import PRECISIONS, choose_device, named_device
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.export.models import (
-    CONFIG_FILE,
     ExportedModels,
     ModelSource,
     NetworkModels,
+    is_exported,
 )
 from featshare_core.networks.checkpoint import load_checkpoint
 
@@ -140,10 +140,9 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
         raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINE_NAMES)}')
     if precision not in ('auto', *PRECISIONS):
         raise ValueError(f'precision {precision!r} is none of auto, {", ".join(PRECISIONS)}')
-    folder = Path(weights).expanduser()
-    exported = (folder / CONFIG_FILE).is_file()
+    exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):
-        raise ValueError(f'the shared levels and the alignment of {folder}, which is exported, '
+        raise ValueError(f'the shared levels and the alignment of {weights}, which is exported, '
                          f'are fixed: export it again to change them')
     passed_over: list[str] = []
     candidates = _candidates(engine, device, exported)
