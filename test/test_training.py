@@ -267,6 +267,8 @@ def test_a_per_frame_network_learns_from_a_teacher(baselines, tmp_path):
     ({'shared_levels': 1, 'baseline': 'x', 'mending': True, 'frozen_norms': 'all'},
      'mending is for features that fol'),
     ({'mending': True, 'aligned': 'deployed'}, 'mending is for sharing networks'),
+    ({'shared_levels': [3, 4], 'baseline': 'x', 'mending': True},
+     'shared_levels: 4 trains the refresh, and stands alone'),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Array, Labelled
 from featshare_core.data.store import FrameStore
 
@@ -31,12 +32,14 @@ class Augmentation:
     :param scale: smallest and largest factor, drawn uniformly in its logarithm.
     :param flip: mirror half of the samples, drawn at random.
     :param colour: vary saturation, brightness, colour cast, gamma and noise.
+    :param passing: paste things that move into pairs, cut out of the stills, see ``passing``.
     """
 
     rotation: float = 10.0
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     colour: bool = False
+    passing: bool = False
 
 
 def draw_view(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, int],
@@ -117,6 +120,10 @@ class Triplets(Dataset[dict[str, Any]]):
         low, high = distances or (0, 0)
         if not 0 <= low <= high <= MAX_DISTANCE:
             raise ValueError(f'distances {low} to {high} are not within 0 to {MAX_DISTANCE}')
+        self._things = cut_out(stores) if augmentation.passing and distances else []
+        if augmentation.passing and not self._things:
+            raise ValueError('augmentation.passing: it is for pairs of frames, and no still of '
+                             'the data shows a thing to cut out')
         self._reaching = [{d: reaching(store, d) for d in range(low, high + 1)}
                           for store in stores]
 
@@ -131,13 +138,17 @@ class Triplets(Dataset[dict[str, Any]]):
         sample = samples[rng.integers(len(samples))]
         view = draw_view(rng, store.size, self.crop, self.augmentation)
         colours = draw_colours(rng) if self.augmentation.colour else PLAIN
-        drawn = {'image': store.image(sample.frames[0]), 'mask': store.mask(sample),
-                 'view': view.astype(np.float32), 'colours': colours,
-                 'noise': int(rng.integers(2**62))}
+        drawn: dict[str, Any] = {
+            'image': store.image(sample.frames[0]), 'mask': store.mask(sample),
+            'view': view.astype(np.float32), 'colours': colours,
+            'noise': int(rng.integers(2**62))}
         if self.distances is None:
             return drawn
         simulated = len(sample.frames) <= distance
         key = store.image(sample.frames[0 if simulated else distance])
+        if self._things:
+            drawn['image'], drawn['mask'], key = paste(
+                rng, self._things, drawn['image'], drawn['mask'], key, distance)
         key_view, key_colours = view, colours
         if simulated:
             key_view = simulated_motion(rng, distance, store.size) @ view

@@ -29,7 +29,7 @@ NETWORKS: Mapping[str, Callable[..., SplitNetwork]] = {
     'fcn-resnet50': fcn_network,
     'smp': smp_network}
 """Constructors of the networks by the name that checkpoints give them."""
-VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
+VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending', 'refresh')
 """Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.mending import Mending
+from featshare_core.networks.refresh import Refresh
 from featshare_core.networks.split import (
     FINER_CHANNELS,
     LANDMARK_CHANNELS,
@@ -49,11 +50,16 @@ class FPN(SplitNetwork):
     3x3 convolution. The last convolution runs before its upsampling. Each is exact.
 
     :param classes: number of logits a pixel.
-    :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1.
-        The weights do not depend on it.
+    With ``refresh``, all levels can be shared: a key frame's logits are cached; a current frame
+    runs the backbone at half its size, finds the displacement from these features, moves the
+    logits, and joins both in ``Refresh``.
+
+    :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1,
+        or ``levels`` with ``refresh``. The weights do not depend on it.
     :param levels: pyramid levels, 1 to 4; 2 is the thesis's truncated (-2) network.
     :param backbone: a key of ``BACKBONES``; the thesis's is DenseNet-121.
-    :param mending: add one ``Mending`` per cut.
+    :param mending: add one ``Mending`` for each cut below ``levels``.
+    :param refresh: add a ``Refresh`` for the cut at ``levels``; needs ``mending`` and 4 levels.
     :raises ValueError: for a cut or a number of levels that the network does not have.
     """
 
@@ -62,9 +68,12 @@ class FPN(SplitNetwork):
     classifier_path = 'classifier'
 
     def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
-                 backbone: str = 'densenet121', mending: bool = False) -> None:
+                 backbone: str = 'densenet121', mending: bool = False,
+                 refresh: bool = False) -> None:
         super().__init__()
-        self.levels = levels
+        if refresh and not (mending and levels == 4):
+            raise ValueError('refresh is for networks of 4 levels with mending')
+        self.levels, self.refreshes = levels, bool(refresh)
         self.configure(shared_levels=shared_levels)
         self.backbone = BACKBONES[backbone](levels)
         self.laterals = nn.ModuleList(
@@ -82,6 +91,20 @@ class FPN(SplitNetwork):
                 Mending(self.backbone.channels[min(1, levels - cut - 1)], HEAD_CHANNELS)
                 for cut in range(1, levels))
             self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
+        if refresh:
+            self.refresh = Refresh(
+                (self.backbone.first_channels, *self.backbone.channels), classes)
+            self.mending_names |= {f'refresh.{name}' for name in self.refresh.state_dict()}
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
+        return tuple(range(self.levels + self.refreshes))
+
+    @property
+    def shares_all(self) -> bool:
+        """Whether the cut is behind the decoder, so that logits are shared."""
+        return self.shared_levels == self.levels
 
     def load_backbone(self, weights: str | None) -> Normalisation:
         """
@@ -96,7 +119,14 @@ class FPN(SplitNetwork):
         return self.backbone.mean, self.backbone.std
 
     def low(self, image: Tensor) -> Tensors:
-        """Return the backbone's features of the levels that are not shared, finest first."""
+        """
+        Return the backbone's features of the levels that are not shared, finest first.
+
+        Where all are, ``(image, features at stride 4, features at stride 8)``, the features being
+        the backbone's of the image at half its size.
+        """
+        if self.shares_all:
+            return (image, *self.backbone.first(F.avg_pool2d(image, 2)))
         low: list[Tensor] = []
         for index in range(self.levels - self.shared_levels):
             low.append(self.backbone.stage(index, low[-1] if low else image))
@@ -107,9 +137,15 @@ class FPN(SplitNetwork):
         Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
 
         A network that mends returns it at stride 16 too, so that current frames need not pool it.
+        Where all levels are shared, it is ``(logits,)``, NxCx(H/2)x(W/2).
         """
         if not self.shared_levels:
             return ()
+        if self.shares_all:
+            features = [self.backbone.stage(0, low[0])]
+            for index in range(1, self.levels):
+                features.append(self.backbone.stage(index, features[-1]))
+            return (self._logits(self._fused(tuple(features), ())),)
         deep: list[Tensor] = []
         for index in range(len(low), self.levels):
             deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
@@ -118,18 +154,29 @@ class FPN(SplitNetwork):
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
-        # Nx64x(H/4)x(W/4)
-        fused = self._low_fused(low) + shared[0] if shared else self._fused(low, ())
+        if self.shares_all:
+            return shared[0]
+        return self._logits(self._low_fused(low) + shared[0] if shared else self._fused(low, ()))
+
+    def _logits(self, fused: Tensor) -> Tensor:
+        """Return NxCx(H/2)x(W/2) logits of the fusion's output, Nx64x(H/4)x(W/4)."""
         features = F.relu(self.fusion_norm(fused))
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
         features = F.relu(self.tail_norm(self.tail(features)))  # Nx32x(H/2)x(W/2)
         return self.classifier(features)
 
     def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
+        if self.shares_all:
+            half = [*low[1:]]
+            for index in range(1, self.levels):
+                half.append(self.backbone.stage(index, half[-1]))
+            return (self.refresh(tuple(half), carried[0], wrong),)
         mend = self.mendings[self.shared_levels - 1]
         return (mend(_at_stride_8(low), *carried, wrong, self.ops.gate),)
 
     def _landmarks(self, low: Tensors) -> Tensors:
+        if self.shares_all:
+            return low[2][:, :LANDMARK_CHANNELS], low[1][:, :FINER_CHANNELS]
         return _at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]
 
     def _fused(self, deep: Tensors, low: Tensors) -> Tensor:

@@ -141,10 +141,12 @@ class TrainConfig:
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
             raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
                              f'{self.size} is below 32')
+        most = self.levels if self.mending else self.levels - 1
         if not self.shared_levels or (
-                'levels' in options and not all(0 <= s < self.levels for s in self.shared_levels)):
-            raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
-                             f'{self.levels - 1}')
+                'levels' in options and not all(0 <= s <= most for s in self.shared_levels)):
+            raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to {most}')
+        if self.mending and self.levels in self.shared_levels and len(self.shared_levels) > 1:
+            raise ValueError(f'shared_levels: {self.levels} trains the refresh, and stands alone')
         for name, is_set in (('levels', self.levels != 4), ('mending', self.mending)):
             if is_set and name not in options:
                 raise ValueError(f'{name} is no option of the network {self.network_name}')

@@ -91,8 +91,10 @@ class Learner(lightning.LightningModule):
         self.network.configure(aligned=self.config.aligned == 'always' or self.config.mending)
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
         part = frozen[self.config.frozen_norms]
-        for module in part.modules() if part is not None else ():
-            if isinstance(module, _BatchNorm):
+        learned = self.network.mending_names if self.config.mending else frozenset()
+        for name, module in part.named_modules() if part is not None else ():
+            # Those of a mending learn with it.
+            if isinstance(module, _BatchNorm) and f'{name}.weight' not in learned:
                 module.eval()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
@@ -184,6 +186,8 @@ class Learner(lightning.LightningModule):
         """
         config, network, count = self.config.loss, self.network, len(images)
         cuts = sorted(self.config.shared_levels)
+        if cuts == [network.levels]:
+            return self._refresh_terms(images, keys)
         sums = torch.zeros(len(MENDING_TERMS), device=images.device)
         with torch.no_grad():
             network.configure(shared_levels=cuts[0])
@@ -209,6 +213,20 @@ class Learner(lightning.LightningModule):
             total = config.match_weight * match + config.distillation_weight * distilled
             sums = sums + torch.stack([term.mean() for term in (total, match, distilled)])
         return [*(sums / len(cuts))]
+
+    def _refresh_terms(self, images: Tensor, keys: Tensor) -> list[Tensor]:
+        """Return the loss and the means of its terms where ``Refresh`` alone learns."""
+        network, count = self.network, len(images)
+        network.configure(shared_levels=network.levels)
+        with torch.no_grad():
+            low = network.low(torch.cat((images, keys)))
+            shared = network.high(low)  # the first is 2NxCxh'xw', the logits per frame
+        target = shared[0][:count].float()
+        logits = network.decode(tuple(part[:count] for part in low),
+                                tuple(part[count:] for part in shared)).float()
+        distilled = loss.distillation(logits, target, self.class_weights).mean()
+        return [self.config.loss.distillation_weight * distilled, torch.zeros_like(distilled),
+                distilled]
 
     def _full(self, logits: Tensor) -> Tensor:
         """Return logits at the crop's size, in full precision."""

@@ -138,6 +138,8 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         options['aligned'] = 1
     if config.mending:
         options['mending'] = 1
+        if config.levels in config.shared_levels:
+            options['refresh'] = 1
     width, height = (side // 32 * 32 for side in config.size)
     checkpoint = Config(config.network_name, labels, (width, height), options)
     network = checkpoint.build()
@@ -187,7 +189,8 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
     return lightning.Trainer(
         accelerator=kind, devices=devices, num_nodes=nodes, strategy=ddp if several else 'auto',
         precision=mixed[precision], max_epochs=config.epochs, use_distributed_sampler=False,
-        sync_batchnorm=several and kind == 'cuda' and config.frozen_norms != 'all',
+        sync_batchnorm=several and kind == 'cuda'
+        and (config.frozen_norms != 'all' or config.mending),
         gradient_clip_val=config.gradient_clip or None, benchmark=kind == 'cuda',
         # Past the last epoch, where only the end is scored.
         check_val_every_n_epoch=config.validate_every or config.epochs + 1,
