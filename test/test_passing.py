@@ -26,7 +26,7 @@ def store_of(things, frames=1):
 def test_whole_things_of_a_size_are_cut_out():
     store = store_of([(CAR, 20, 10, 20, 15), (PEDESTRIAN, 60, 20, 8, 22),
                       (CAR, 0, 40, 20, 15),  # cut off by the border
-                      (PEDESTRIAN, 50, 5, 3, 6), (CAR, 30, 43, 60, 20)])  # too small, too large
+                      (PEDESTRIAN, 50, 5, 2, 2), (CAR, 30, 43, 60, 20)])  # too small, too large
     cars, pedestrians = cut_out([store])
     assert [[ids.shape for _, ids in things] for things in (cars, pedestrians)] \
         == [[(15, 20)], [(22, 8)]]

@@ -38,6 +38,8 @@ def test_every_configuration_trains(name, baselines, monkeypatch):
     # Everything as it stands, but for the data, their size and the number of steps.
     overrides = {**SMALL, 'interval': config.interval,
                  'val': {**SMALL['val'], 'length': config.interval}}
+    if config.augmentation.passing:  # stills with something to cut out
+        overrides['train'] = [*SMALL['train'], {**SMALL['train'][0], 'clips': 4, 'length': 1}]
     if config.is_sharing:
         overrides['baseline'] = str(baselines / f'{config.network}.safetensors')
     if config.backbone_weights == 'imagenet':

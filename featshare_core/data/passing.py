@@ -11,9 +11,9 @@ from featshare_core.data.store import FrameStore
 
 CLASSES = ('car', 'pedestrian', 'bicyclist', 'person', 'rider', 'bicycle')
 """Names of the classes whose things are cut out."""
-LEAST_PIXELS = 150
-"""Smallest area of a thing that is cut out, in pixels."""
-LARGEST_SHARE = 0.5
+LEAST_SHARE = 1 / 1200
+"""Smallest area of a thing that is cut out, as a share of its picture's."""
+LARGEST_SIDE = 0.5
 """Largest height and width of a thing that is cut out, as a share of its picture's."""
 MOST_THINGS = 3
 """Largest number of things pasted into a pair."""
@@ -47,8 +47,8 @@ def _components(image: Array, mask: Array, label: int) -> Iterator[Thing]:
     height, width = mask.shape
     _, parts, stats, _ = cv2.connectedComponentsWithStats((mask == label).view(np.uint8))
     for number, (x, y, w, h, area) in enumerate(stats.tolist()):
-        if not number or area < LEAST_PIXELS or x == 0 or x + w == width \
-                or h > LARGEST_SHARE * height or w > LARGEST_SHARE * width:
+        if not number or area < LEAST_SHARE * mask.size or x == 0 or x + w == width \
+                or h > LARGEST_SIDE * height or w > LARGEST_SIDE * width:
             continue  # the first is the background
         here = slice(y, y + h), slice(x, x + w)
         shown = (parts[here] == number).astype(np.uint8)

@@ -8,7 +8,6 @@ from featshare_core.evaluation.provenance import read_json
 from featshare_core.evaluation.tables import Result, percent, table
 
 DATA = 'camvid-val'
-CUTS = (1, 2, 3)
 INTERVAL = 5
 """Of the headline scores, in frames."""
 INTERVALS = (5, 10, 15)
@@ -19,7 +18,8 @@ PER_FRAME_GOALS = {'default': 72.0, 'densenet121': 68.0}
 LOSS_GOALS: dict[int, dict[int, tuple[float | None, float | None]]] = {
     1: {10: (0.3, None)},
     2: {5: (0.5, 1.0), 10: (1.5, 3.0), 15: (3.0, None)},
-    3: {5: (1.5, None)}}
+    3: {5: (1.5, None)},
+    4: {5: (0.5, 1.0)}}
 """Most that sharing may cost, in points of mIoU: by shared levels and interval, its mean over the
 interval and its worst lag."""
 
@@ -27,7 +27,7 @@ interval and its worst lag."""
 def scores(results: Path, weights: str) -> str:
     """Return the headline scores of a checkpoint, a row for each cut, in percent."""
     rows = []
-    for cut in CUTS:
+    for cut in _cuts(results, weights):
         one = _read(results, weights, cut, INTERVAL)
         miou = one['miou']
         rows.append([cut, *(percent(miou[key]) for key in
@@ -39,8 +39,9 @@ def scores(results: Path, weights: str) -> str:
 
 def classes(results: Path, weights: str) -> str:
     """Return the IoU of each class on key frames and on current frames of each cut, in percent."""
-    found = [_read(results, weights, cut, INTERVAL)['per_class'] for cut in CUTS]
-    return table(['', 'key frames', *(f'current, {_levels(cut)}' for cut in CUTS)],
+    cuts = _cuts(results, weights)
+    found = [_read(results, weights, cut, INTERVAL)['per_class'] for cut in cuts]
+    return table(['', 'key frames', *(f'current, {_levels(cut)}' for cut in cuts)],
                  [[name, percent(found[0][name]['key']),
                    *(percent(one[name]['current_mean']) for one in found)] for name in found[0]])
 
@@ -48,7 +49,7 @@ def classes(results: Path, weights: str) -> str:
 def losses(results: Path, weights: str) -> str:
     """Return what sharing costs against the key frames of the same frames, in points of mIoU."""
     rows = []
-    for cut in CUTS:
+    for cut in _cuts(results, weights):
         rows.append([cut, *(' / '.join(f'{loss:.2f}' for loss in
                                        _loss(results, weights, cut, interval))
                             for interval in INTERVALS)])
@@ -62,7 +63,7 @@ def loss_goals() -> str:
         return ' / '.join('none' if one is None else f'{one:g}' for one in found) if found else ''
 
     return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)],
-                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in CUTS])
+                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in LOSS_GOALS])
 
 
 def goals_missed(results: Path) -> str:
@@ -77,7 +78,8 @@ def _missed(results: Path) -> Iterator[list[str]]:
         if reached < bound:
             yield [f'`{weights}`', 'mIoU of key frames, %', f'at least {bound:g}',
                    f'{reached:.2f}']
-        for cut, by_interval in LOSS_GOALS.items():
+        for cut in _cuts(results, weights):
+            by_interval = LOSS_GOALS[cut]
             for interval, bounds in by_interval.items():
                 lost = _loss(results, weights, cut, interval)
                 for kind, most, reached in zip(('mean', 'worst lag'), bounds, lost):
@@ -97,6 +99,12 @@ def networks(results: Path) -> str:
                        f'{100 * cuts[cut]["time_saved"]:.0f}' if cut in cuts else ''
                        for cut in '1234')])
     return table(['architecture', 'encoder', 'whole, 1e9 multiply-adds', 'ms', *'1234'], rows)
+
+
+def _cuts(results: Path, weights: str) -> list[int]:
+    """Return the cuts of a checkpoint that have scores."""
+    return sorted(int(path.stem.removeprefix(f'{weights}-').partition('-')[0]) for path in
+                  (results / DATA).glob(f'{weights}-[1-9]-levels-interval-{max(INTERVALS)}.json'))
 
 
 def _read(results: Path, weights: str, cut: int, interval: int) -> Result:

@@ -94,7 +94,8 @@ def report_command(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         raise ValueError('a report needs --data and its --root (or --compare A B)')
     _refuse_exported(*arguments.weights, arguments.baseline, arguments.truncated)
-    plan = Plan(data_choice(arguments), tuple(arguments.weights), tuple(arguments.shared_levels),
+    plan = Plan(data_choice(arguments), tuple(arguments.weights),
+                tuple(arguments.shared_levels) if arguments.shared_levels else None,
                 **{name: getattr(arguments, name) for name in (
                     'baseline', 'truncated', 'interval', 'longest', 'device', 'size', 'frames',
                     'output', 'sheets')})
@@ -217,7 +218,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     command = add('report', report_command, 'tables and plots of checkpoints')
     command.add_argument('--weights', nargs='+', default=['default'])
-    command.add_argument('--shared-levels', type=int, nargs='+', default=[1, 2, 3])
+    command.add_argument('--shared-levels', type=int, nargs='+',
+                         help='default: all cuts of each network')
     add_data(command, required=False)
     command.add_argument('--baseline', metavar='WEIGHTS', help='a per-frame checkpoint')
     command.add_argument('--truncated', metavar='WEIGHTS', help='one without the deep levels')
@@ -243,7 +245,7 @@ def add_evaluation_commands(subparsers: Any) -> None:
                          help='checkpoints; time is measured by the per-frame network of the '
                               'first')
     command.add_argument('--shared-levels', type=int, nargs='+',
-                         help='default: all cuts of a network')
+                         help='default: all cuts of each network')
     add_data(command, required=False)
     add_device(command)
     command.add_argument('--precision', default='auto', help='auto, fp32, bf16 or fp16')

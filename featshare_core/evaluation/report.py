@@ -33,7 +33,7 @@ class Plan:
     """
     What a report is about; see ``featshare report --help``.
 
-    :param cuts: shared levels.
+    :param cuts: shared levels; None for all cuts of each network.
     :param baseline, truncated: a per-frame checkpoint, and one without the deep levels.
     :param interval: frames from key to key frame, of the headline scores; the curves reach the
         lags of the interval ``longest``, where the videos are that long.
@@ -43,7 +43,7 @@ class Plan:
 
     data: DataChoice
     weights: tuple[str, ...] = ('default',)
-    cuts: tuple[int, ...] = (1, 2, 3)
+    cuts: tuple[int, ...] | None = None
     baseline: str | None = None
     truncated: str | None = None
     interval: int = 5
@@ -66,13 +66,18 @@ class Plan:
             if given := getattr(self, name):
                 parts.append(f'--{name} {shown(given)}')
         plain = Plan(self.data)
-        if self.cuts != plain.cuts:
+        if self.cuts is not None:
             parts.append(f'--shared-levels {" ".join(map(str, self.cuts))}')
         parts += [f'--{name} {getattr(self, name)}' for name in ('interval', 'longest', 'frames')
                   if getattr(self, name) != getattr(plain, name)]
         if self.size != plain.size:
             parts.append(f'--size {self.size[0]}x{self.size[1]}')
         return ' '.join(parts)
+
+
+    def cuts_of(self, weights: str) -> tuple[int, ...]:
+        """Return the cuts of a checkpoint that the report is about."""
+        return load_checkpoint(weights)[0].cuts[1:] if self.cuts is None else self.cuts
 
 
 def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result]) -> Path:
@@ -122,7 +127,7 @@ def write_report(plan: Plan) -> Path:
 
     :raises ValueError, FileNotFoundError: where data or checkpoints do not fit.
     """
-    pairs = [(weights, cut) for weights in plan.weights for cut in plan.cuts]
+    pairs = [(weights, cut) for weights in plan.weights for cut in plan.cuts_of(weights)]
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
     first, digits = plan.weights[0], fingerprint(plan.weights[0])
     truncated_digits = fingerprint(plan.truncated) if plan.truncated is not None else None
@@ -161,7 +166,8 @@ def write_report(plan: Plan) -> Path:
 
 def draw_contact_sheet(plan: Plan, weights: str) -> None:
     """Draw image, label, key mask, and the current mask at the longest lag of each cut."""
-    engines = [make_engine(weights, 'auto', plan.device, shared_levels=cut) for cut in plan.cuts]
+    cuts = plan.cuts_of(weights)
+    engines = [make_engine(weights, 'auto', plan.device, shared_levels=cut) for cut in cuts]
     video = Video(plan.data.open(), engines[0].labels)
     read = video.source.read_image
     samples = [s for s in video.source.samples if len(s.frames) >= plan.interval]
@@ -177,7 +183,7 @@ def draw_contact_sheet(plan: Plan, weights: str) -> None:
             row.append(mask)
         rows.append(row)
     heads = ['image', 'label', 'key frame',
-             *(f'lag {plan.interval - 1}, {cut} shared' for cut in plan.cuts)]
+             *(f'lag {plan.interval - 1}, {cut} shared' for cut in cuts)]
     plots.draw_sheet(plan.sheets / f'{plan.data.name}-{stem(weights)}.png', rows, video.labels,
                      heads)
 
