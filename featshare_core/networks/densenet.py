@@ -84,7 +84,6 @@ class DenseNet121(nn.Module):
     """
 
     channels = (256, 512, 1024, 1024)
-    first_channels = STEM_CHANNELS
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
@@ -110,18 +109,14 @@ class DenseNet121(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def first(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features at stride 2, of ``first_channels``, and those of level 0."""
-        parts = self.features
-        half = F.relu(parts.get_submodule('norm0')(parts.get_submodule('conv0')(image)))
-        return half, parts.get_submodule('denseblock1')(F.max_pool2d(half, 3, 2, 1))
-
     def stage(self, index: int, features: Tensor) -> Tensor:
         """Return the features of level ``index`` (0 to 3) from those of the level before."""
-        if index == 0:
-            return self.first(features)[1]
         parts = self.features
-        features = parts.get_submodule(f'transition{index}')(features)
+        if index == 0:
+            features = parts.get_submodule('norm0')(parts.get_submodule('conv0')(features))
+            features = F.max_pool2d(F.relu(features), 3, 2, 1)
+        else:
+            features = parts.get_submodule(f'transition{index}')(features)
         features = parts.get_submodule(f'denseblock{index + 1}')(features)
         return parts.get_submodule('norm5')(features) if index == 3 else features
 

@@ -30,12 +30,10 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _pad(features: Tensor, kernel: int) -> Tensor:
-    """Pad as TensorFlow's SAME does for stride 2: for an even side, one pixel less before it."""
-    padding: list[int] = []
-    for side in reversed(features.shape[-2:]):
-        total = kernel - 2 + int(side) % 2
-        padding += total // 2, total - total // 2
-    return F.pad(features, padding)
+    """Pad an even side as TensorFlow's SAME does for stride 2: one pixel more at the far end."""
+    before = (kernel - 2) // 2
+    after = kernel - 2 - before
+    return F.pad(features, (before, after, before, after))
 
 
 class InvertedResidual(nn.Module):
@@ -78,7 +76,6 @@ class EfficientNetLite0(nn.Module):
     """
 
     channels = (24, 40, 112, 320)
-    first_channels = 16
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
@@ -101,18 +98,10 @@ class EfficientNetLite0(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
-    def first(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features at stride 2, of ``first_channels``, and those of level 0."""
-        features = F.relu6(self.stem_norm(self.stem(_pad(image, 3))))
-        half = features = self.blocks[0](features)
-        for position in range(1, self.ends[1]):
-            features = self.blocks[position](features)
-        return half, features
-
     def stage(self, index: int, features: Tensor) -> Tensor:
         """Return the features of level ``index`` (0 to 3) from those of the level before."""
         if index == 0:
-            return self.first(features)[1]
+            features = F.relu6(self.stem_norm(self.stem(_pad(features, 3))))
         for position in range(self.ends[index], self.ends[index + 1]):
             features = self.blocks[position](features)
         return features

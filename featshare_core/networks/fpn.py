@@ -23,6 +23,8 @@ HEAD_CHANNELS = 64
 """Channels of each level's head, and of the fusion."""
 TAIL_CHANNELS = 32
 """Channels of the features that the classifier reads."""
+REFRESHED = 2
+"""Number of levels that a current frame runs where the decoder is shared."""
 BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {
     'densenet121': DenseNet121, 'efficientnet-lite0': EfficientNetLite0}
 """Backbones by name."""
@@ -50,9 +52,8 @@ class FPN(SplitNetwork):
     3x3 convolution. The last convolution runs before its upsampling. Each is exact.
 
     :param classes: number of logits a pixel.
-    With ``refresh``, all levels can be shared: a key frame's logits are cached; a current frame
-    runs the backbone at half its size, finds the displacement from these features, moves the
-    logits, and joins both in ``Refresh``.
+    With ``refresh``, the decoder can be shared too: a current frame runs the levels at strides 4
+    and 8, moves the key frame's logits, and ``Refresh`` mends these.
 
     :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1,
         or ``levels`` with ``refresh``. The weights do not depend on it.
@@ -92,8 +93,8 @@ class FPN(SplitNetwork):
                 for cut in range(1, levels))
             self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
         if refresh:
-            self.refresh = Refresh(
-                (self.backbone.first_channels, *self.backbone.channels), classes)
+            fine, coarse = self.backbone.channels[:REFRESHED]
+            self.refresh = Refresh((fine, coarse), HEAD_CHANNELS, classes)
             self.mending_names |= {f'refresh.{name}' for name in self.refresh.state_dict()}
 
     @property
@@ -102,8 +103,8 @@ class FPN(SplitNetwork):
         return tuple(range(self.levels + self.refreshes))
 
     @property
-    def shares_all(self) -> bool:
-        """Whether the cut is behind the decoder, so that logits are shared."""
+    def shares_logits(self) -> bool:
+        """Whether the cut is behind the decoder."""
         return self.shared_levels == self.levels
 
     def load_backbone(self, weights: str | None) -> Normalisation:
@@ -122,13 +123,10 @@ class FPN(SplitNetwork):
         """
         Return the backbone's features of the levels that are not shared, finest first.
 
-        Where all are, ``(image, features at stride 4, features at stride 8)``, the features being
-        the backbone's of the image at half its size.
+        Where the decoder is shared, of those that ``Refresh`` reads.
         """
-        if self.shares_all:
-            return (image, *self.backbone.first(F.avg_pool2d(image, 2)))
         low: list[Tensor] = []
-        for index in range(self.levels - self.shared_levels):
+        for index in range(REFRESHED if self.shares_logits else self.levels - self.shared_levels):
             low.append(self.backbone.stage(index, low[-1] if low else image))
         return tuple(low)
 
@@ -137,25 +135,25 @@ class FPN(SplitNetwork):
         Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
 
         A network that mends returns it at stride 16 too, so that current frames need not pool it.
-        Where all levels are shared, it is ``(logits,)``, NxCx(H/2)x(W/2).
+        Where the decoder is shared, it is ``(logits, fused)``: the frame's logits in blocks of 2x2,
+        Nx4Cx(H/4)x(W/4), and the part of the levels from stride 8 on, Nx64 at stride 8.
         """
         if not self.shared_levels:
             return ()
-        if self.shares_all:
-            features = [self.backbone.stage(0, low[0])]
-            for index in range(1, self.levels):
-                features.append(self.backbone.stage(index, features[-1]))
-            return (self._logits(self._fused(tuple(features), ())),)
         deep: list[Tensor] = []
         for index in range(len(low), self.levels):
             deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
+        if self.shares_logits:
+            # As if nothing were shared: the levels need not be kept apart.
+            fused, fused_at_8, *_ = self._sums((*low, *deep), ())
+            return F.pixel_unshuffle(self._logits(fused), 2), fused_at_8
         fused = self._fused(tuple(deep), low)
         return (fused, F.avg_pool2d(fused, 4)) if self.mends and self.aligned else (fused,)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
-        if self.shares_all:
-            return shared[0]
+        if self.shares_logits:
+            return F.pixel_shuffle(shared[0], 2)
         return self._logits(self._low_fused(low) + shared[0] if shared else self._fused(low, ()))
 
     def _logits(self, fused: Tensor) -> Tensor:
@@ -166,28 +164,30 @@ class FPN(SplitNetwork):
         return self.classifier(features)
 
     def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
-        if self.shares_all:
-            half = [*low[1:]]
-            for index in range(1, self.levels):
-                half.append(self.backbone.stage(index, half[-1]))
-            return (self.refresh(tuple(half), carried[0], wrong),)
+        if self.shares_logits:
+            return (self.refresh(*low, *carried, wrong),)
         mend = self.mendings[self.shared_levels - 1]
         return (mend(_at_stride_8(low), *carried, wrong, self.ops.gate),)
 
     def _landmarks(self, low: Tensors) -> Tensors:
-        if self.shares_all:
-            return low[2][:, :LANDMARK_CHANNELS], low[1][:, :FINER_CHANNELS]
         return _at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]
 
     def _fused(self, deep: Tensors, low: Tensors) -> Tensor:
+        """Return the fusion's output at stride 4: the first of ``_sums``."""
+        return self._sums(deep, low)[0]
+
+    def _sums(self, deep: Tensors, low: Tensors) -> list[Tensor]:
         """
-        Return the fusion's output at stride 4, as if the features of ``low`` were zero.
+        Return what each level and those below it add to the fusion, finest first.
+
+        They are Nx64 at their level's stride, as if the features of ``low`` were zero.
 
         :param deep: the features of the deepest levels, finest first.
         :param low: those of the levels above, whose shapes alone matter.
         """
-        # At a level's stride: ``pyramid`` Nx128xhxw, ``head`` and ``fused`` Nx64xhxw.
-        pyramid, fused = None, None
+        # At a level's stride: ``pyramid`` Nx128xhxw, ``head`` and each sum Nx64xhxw.
+        pyramid: Tensor | None = None
+        sums: list[Tensor] = []
         for index in reversed(range(self.levels)):
             if index >= len(low):
                 lateral = self.laterals[index](deep[index - len(low)])
@@ -197,9 +197,8 @@ class FPN(SplitNetwork):
                 assert pyramid is not None and isinstance(bias, Tensor)
                 pyramid = upsample(pyramid, low[index]) + bias.view(1, -1, 1, 1)
             head = F.conv2d(self.heads[index](pyramid), self._columns(index)[:, :, None, None])
-            fused = head if fused is None else head + upsample(fused, head)
-        assert fused is not None
-        return fused
+            sums.insert(0, head + upsample(sums[0], head) if sums else head)
+        return sums
 
     def _low_fused(self, low: Tensors) -> Tensor:
         """Return what ``low`` adds to the fusion, Nx64 at stride 4; ``_fused`` has the biases."""

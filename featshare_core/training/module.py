@@ -220,8 +220,9 @@ class Learner(lightning.LightningModule):
         network.configure(shared_levels=network.levels)
         with torch.no_grad():
             low = network.low(torch.cat((images, keys)))
-            shared = network.high(low)  # the first is 2NxCxh'xw', the logits per frame
-        target = shared[0][:count].float()
+            shared = network.high(low)
+            # What the frame gives on its own is the teacher, NxCxh'xw'.
+            target = network.decode_key(low, shared)[:count].float()
         logits = network.decode(tuple(part[:count] for part in low),
                                 tuple(part[count:] for part in shared)).float()
         distilled = loss.distillation(logits, target, self.class_weights).mean()
