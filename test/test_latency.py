@@ -99,6 +99,18 @@ def test_work_is_that_of_the_convolutions():
         assert np.all(np.diff([ratio[kind] for ratio in ratios]) < 0)
 
 
+def test_work_of_a_network_whose_constructor_reads_values():
+    """As timm's stochastic depth does, in MiT encoders: tensors on the meta device have none."""
+    pytest.importorskip('segmentation_models_pytorch')
+    config = Config('smp', CAMVID, (64, 64),
+                    {'architecture': 'FPN', 'encoder': 'mit_b0', 'shared_levels': 2})
+    work = count_work(config, (64, 64))
+    weights = sum(p.numel() * 4 for p in config.build().state_dict().values()) / 1e6
+    assert work['whole']['weight_mb'] == pytest.approx(weights, rel=0.02)
+    assert work['current']['weight_mb'] < work['key']['weight_mb'] / 2
+    assert work['current']['gmacs'] < work['key']['gmacs']
+
+
 def test_benchmark_writes_the_contract(tmp_path, capsys):
     config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64), {'shared_levels': 2})
     save_checkpoint(tmp_path / 'w.safetensors', config.build(), config)
