@@ -227,7 +227,7 @@ def test_the_documents_have_the_order_in_which_engines_are_tried():
         ('exported', 'CPU'): AUTO['cpu', True]}
 
 
-def test_what_is_installed_is_timed(stubs):
+def test_what_is_installed_and_fast_is_timed(stubs, monkeypatch):
     stubs.packages = {'onnx', 'openvino', 'onnxruntime'}
     assert installed_engines('cpu') == ['torch', 'openvino', 'onnx', 'onnx-openvino']
     assert installed_engines('cuda') == ['torch', 'graphs', 'onnx-cuda', 'onnx-tensorrt']
@@ -237,9 +237,21 @@ def test_what_is_installed_is_timed(stubs):
             ('cpu', {'openvino'}, ['eager-fp32', 'eager-bf16']),
             ('cuda', {'onnx', 'openvino'}, ['eager-fp32', 'eager-bf16', 'graphs'])):
         stubs.packages = packages
-        found = latency.engines_for('default', 2, torch.device(device), (64, 64))
-        assert list(found) == expected
-        assert {one.device for one in found.values()} <= {'cpu', 'cuda:0'}
+        where = torch.device(device)
+        for native, fast in (
+                ('bf16', expected),
+                ('fp32', [name for name in expected if name != 'eager-bf16'])):
+            monkeypatch.setattr(latency, 'choose_precision', lambda *_, native=native: native)
+            names = latency.engine_names(where)
+            assert names == fast
+            assert latency.engine_names(where, expected[::-1]) == expected
+            found = latency.engines_for('default', 2, where, (64, 64), names)
+            assert list(found) == fast
+            assert {one.device for one in found.values()} <= {'cpu', 'cuda:0'}
+        for unable in ('abacus', 'openvino' if device == 'cuda' else 'graphs'):
+            with pytest.raises(ValueError, match=f'^{unable} cannot be timed on {device} with .*; '
+                                                 f'choose from {", ".join(expected)}$'):
+                latency.engine_names(where, ['eager-fp32', unable])
 
 
 def test_what_is_not_installed_or_unknown_is_reported(monkeypatch):

@@ -1,6 +1,9 @@
 """Latency: what is averaged, counted and written."""
+import itertools
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +11,11 @@ import torch
 from torch import nn
 
 from featshare_core.cli import main
+from featshare_core.evaluation import latency
 from featshare_core.evaluation.latency import Times, time_engines
+from featshare_core.evaluation.tables import engine_table
 from featshare_core.evaluation.work import count_work
+from featshare_core.inference import device, engines
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
@@ -23,30 +29,37 @@ def test_averages_by_hand():
                                       'worst': 50}
 
 
+class Noting(Engine):
+    """Notes its frames; with ``clock``, a frame takes ``seconds``."""
+
+    def __init__(self, name, notes, clock=None, seconds=0.0):
+        self.name, self.notes, self.clock, self.seconds = name, notes, clock, seconds
+
+    def key(self, frame, stream='', confidence=False):
+        return self._note(f'key {frame}')
+
+    def current(self, frame, stream='', confidence=False):
+        return self._note(f'current {frame}')
+
+    def _note(self, text):
+        self.notes.append(f'{self.name} {text}')
+        if self.clock is not None:
+            self.clock.now += self.seconds
+        return Prediction(None, None, 0, {})
+
+    defer = current
+
+    def forget(self, stream):
+        pass
+
+    def close(self):
+        pass
+
+
 def test_engines_take_turns():
-    class Noting(Engine):
-        def __init__(self, name):
-            self.name = name
-
-        def key(self, frame, stream='', confidence=False):
-            notes.append(f'{self.name} key {frame}')
-            return Prediction(None, None, 0, {})
-
-        def current(self, frame, stream='', confidence=False):
-            notes.append(f'{self.name} current {frame}')
-            return Prediction(None, None, 0, {})
-
-        defer = current
-
-        def forget(self, stream):
-            pass
-
-        def close(self):
-            pass
-
     notes = []
-    times = time_engines({name: Noting(name) for name in 'ab'}, iter(range(99)), 10,
-                         baselines={name: Noting(f'{name}, whole,') for name in 'ab'})
+    times = time_engines({name: Noting(name, notes) for name in 'ab'}, iter(range(99)), 10,
+                         baselines={name: Noting(f'{name}, whole,', notes) for name in 'ab'})
     warm_up = 2 * 3 * 3
     turn = [' current', ' key', *[' current'] * 4, *[', whole, key'] * 2]
     assert [note.rpartition(' ')[0] for note in notes[warm_up:]] \
@@ -54,6 +67,26 @@ def test_engines_take_turns():
     assert [int(note.split()[-1]) for note in notes] == list(range(len(notes)))
     for taken in times.values():
         assert (len(taken.key), len(taken.current), len(taken.per_frame)) == (2, 8, 4)
+
+
+def test_a_slow_engine_ends_earlier_and_all_end_in_time(monkeypatch):
+    """Turns of 8 frames: one engine takes 15 of them in 12 s, one 5, and one the least, 3."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(latency, 'time', SimpleNamespace(perf_counter=lambda: clock.now))
+    notes, warmed_up = [], []
+    seconds = {'fast': 0.1, 'slow': 0.3, 'hopeless': 3.5}
+    engines, baselines = (
+        {name: Noting(name + end, notes, clock, taken) for name, taken in seconds.items()}
+        for end in ('', ', whole,'))
+    times = time_engines(engines, itertools.count(), 15, baselines=baselines, seconds=11.9,
+                         warmed_up=lambda *one: warmed_up.append(one))
+    assert warmed_up == [(name, pytest.approx(1e3 * taken)) for name, taken in seconds.items()]
+    assert {name: (len(taken.key), len(taken.current), len(taken.per_frame))
+            for name, taken in times.items()} \
+        == {'fast': (15, 60, 30), 'slow': (5, 20, 10), 'hopeless': (3, 12, 6)}
+    ends = [max(index for index, note in enumerate(notes) if note.startswith(name))
+            for name in ('hopeless', 'slow', 'fast')]
+    assert ends == sorted(ends)
 
 
 def convolutions(network, image):
@@ -99,10 +132,27 @@ def test_work_is_that_of_the_convolutions():
         assert np.all(np.diff([ratio[kind] for ratio in ratios]) < 0)
 
 
-def test_benchmark_writes_the_contract(tmp_path, capsys):
+def test_work_of_a_network_whose_constructor_reads_values():
+    """As timm's stochastic depth does, in MiT encoders: tensors on the meta device have none."""
+    pytest.importorskip('segmentation_models_pytorch')
+    config = Config('smp', CAMVID, (64, 64),
+                    {'architecture': 'FPN', 'encoder': 'mit_b0', 'shared_levels': 2})
+    work = count_work(config, (64, 64))
+    weights = sum(p.numel() * 4 for p in config.build().state_dict().values()) / 1e6
+    assert work['whole']['weight_mb'] == pytest.approx(weights, rel=0.02)
+    assert work['current']['weight_mb'] < work['key']['weight_mb'] / 2
+    assert work['current']['gmacs'] < work['key']['gmacs']
+
+
+@pytest.fixture
+def weights(tmp_path):
     config = Config('fpn-efficientnet-lite0', CAMVID, (64, 64), {'shared_levels': 2})
     save_checkpoint(tmp_path / 'w.safetensors', config.build(), config)
-    assert main(['benchmark', '--device', 'cpu', '--weights', str(tmp_path / 'w.safetensors'),
+    return tmp_path / 'w.safetensors'
+
+
+def test_benchmark_writes_the_contract(weights, tmp_path, capsys):
+    assert main(['benchmark', '--device', 'cpu', '--weights', str(weights),
                  '--size', '100x70', '--shared-levels', '3', '--frames', '10',
                  '--json', str(tmp_path / 'deep' / 'b.json')]) == 0
     result = json.loads((tmp_path / 'deep' / 'b.json').read_text())
@@ -115,10 +165,74 @@ def test_benchmark_writes_the_contract(tmp_path, capsys):
     assert (result['size'], result['network_input']) == ([100, 70], [96, 64])
     assert result['shared_levels'] == 3
     assert result['frames'] == 10
+    assert result['frames_by_engine'] == dict.fromkeys(result['ms'], 10)
+    assert result['command'].endswith('--size 100x70 --shared-levels 3 --frames 10')
     assert 'torch' in result['versions']
     assert 'cores' in result['machine']
     assert str(tmp_path) not in json.dumps(result)
     assert 'current over key' in capsys.readouterr().out
+
+
+@pytest.fixture
+def slow_bf16(monkeypatch):
+    """A machine without bf16, where PyTorch alone is installed."""
+    monkeypatch.setattr(device, '_cpu_multiplies_bf16', lambda: False)
+    monkeypatch.setattr(engines, 'find_spec', lambda package: None)
+
+
+@pytest.mark.usefixtures('slow_bf16', 'one_thread')
+def test_benchmark_shows_progress_and_leaves_out_what_is_slow(weights, tmp_path, capsys):
+    command = ['benchmark', '--device', 'cpu', '--weights', str(weights), '--size', '64x64',
+               '--json', str(tmp_path / 'b.json'), '--seconds', '0.001']
+    speed = r'warmed up, about \d+\.\d ms per current frame; to be timed for about 0\.001 s'
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ['left out: eager-bf16, because cpu does not compute bf16 natively '
+                         '(--engines eager-bf16 times it)', 'loading eager-fp32']
+    assert len(lines) == 3
+    assert re.fullmatch(f'eager-fp32, fp32: {speed}', lines[2])
+    result = json.loads((tmp_path / 'b.json').read_text())
+    assert result['frames_by_engine'] == {'eager-fp32': 15}
+    assert result['frames'] == 15
+    assert result['command'].endswith('--seconds 0.001')
+
+    assert main([*command, '--engines', 'eager-bf16']) == 0
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert lines[0] == 'loading eager-bf16'
+    assert len(lines) == 2
+    assert re.fullmatch(f'eager-bf16, bf16: {speed}', lines[1])
+    result = json.loads((tmp_path / 'b.json').read_text())
+    assert list(result['ms']) == [result['best']] == ['eager-bf16']
+    assert set(result['ratios']) == {'current_over_key', 'average_over_baseline'}
+    assert result['command'].endswith('--seconds 0.001 --engines eager-bf16')
+    assert re.search('^eager-bf16 +15 ', output.out, re.MULTILINE)
+    assert engine_table([result]).count('not measured') == 2
+
+
+@pytest.mark.usefixtures('slow_bf16')
+def test_engines_that_cannot_be_timed(weights, capsys):
+    assert main(['benchmark', '--device', 'cpu', '--weights', str(weights),
+                 '--engines', 'eager-fp32', 'torch', 'openvino']) == 1
+    assert capsys.readouterr().err == (
+        'featshare: torch, openvino cannot be timed on cpu with the packages installed here; '
+        'choose from eager-fp32, eager-bf16\n')
+
+
+def test_options_of_benchmark(capsys):
+    for value in ('0', '-1', 'nan', 'inf', 'long'):
+        with pytest.raises(SystemExit):
+            main(['benchmark', f'--seconds={value}'])
+        assert 'is no number of seconds above 0' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['benchmark', '--seconds', '1', '--frames', '20'])
+    assert 'not allowed with' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['benchmark', '--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    for name in latency.TIMED:
+        assert name in text
+    assert f'default: {latency.SECONDS:g}; at least {latency.LEAST_FRAMES} frames' in text
 
 
 def test_a_size_that_is_none(capsys):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,15 @@ def benchmark_command(arguments: argparse.Namespace) -> None:
     Time a checkpoint's key and current frames on every engine of a device, batch 1.
 
     From the image in host memory to the mask in it. Engines take turns; the per-frame baseline
-    is in the same run.
+    is in the same run. Each is timed for --seconds, or on --frames frames. PyTorch in bf16 is left
+    out where the device does not compute bf16 natively, unless --engines names it.
     """
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.evaluation.results import benchmark
     from featshare_core.evaluation.tables import latency_text
     _refuse_exported(arguments.weights)
     result = benchmark(arguments.weights, arguments.shared_levels, arguments.device,
-                       arguments.size, arguments.frames)
+                       arguments.size, arguments.frames, arguments.seconds, arguments.engines)
     print(latency_text(result))
     if arguments.json:
         write_json(arguments.json, result)
@@ -148,6 +150,16 @@ def _refuse_exported(*weights: str | None) -> None:
                              f'that it was exported from')
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of seconds above 0')
+    return seconds
+
+
 def data_choice(arguments: argparse.Namespace) -> DataChoice:
     """Return the data set that the command line names."""
     from featshare_core.evaluation.videos import DataChoice
@@ -212,8 +224,16 @@ def add_evaluation_commands(subparsers: Any) -> None:
     command.add_argument('--size', type=size_argument, default=(512, 512), metavar='WxH',
                          help='of the images (default: 512x512)')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
-    command.add_argument('--frames', type=int, default=500,
-                         help='timed on each engine (default: 500)')
+    amount = command.add_mutually_exclusive_group()
+    amount.add_argument('--seconds', type=_seconds, default=20,
+                        help='timing of each engine, with its per-frame baseline (default: 20; at '
+                             'least 15 frames)')
+    amount.add_argument('--frames', type=int, metavar='N',
+                        help='timed on each engine, instead of --seconds')
+    command.add_argument('--engines', nargs='+', metavar='NAME',
+                         help='of eager-fp32, eager-bf16, openvino, onnx (CPU), graphs (CUDA); '
+                              'default: those that are installed and that the device computes '
+                              'fast')
     command.add_argument('--json', type=Path, metavar='FILE', help='write the figures there too')
 
     command = add('report', report_command, 'tables and plots of checkpoints')

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Sized
+from collections.abc import Collection, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,27 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
 
 
 def benchmark(weights: str | Path, shared_levels: int | None, device: str,
-              size: tuple[int, int], frames: int) -> dict[str, Any]:
+              size: tuple[int, int], frames: int | None = None,
+              seconds: float = latency.SECONDS,
+              engines: Sequence[str] | None = None) -> dict[str, Any]:
     """
     Return a checkpoint's latency on a device, in milliseconds; see ``latency.benchmark``.
 
+    Progress goes to stderr, a line for each engine.
+
     :param size: (width, height) of the images, in pixels.
+    :param engines: names in ``latency.TIMED``; None for those that the device computes fast.
+    :raises ValueError: as ``latency.benchmark``.
     """
     timed = latency.benchmark(
-        weights, shared_levels, device, size, frames,
-        lambda turns: bar(turns, f'{shown(weights)}, {size[0]}x{size[1]}', 'turns'))
+        weights, shared_levels, device, size, frames, seconds, engines,
+        lambda turns: bar(turns, f'{shown(weights)}, {size[0]}x{size[1]}', 'turns'),
+        lambda line: print(line, file=sys.stderr, flush=True))
     command = (f'featshare benchmark --weights {shown(weights)} '
                f'--device {timed["device"].split(":")[0]} --size {size[0]}x{size[1]} '
-               f'--shared-levels {timed["shared_levels"]} --frames {frames}')
+               f'--shared-levels {timed["shared_levels"]} '
+               + (f'--seconds {seconds:g}' if frames is None else f'--frames {frames}')
+               + (f' --engines {" ".join(engines)}' if engines else ''))
     return {**provenance(command, timed['device']), 'weights': shown(weights),
             'sha256': fingerprint(weights), **timed}
 

@@ -127,15 +127,17 @@ def latency_text(result: Result) -> str:
     """Return the figures of ``featshare benchmark`` for the terminal."""
     work, ratios = result['work'], result['ratios']
     lines = [f'{title(result)}: {result["network"]}, {result["device"]}, '
-             f'{result["size"][0]}x{result["size"][1]}, {result["frames"]} frames an engine', '',
-             f'{"ms":12} {"key":>8} {"current":>8} {"p99":>8} {"worst":>8} {"baseline":>8}'
-             + ''.join(f' {f"every {i}":>8}' for i in INTERVALS)]
+             f'{result["size"][0]}x{result["size"][1]}', '',
+             f'{"ms":12}' + ''.join(f' {head:>8}' for head in (
+                 'frames', 'key', 'current', 'p99', 'worst', 'baseline',
+                 *(f'every {i}' for i in INTERVALS)))]
     for name, ms in result['ms'].items():
         frames = result['latency'][name]
         shown = [ms['key'], ms['current'], frames['key']['p99'],
                  max(frames['key']['worst'], frames['current']['worst']),
                  result['baseline'][name], *result['average'][name].values()]
-        lines.append(f'{name:12}' + ''.join(f' {value:8.1f}' for value in shown))
+        lines.append(f'{name:12} {result["frames_by_engine"][name]:8}'
+                     + ''.join(f' {value:8.1f}' for value in shown))
     lines += ['', f'best: {result["best"]}; ' + ', '.join(
         f'{name.replace("_", " ")} {value:.2f}' for name, value in ratios.items()),
         'work of a frame: ' + ', '.join(
@@ -187,10 +189,11 @@ def engine_table(results: Sequence[Result]) -> str:
     for result in results:
         work = result['work']
         for name, ms in result['ms'].items():
-            eager = result['ms'][EAGER]
+            eager = result['ms'].get(EAGER)
             rows.append([title(result), name, f'{ms["key"]:.1f}', f'{ms["current"]:.1f}',
-                         f'{ms["current"] / ms["key"]:.2f}', f'{eager["key"] / ms["key"]:.2f}',
-                         f'{eager["current"] / ms["current"]:.2f}'])
+                         f'{ms["current"] / ms["key"]:.2f}',
+                         *(f'{eager[kind] / ms[kind]:.2f}' if eager else MISSING
+                           for kind in ('key', 'current'))])
         rows.append([title(result), 'work: multiply-adds, G', f'{work["key"]["gmacs"]:.2f}',
                      f'{work["current"]["gmacs"]:.2f}',
                      f'{work["current_over_key"]["gmacs"]:.2f}', '', ''])

@@ -52,11 +52,13 @@ def count_work(config: Config, size: tuple[int, int]) -> dict[str, dict[str, flo
         convolutions), ``weight_mb`` and ``activation_mb`` (10^6 bytes read and written, in
         fp32); and, as ``current_over_key``, the ratios of the first and of the bytes' sum.
     """
-    with torch.device('meta'):
-        network = config.build().eval()
-        whole = replace(config, options={**config.options, 'shared_levels': 0}).build().eval()
-        width, height = rounded_size(size, network.input_multiple)
-        image = torch.empty(1, 3, height, width)
+    # Built on the CPU: constructors may read values (timm's stochastic depth does), and tensors on
+    # the meta device have none.
+    network = config.build().eval().to('meta')
+    whole = replace(config, options={**config.options, 'shared_levels': 0}).build().eval()
+    whole.to('meta')
+    width, height = rounded_size(size, network.input_multiple)
+    image = torch.empty(1, 3, height, width, device='meta')
     weights = {tensor.untyped_storage()._cdata for one in (network, whole)
                for tensor in one.state_dict().values()}
     with torch.no_grad():
