@@ -126,7 +126,7 @@ def test_the_refresh_is_learned_and_nothing_else(baselines, tmp_path):
         assert torch.equal(tensor, after[name]), name
     assert network.refresh.last.bias.abs().max() > 0
     # Its batch norms learn, which those of the frozen network do not.
-    assert after['refresh.laterals.0.1.running_mean'].abs().max() > 0
+    assert after['refresh.coarse.1.running_mean'].abs().max() > 0
 
 
 

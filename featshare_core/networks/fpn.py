@@ -135,8 +135,8 @@ class FPN(SplitNetwork):
         Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
 
         A network that mends returns it at stride 16 too, so that current frames need not pool it.
-        Where the decoder is shared, it is ``(logits, fused)``: the frame's logits in blocks of 2x2,
-        Nx4Cx(H/4)x(W/4), and the part of the levels from stride 8 on, Nx64 at stride 8.
+        Where the decoder is shared, it is ``(logits, fused)``: the frame's logits in blocks of
+        2x2, Nx4Cx(H/4)x(W/4), and the part of the levels from stride 8 on, Nx64 at stride 8.
         """
         if not self.shared_levels:
             return ()
