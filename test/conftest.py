@@ -115,7 +115,7 @@ def baselines(tmp_path_factory):
     from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
     folder = tmp_path_factory.mktemp('baselines')
     torch.manual_seed(0)
-    for name in ('fpn-densenet121', 'fpn-efficientnet-lite0'):
+    for name in ('fpn-densenet121', 'fpn-efficientnet-lite0', 'light-efficientnet-lite0'):
         network = NETWORKS[name](len(CAMVID))
         save_checkpoint(folder / f'{name}.safetensors', network,
                         Config(name, CAMVID, (64, 64), {'shared_levels': 0},

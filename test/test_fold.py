@@ -52,7 +52,6 @@ def assert_close(modes, plain):
 @pytest.mark.parametrize('name', ['fpn-densenet121', 'fpn-efficientnet-lite0'])
 @pytest.mark.parametrize('options', [
     {}, {'shared_levels': 2}, {'shared_levels': 3, 'mending': True},
-    {'shared_levels': 4, 'mending': True, 'refresh': True},
     {'levels': 2, 'shared_levels': 1}])
 def test_folding_leaves_the_network_what_it_is(name, options):
     torch.manual_seed(0)

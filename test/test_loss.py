@@ -60,18 +60,6 @@ def test_distillation_is_the_divergence_from_the_teacher():
                                torch.tensor([expected]), atol=1e-6, rtol=1e-5)
 
 
-def test_distillation_weighs_the_teachers_classes():
-    teacher, student = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
-    teacher[0, 0, 0, 0] = teacher[0, 1, 0, 1] = 2  # the first pixel is class 0, the second 1
-    student[0, 0, 0, 0] = 1  # nearer on the first
-    one, other = (loss.distillation(student[..., x:x + 1], teacher[..., x:x + 1])
-                  for x in range(2))
-    weights = torch.tensor([1., 3.])
-    torch.testing.assert_close(loss.distillation(student, teacher, weights),
-                               (one + 3 * other) / 4)
-    torch.testing.assert_close(loss.distillation(student, teacher), (one + other) / 2)
-
-
 def test_the_total_weighs_the_terms_by_distance():
     current, key = torch.tensor([1., 2.]), torch.tensor([3., 4.])
     key_on_current, match = torch.tensor([5., 6.]), torch.tensor([7., 8.])

@@ -148,11 +148,12 @@ def test_features_are_carried_over_by_the_operations_that_are_given():
 
 
 @pytest.mark.parametrize(('name', 'options'), [
-    ('fpn-densenet121', {}), ('fpn-efficientnet-lite0', {'mending': True}), ('fcn-resnet50', {}),
+    ('fpn-densenet121', {}), ('fpn-efficientnet-lite0', {'mending': True}),
+    ('light-efficientnet-lite0', {'mending': True}), ('fcn-resnet50', {}),
     ('smp', {'architecture': 'Unet', 'encoder': 'resnet18'}),
     ('smp', {'architecture': 'PSPNet', 'encoder': 'resnet18'})])
 def test_a_network_names_its_classifier_and_its_mendings(name, options):
-    if not name.startswith('fpn'):
+    if name.startswith(('fcn', 'smp')):
         pytest.importorskip('torchvision')
     if name == 'smp':
         pytest.importorskip('segmentation_models_pytorch')

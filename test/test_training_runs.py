@@ -110,26 +110,6 @@ def test_mending_is_learned_and_nothing_else(baselines, tmp_path):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
-def test_the_refresh_is_learned_and_nothing_else(baselines, tmp_path):
-    path = write(tmp_path / 'refresh.yaml', {
-        **SHARING, 'mending': True, 'aligned': 'deployed', 'steps_per_epoch': 4,
-        'shared_levels': 4, 'frozen_norms': 'all',
-        'baseline': str(baselines / 'fpn-efficientnet-lite0.safetensors')})
-    train_file(path, tmp_path / 'one')
-    network, config = load_checkpoint(tmp_path / 'one' / 'final.safetensors')
-    assert config.options == {'shared_levels': 4, 'aligned': 1, 'mending': 1, 'refresh': 1}
-    assert config.scores['val/4-levels/key'] > 0
-    before = load_checkpoint(baselines / 'fpn-efficientnet-lite0.safetensors')[0].state_dict()
-    after = network.state_dict()
-    assert set(before) == set(after) - network.mending_names
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]), name
-    assert network.refresh.last.bias.abs().max() > 0
-    # Its batch norms learn, which those of the frozen network do not.
-    assert after['refresh.coarse.1.running_mean'].abs().max() > 0
-
-
-
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(ValueError, match='a batch of 3 cannot be shared evenly by 2'):
         data.train_loader(None, 1, 3, 0, 2, 0)

@@ -18,8 +18,7 @@ PER_FRAME_GOALS = {'default': 72.0, 'densenet121': 68.0}
 LOSS_GOALS: dict[int, dict[int, tuple[float | None, float | None]]] = {
     1: {10: (0.3, None)},
     2: {5: (0.5, 1.0), 10: (1.5, 3.0), 15: (3.0, None)},
-    3: {5: (1.5, None)},
-    4: {5: (0.5, 1.0)}}
+    3: {5: (1.5, None)}}
 """Most that sharing may cost, in points of mIoU: by shared levels and interval, its mean over the
 interval and its worst lag."""
 

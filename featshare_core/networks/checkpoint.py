@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from featshare_core.labels import LabelSet
 from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.fpn import FPN
+from featshare_core.networks.light import LightPyramid
 from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
 
@@ -26,10 +27,11 @@ HEADER_KEY = 'featshare'
 NETWORKS: Mapping[str, Callable[..., SplitNetwork]] = {
     'fpn-densenet121': FPN,
     'fpn-efficientnet-lite0': partial(FPN, backbone='efficientnet-lite0'),
+    'light-efficientnet-lite0': LightPyramid,
     'fcn-resnet50': fcn_network,
     'smp': smp_network}
 """Constructors of the networks by the name that checkpoints give them."""
-VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending', 'refresh')
+VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
 """Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""

@@ -5,17 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featshare_core.networks.densenet import DenseNet121
-from featshare_core.networks.efficientnet_lite import EfficientNetLite0
-from featshare_core.networks.mending import Mending
-from featshare_core.networks.refresh import Refresh
-from featshare_core.networks.split import (
-    FINER_CHANNELS,
-    LANDMARK_CHANNELS,
-    Normalisation,
-    SplitNetwork,
-    Tensors,
+from featshare_core.networks.backbones import (
+    BACKBONES,
+    at_stride_8,
+    landmarks,
+    load_pretrained,
+    upsample,
 )
+from featshare_core.networks.mending import Mending
+from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
 
 PYRAMID_CHANNELS = 128
 """Channels of each level of the pyramid."""
@@ -23,18 +21,6 @@ HEAD_CHANNELS = 64
 """Channels of each level's head, and of the fusion."""
 TAIL_CHANNELS = 32
 """Channels of the features that the classifier reads."""
-REFRESHED = 2
-"""Number of levels that a current frame runs where the decoder is shared."""
-BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {
-    'densenet121': DenseNet121, 'efficientnet-lite0': EfficientNetLite0}
-"""Backbones by name."""
-
-
-def upsample(features: Tensor, like: Tensor) -> Tensor:
-    """Return ``features`` bilinearly upsampled to the height and width of ``like``."""
-    if features.shape[-2:] == like.shape[-2:]:
-        return features
-    return F.interpolate(features, size=like.shape[-2:], mode='bilinear', align_corners=False)
 
 
 class FPN(SplitNetwork):
@@ -52,15 +38,11 @@ class FPN(SplitNetwork):
     3x3 convolution. The last convolution runs before its upsampling. Each is exact.
 
     :param classes: number of logits a pixel.
-    With ``refresh``, the decoder can be shared too: a current frame runs the levels at strides 4
-    and 8, moves the key frame's logits, and ``Refresh`` mends these.
-
-    :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1,
-        or ``levels`` with ``refresh``. The weights do not depend on it.
+    :param shared_levels: levels cached on key frames, counted from the deepest; 0 to levels - 1.
+        The weights do not depend on it.
     :param levels: pyramid levels, 1 to 4; 2 is the thesis's truncated (-2) network.
     :param backbone: a key of ``BACKBONES``; the thesis's is DenseNet-121.
-    :param mending: add one ``Mending`` for each cut below ``levels``.
-    :param refresh: add a ``Refresh`` for the cut at ``levels``; needs ``mending`` and 4 levels.
+    :param mending: add one ``Mending`` per cut.
     :raises ValueError: for a cut or a number of levels that the network does not have.
     """
 
@@ -69,12 +51,9 @@ class FPN(SplitNetwork):
     classifier_path = 'classifier'
 
     def __init__(self, classes: int, shared_levels: int = 2, levels: int = 4,
-                 backbone: str = 'densenet121', mending: bool = False,
-                 refresh: bool = False) -> None:
+                 backbone: str = 'densenet121', mending: bool = False) -> None:
         super().__init__()
-        if refresh and not (mending and levels == 4):
-            raise ValueError('refresh is for networks of 4 levels with mending')
-        self.levels, self.refreshes = levels, bool(refresh)
+        self.levels = levels
         self.configure(shared_levels=shared_levels)
         self.backbone = BACKBONES[backbone](levels)
         self.laterals = nn.ModuleList(
@@ -92,20 +71,6 @@ class FPN(SplitNetwork):
                 Mending(self.backbone.channels[min(1, levels - cut - 1)], HEAD_CHANNELS)
                 for cut in range(1, levels))
             self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
-        if refresh:
-            fine, coarse = self.backbone.channels[:REFRESHED]
-            self.refresh = Refresh((fine, coarse), HEAD_CHANNELS, classes)
-            self.mending_names |= {f'refresh.{name}' for name in self.refresh.state_dict()}
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
-        return tuple(range(self.levels + self.refreshes))
-
-    @property
-    def shares_logits(self) -> bool:
-        """Whether the cut is behind the decoder."""
-        return self.shared_levels == self.levels
 
     def load_backbone(self, weights: str | None) -> Normalisation:
         """
@@ -114,19 +79,12 @@ class FPN(SplitNetwork):
         :param weights: ``imagenet``, a file of its state dict, or None for no change.
         :raises ValueError, OSError: where the weights are missing or another network's.
         """
-        if weights:
-            self.backbone.load_imagenet_weights(
-                self.backbone.imagenet_file() if weights == 'imagenet' else weights)
-        return self.backbone.mean, self.backbone.std
+        return load_pretrained(self.backbone, weights)
 
     def low(self, image: Tensor) -> Tensors:
-        """
-        Return the backbone's features of the levels that are not shared, finest first.
-
-        Where the decoder is shared, of those that ``Refresh`` reads.
-        """
+        """Return the backbone's features of the levels that are not shared, finest first."""
         low: list[Tensor] = []
-        for index in range(REFRESHED if self.shares_logits else self.levels - self.shared_levels):
+        for index in range(self.levels - self.shared_levels):
             low.append(self.backbone.stage(index, low[-1] if low else image))
         return tuple(low)
 
@@ -135,59 +93,40 @@ class FPN(SplitNetwork):
         Return ``(fused,)``, Nx64 at stride 4: the deep levels' part of the fusion.
 
         A network that mends returns it at stride 16 too, so that current frames need not pool it.
-        Where the decoder is shared, it is ``(logits, fused)``: the frame's logits in blocks of
-        2x2, Nx4Cx(H/4)x(W/4), and the part of the levels from stride 8 on, Nx64 at stride 8.
         """
         if not self.shared_levels:
             return ()
         deep: list[Tensor] = []
         for index in range(len(low), self.levels):
             deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
-        if self.shares_logits:
-            # As if nothing were shared: the levels need not be kept apart.
-            fused, fused_at_8, *_ = self._sums((*low, *deep), ())
-            return F.pixel_unshuffle(self._logits(fused), 2), fused_at_8
         fused = self._fused(tuple(deep), low)
         return (fused, F.avg_pool2d(fused, 4)) if self.mends and self.aligned else (fused,)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/2)x(W/2) logits from the low levels and ``_high``'s tensors."""
-        if self.shares_logits:
-            return F.pixel_shuffle(shared[0], 2)
-        return self._logits(self._low_fused(low) + shared[0] if shared else self._fused(low, ()))
-
-    def _logits(self, fused: Tensor) -> Tensor:
-        """Return NxCx(H/2)x(W/2) logits of the fusion's output, Nx64x(H/4)x(W/4)."""
+        # Nx64x(H/4)x(W/4)
+        fused = self._low_fused(low) + shared[0] if shared else self._fused(low, ())
         features = F.relu(self.fusion_norm(fused))
         features = F.interpolate(features, scale_factor=2, mode='bilinear', align_corners=False)
         features = F.relu(self.tail_norm(self.tail(features)))  # Nx32x(H/2)x(W/2)
         return self.classifier(features)
 
     def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
-        if self.shares_logits:
-            return (self.refresh(*low, *carried, wrong),)
         mend = self.mendings[self.shared_levels - 1]
-        return (mend(_at_stride_8(low), *carried, wrong, self.ops.gate),)
+        return (mend(at_stride_8(low), *carried, wrong, self.ops.gate),)
 
     def _landmarks(self, low: Tensors) -> Tensors:
-        return _at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]
+        return landmarks(low)
 
     def _fused(self, deep: Tensors, low: Tensors) -> Tensor:
-        """Return the fusion's output at stride 4: the first of ``_sums``."""
-        return self._sums(deep, low)[0]
-
-    def _sums(self, deep: Tensors, low: Tensors) -> list[Tensor]:
         """
-        Return what each level and those below it add to the fusion, finest first.
-
-        They are Nx64 at their level's stride, as if the features of ``low`` were zero.
+        Return the fusion's output at stride 4, as if the features of ``low`` were zero.
 
         :param deep: the features of the deepest levels, finest first.
         :param low: those of the levels above, whose shapes alone matter.
         """
-        # At a level's stride: ``pyramid`` Nx128xhxw, ``head`` and each sum Nx64xhxw.
-        pyramid: Tensor | None = None
-        sums: list[Tensor] = []
+        # At a level's stride: ``pyramid`` Nx128xhxw, ``head`` and ``fused`` Nx64xhxw.
+        pyramid, fused = None, None
         for index in reversed(range(self.levels)):
             if index >= len(low):
                 lateral = self.laterals[index](deep[index - len(low)])
@@ -197,8 +136,9 @@ class FPN(SplitNetwork):
                 assert pyramid is not None and isinstance(bias, Tensor)
                 pyramid = upsample(pyramid, low[index]) + bias.view(1, -1, 1, 1)
             head = F.conv2d(self.heads[index](pyramid), self._columns(index)[:, :, None, None])
-            sums.insert(0, head + upsample(sums[0], head) if sums else head)
-        return sums
+            fused = head if fused is None else head + upsample(fused, head)
+        assert fused is not None
+        return fused
 
     def _low_fused(self, low: Tensors) -> Tensor:
         """Return what ``low`` adds to the fusion, Nx64 at stride 4; ``_fused`` has the biases."""
@@ -241,7 +181,3 @@ class FPN(SplitNetwork):
         weight = torch.narrow(self.fusion.weight, 1, index * HEAD_CHANNELS, HEAD_CHANNELS)
         return weight[:, :, 0, 0]
 
-
-def _at_stride_8(low: Tensors) -> Tensor:
-    """Return the shallow features at stride 8; where none are, those at stride 4, pooled."""
-    return low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)

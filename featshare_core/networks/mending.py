@@ -52,7 +52,7 @@ class Mending(nn.Module):
     accuracy, and gated at stride 8.
 
     :param low_channels: channels of the shallow features, at stride 8.
-    :param channels: channels of the carried features, at stride 4.
+    :param channels: channels of the carried features.
     """
 
     def __init__(self, low_channels: int, channels: int) -> None:
@@ -70,10 +70,10 @@ class Mending(nn.Module):
     def forward(self, low: Tensor, carried: Tensor, context: Tensor, wrong: Tensor,
                 gate: Callable[[Tensor, Tensor], Tensor] = gate) -> Tensor:
         """
-        Return the corrected carried features, NxCx2hx2w.
+        Return the corrected carried features.
 
         :param low: NxLxhxw shallow features of the current frame, at stride 8; h and w even.
-        :param carried: NxCx2hx2w carried features, at stride 4.
+        :param carried: carried features: NxCx2hx2w at stride 4, or at stride 8, 16 or 32.
         :param context: NxCx(h/2)x(w/2), the carried features at stride 16.
         :param wrong: Nx1xhxw, of ``mismatch``.
         :param gate: see ``Ops``.
@@ -84,7 +84,10 @@ class Mending(nn.Module):
         for depthwise, pointwise in zip(self.depthwise, self.pointwise):
             features = features + F.relu(pointwise(depthwise(features)))
         correction = gate(self.last(features), wrong)  # NxCxhxw
-        return carried + _twice_as_fine(correction)  # NxCx2hx2w
+        factor = int(correction.shape[-2]) // int(carried.shape[-2])
+        if factor > 1:
+            return carried + F.avg_pool2d(correction, factor)
+        return carried + (correction if factor else _twice_as_fine(correction))
 
 
 def _twice_as_fine(features: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class SplitNetwork(nn.Module, ABC):
     """Path of the module whose parameters depend on the number of classes."""
 
     mending_names: frozenset[str] = frozenset()
-    """Names of the mending's parameters and buffers; empty in a network without mending."""
+    """Names of the parameters of the mending; empty in a network without mending."""
 
     landmark_maps: int = 1
     """Number of tensors that ``_landmarks`` returns."""

@@ -83,8 +83,10 @@ class TrainConfig:
     :param mending: train the correction of carried features alone, see ``networks.mending``, on
         top of an FPN's ``baseline``, per frame or sharing; every other step leaves the pairs
         unaligned, which is harder.
+    :param frozen_backbone: leave the backbone's weights as they are.
     :param frozen_norms: the part of the network whose batch-norm statistics are not updated.
-    :param backbone_weights: ``imagenet``, a file of the backbone's state dict, or None.
+    :param backbone_weights: ``imagenet``, a file of the backbone's state dict, a checkpoint with
+        the same backbone, or None.
     :param baseline: the checkpoint that training starts from. For a sharing network it makes the
         pseudo labels too; for a per-frame network its classes may differ from the data's.
     :param teacher: a checkpoint, of any network, whose logits on each single frame are distilled;
@@ -110,6 +112,7 @@ class TrainConfig:
     shared_levels: tuple[int, ...] = (2,)
     aligned: Literal['never', 'deployed', 'always'] = 'never'
     mending: bool = False
+    frozen_backbone: bool = False
     frozen_norms: Literal['none', 'backbone', 'all'] = 'none'
     backbone_weights: str | None = None
     baseline: str | None = None
@@ -141,12 +144,10 @@ class TrainConfig:
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
             raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
                              f'{self.size} is below 32')
-        most = self.levels if self.mending else self.levels - 1
         if not self.shared_levels or (
-                'levels' in options and not all(0 <= s <= most for s in self.shared_levels)):
-            raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to {most}')
-        if self.mending and self.levels in self.shared_levels and len(self.shared_levels) > 1:
-            raise ValueError(f'shared_levels: {self.levels} trains the refresh, and stands alone')
+                'levels' in options and not all(0 <= s < self.levels for s in self.shared_levels)):
+            raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
+                             f'{self.levels - 1}')
         for name, is_set in (('levels', self.levels != 4), ('mending', self.mending)):
             if is_set and name not in options:
                 raise ValueError(f'{name} is no option of the network {self.network_name}')
@@ -155,6 +156,9 @@ class TrainConfig:
         if self.is_sharing and not self.baseline:
             raise ValueError('a sharing network learns from a per-frame baseline: train that '
                              'first, and name its checkpoint as baseline')
+        if self.frozen_backbone and self.frozen_norms == 'none':
+            raise ValueError("frozen_backbone leaves the backbone's batch norms as they are too: "
+                             'frozen_norms must be backbone or all')
         if self.mending and not self.is_sharing:
             raise ValueError('mending is for sharing networks: a baseline has key frames only')
         if self.mending and self.frozen_norms != 'all':

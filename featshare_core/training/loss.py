@@ -70,23 +70,16 @@ def feature_match(current: Sequence[Tensor], key: Sequence[Tensor], norm: str,
     return total
 
 
-def distillation(logits: Tensor, teacher: Tensor,
-                 class_weights: Tensor | None = None) -> Tensor:
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     """
-    Return KL(T || P) = mean_p w_p sum_c T_p(c) (log T_p(c) - log P_p(c)) over the pixels p.
+    Return KL(T || P) = mean_p sum_c T_p(c) (log T_p(c) - log P_p(c)) over the pixels p.
 
     :param logits: NxCxHxW; P their softmax. With shared features, those of the current frame.
     :param teacher: NxCxHxW of the frozen teacher on the same frame; T their softmax.
-    :param class_weights: C of them; w_p is that of the class with the largest T_p(c), in units of
-        the image's mean weight; 1 where None.
     :returns: N values.
     """
     log_p, log_t = logits.log_softmax(1), teacher.log_softmax(1)  # NxCxHxW
-    divergence = (log_t.exp() * (log_t - log_p)).sum(1)  # NxHxW
-    if class_weights is None:
-        return divergence.mean((1, 2))
-    weights = class_weights[teacher.argmax(1)]  # NxHxW
-    return (divergence * weights).mean((1, 2)) / weights.mean((1, 2))
+    return (log_t.exp() * (log_t - log_p)).sum(1).mean((1, 2))
 
 
 def total_loss(current: Tensor, key: Tensor, key_on_current: Tensor, match: Tensor,

@@ -55,6 +55,8 @@ class Learner(lightning.LightningModule):
         self.config, self.network, self.checkpoint = config, network, checkpoint
         self._run = {**asdict(config), 'steps_per_epoch': steps_per_epoch, **(files or {})}
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.frozen_backbone:
+            network.backbone.requires_grad_(False)
         if config.mending:
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(name in network.mending_names)
@@ -91,10 +93,8 @@ class Learner(lightning.LightningModule):
         self.network.configure(aligned=self.config.aligned == 'always' or self.config.mending)
         frozen = {'none': None, 'backbone': self.network.backbone, 'all': self.network}
         part = frozen[self.config.frozen_norms]
-        learned = self.network.mending_names if self.config.mending else frozenset()
-        for name, module in part.named_modules() if part is not None else ():
-            # Those of a mending learn with it.
-            if isinstance(module, _BatchNorm) and f'{name}.weight' not in learned:
+        for module in part.modules() if part is not None else ():
+            if isinstance(module, _BatchNorm):
                 module.eval()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
@@ -186,8 +186,6 @@ class Learner(lightning.LightningModule):
         """
         config, network, count = self.config.loss, self.network, len(images)
         cuts = sorted(self.config.shared_levels)
-        if cuts == [network.levels]:
-            return self._refresh_terms(images, keys)
         sums = torch.zeros(len(MENDING_TERMS), device=images.device)
         with torch.no_grad():
             network.configure(shared_levels=cuts[0])
@@ -213,21 +211,6 @@ class Learner(lightning.LightningModule):
             total = config.match_weight * match + config.distillation_weight * distilled
             sums = sums + torch.stack([term.mean() for term in (total, match, distilled)])
         return [*(sums / len(cuts))]
-
-    def _refresh_terms(self, images: Tensor, keys: Tensor) -> list[Tensor]:
-        """Return the loss and the means of its terms where ``Refresh`` alone learns."""
-        network, count = self.network, len(images)
-        network.configure(shared_levels=network.levels)
-        with torch.no_grad():
-            low = network.low(torch.cat((images, keys)))
-            shared = network.high(low)
-            # What the frame gives on its own is the teacher, NxCxh'xw'.
-            target = network.decode_key(low, shared)[:count].float()
-        logits = network.decode(tuple(part[:count] for part in low),
-                                tuple(part[count:] for part in shared)).float()
-        distilled = loss.distillation(logits, target, self.class_weights).mean()
-        return [self.config.loss.distillation_weight * distilled, torch.zeros_like(distilled),
-                distilled]
 
     def _full(self, logits: Tensor) -> Tensor:
         """Return logits at the crop's size, in full precision."""

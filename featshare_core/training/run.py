@@ -24,6 +24,7 @@ from featshare_core.networks.checkpoint import (
     save_checkpoint,
 )
 from featshare_core.networks.split import SplitNetwork
+from featshare_core.networks.state_file import load_state
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (
     class_weights,
@@ -138,14 +139,18 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         options['aligned'] = 1
     if config.mending:
         options['mending'] = 1
-        if config.levels in config.shared_levels:
-            options['refresh'] = 1
     width, height = (side // 32 * 32 for side in config.size)
     checkpoint = Config(config.network_name, labels, (width, height), options)
     network = checkpoint.build()
     for cut in sorted(config.shared_levels):  # the largest, that of ``options``, is last
         network.configure(shared_levels=cut)
-    mean, std = network.load_backbone(None if config.baseline else config.backbone_weights)
+    weights = None if config.baseline else config.backbone_weights
+    if weights and weights != 'imagenet' and Path(weights).suffix in ('', '.safetensors'):
+        theirs, given = load_checkpoint(weights, shared_levels=0)
+        load_state(network.backbone, theirs.backbone.state_dict(),
+                   f'the backbone of {weights} is another one')
+        return network, replace(checkpoint, mean=given.mean, std=given.std)
+    mean, std = network.load_backbone(weights)
     return network, replace(checkpoint, mean=mean, std=std)
 
 
@@ -189,8 +194,7 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
     return lightning.Trainer(
         accelerator=kind, devices=devices, num_nodes=nodes, strategy=ddp if several else 'auto',
         precision=mixed[precision], max_epochs=config.epochs, use_distributed_sampler=False,
-        sync_batchnorm=several and kind == 'cuda'
-        and (config.frozen_norms != 'all' or config.mending),
+        sync_batchnorm=several and kind == 'cuda' and config.frozen_norms != 'all',
         gradient_clip_val=config.gradient_clip or None, benchmark=kind == 'cuda',
         # Past the last epoch, where only the end is scored.
         check_val_every_n_epoch=config.validate_every or config.epochs + 1,

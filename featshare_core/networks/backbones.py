@@ -1,0 +1,49 @@
+"""The four-stage backbones by name, and what the pyramids on them share."""
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from featshare_core.networks.densenet import DenseNet121
+from featshare_core.networks.efficientnet_lite import EfficientNetLite0
+from featshare_core.networks.split import (
+    FINER_CHANNELS,
+    LANDMARK_CHANNELS,
+    Normalisation,
+    Tensors,
+)
+
+Backbone = DenseNet121 | EfficientNetLite0
+BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {
+    'densenet121': DenseNet121, 'efficientnet-lite0': EfficientNetLite0}
+"""Backbones by name."""
+
+
+def load_pretrained(backbone: Backbone, weights: str | None) -> Normalisation:
+    """
+    Give a backbone pretrained weights; return the mean and deviation of its images.
+
+    :param weights: ``imagenet``, a file of its state dict, or None for no change.
+    :raises ValueError, OSError: where the weights are missing or another network's.
+    """
+    if weights:
+        backbone.load_imagenet_weights(
+            backbone.imagenet_file() if weights == 'imagenet' else weights)
+    return backbone.mean, backbone.std
+
+
+def upsample(features: Tensor, like: Tensor) -> Tensor:
+    """Return ``features`` bilinearly upsampled to the height and width of ``like``."""
+    if features.shape[-2:] == like.shape[-2:]:
+        return features
+    return F.interpolate(features, size=like.shape[-2:], mode='bilinear', align_corners=False)
+
+
+def at_stride_8(low: Tensors) -> Tensor:
+    """Return the shallow features at stride 8; where none are, those at stride 4, pooled."""
+    return low[1] if len(low) > 1 else F.avg_pool2d(low[0], 2)
+
+
+def landmarks(low: Tensors) -> Tensors:
+    """Return what ``SplitNetwork._landmarks`` does, of the features from stride 4 on."""
+    return at_stride_8(low)[:, :LANDMARK_CHANNELS], low[0][:, :FINER_CHANNELS]

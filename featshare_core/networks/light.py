@@ -1,0 +1,127 @@
+"""A pyramid with a light decoder."""
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featshare_core.networks.backbones import (
+    BACKBONES,
+    at_stride_8,
+    landmarks,
+    load_pretrained,
+    upsample,
+)
+from featshare_core.networks.mending import Mending
+from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
+
+WIDTHS = (64, 64, 128, 128)
+"""Channels of the top-down path at strides 4, 8, 16 and 32."""
+TAIL_CHANNELS = 32
+"""Channels of the features that the classifier reads."""
+
+
+class SeparableConv(nn.Sequential):
+    """3x3 depthwise and 1x1 convolution, each with batch norm and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False),
+            nn.BatchNorm2d(inputs), nn.ReLU(),
+            nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class LightPyramid(SplitNetwork):
+    """
+    A top-down path of separable convolutions on a four-stage backbone; logits at stride 4.
+
+    From coarse to fine, a level's features are upsampled, added to the next one's lateral (1x1
+    convolution with batch norm) and refined. What is cached is the refined features of the finest
+    shared level.
+
+    :param classes: number of logits a pixel.
+    :param shared_levels: levels cached on key frames, counted from the deepest, 0 to 3. The
+        weights do not depend on it.
+    :param backbone: a key of ``BACKBONES``.
+    :param mending: add one ``Mending`` for each cut.
+    :raises ValueError: for a cut that the network does not have.
+    """
+
+    input_multiple = 32
+    landmark_maps = 2
+    levels = len(WIDTHS)
+    classifier_path = 'classifier'
+
+    def __init__(self, classes: int, shared_levels: int = 2, backbone: str = 'efficientnet-lite0',
+                 mending: bool = False) -> None:
+        super().__init__()
+        self.backbone = BACKBONES[backbone]()
+        self.laterals = nn.ModuleList(map(_lateral, self.backbone.channels, WIDTHS))
+        at_4, at_8, at_16, at_32 = WIDTHS
+        self.refinements = nn.ModuleList((
+            nn.Sequential(nn.Conv2d(at_4, TAIL_CHANNELS, 3, padding=1, bias=False),
+                          nn.BatchNorm2d(TAIL_CHANNELS), nn.ReLU()),
+            nn.Sequential(SeparableConv(at_8, at_8), SeparableConv(at_8, at_4)),
+            nn.Sequential(SeparableConv(at_16, at_16), SeparableConv(at_16, at_8)),
+            nn.Identity()))
+        self.classifier = nn.Conv2d(TAIL_CHANNELS, classes, 1)
+        if mending:
+            # They read the level at stride 8, or the one at stride 4 where it alone is not shared.
+            self.mendings = nn.ModuleList(
+                Mending(self.backbone.channels[min(1, self.levels - cut - 1)], channels)
+                for cut, channels in zip(self.cuts[1:], (at_32, at_8, at_4)))
+            self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
+        self.configure(shared_levels=shared_levels)
+
+    def load_backbone(self, weights: str | None) -> Normalisation:
+        """Give the backbone pretrained weights; see ``backbones.load_pretrained``."""
+        return load_pretrained(self.backbone, weights)
+
+    def low(self, image: Tensor) -> Tensors:
+        """Return the backbone's features of the levels that are not shared, finest first."""
+        low: list[Tensor] = []
+        for index in range(self.levels - self.shared_levels):
+            low.append(self.backbone.stage(index, low[-1] if low else image))
+        return tuple(low)
+
+    def _high(self, low: Tensors) -> Tensors:
+        """Return ``(features,)``, the refined ones of the finest shared level, at its stride."""
+        if not self.shared_levels:
+            return ()
+        deep: list[Tensor] = []
+        for index in range(len(low), self.levels):
+            deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
+        return (self._refined(tuple(deep), len(low), None),)
+
+    def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
+        """Return NxCx(H/4)x(W/4) logits from the low levels and ``_high``'s tensors."""
+        return self.classifier(self._refined(low, 0, shared[0] if shared else None))
+
+    def _mended(self, low: Tensors, carried: Tensors, wrong: Tensor) -> Tensors:
+        features, = carried
+        # At stride 16, from stride 32, 16 or 8.
+        context = F.avg_pool2d(features, 2) if self.shared_levels == 3 \
+            else upsample(features, F.avg_pool2d(wrong, 2))
+        mend = self.mendings[self.shared_levels - 1]
+        return (mend(at_stride_8(low), features, context, wrong, self.ops.gate),)
+
+    def _landmarks(self, low: Tensors) -> Tensors:
+        return landmarks(low)
+
+    def _refined(self, features: Tensors, first: int, deep: Tensor | None) -> Tensor:
+        """
+        Return the refined features of level ``first``.
+
+        :param features: the backbone's of the levels from ``first`` on, finest first.
+        :param deep: the refined features of the level below them; None where there is none.
+        """
+        for index in reversed(range(first, first + len(features))):
+            found = self.laterals[index](features[index - first])  # Nxcxhxw at the level's stride
+            if deep is not None:
+                found = found + upsample(deep, found)
+            deep = self.refinements[index](F.relu(found))
+        assert deep is not None
+        return deep
+
+
+def _lateral(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
