@@ -49,10 +49,12 @@ def assert_close(modes, plain):
                                    atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize('name', ['fpn-densenet121', 'fpn-efficientnet-lite0'])
-@pytest.mark.parametrize('options', [
-    {}, {'shared_levels': 2}, {'shared_levels': 3, 'mending': True},
-    {'levels': 2, 'shared_levels': 1}])
+@pytest.mark.parametrize(('name', 'options'), [
+    *((name, options) for name in (
+        'fpn-densenet121', 'fpn-efficientnet-lite0', 'light-efficientnet-lite0')
+      for options in ({}, {'shared_levels': 2}, {'shared_levels': 3, 'mending': True})),
+    ('fpn-densenet121', {'levels': 2, 'shared_levels': 1}),
+    ('fpn-efficientnet-lite0', {'levels': 2, 'shared_levels': 1})])
 def test_folding_leaves_the_network_what_it_is(name, options):
     torch.manual_seed(0)
     network = unlike(NETWORKS[name](5, **options))

@@ -14,7 +14,7 @@ def light(cut=2, backbone='efficientnet-lite0', **options):
     torch.manual_seed(0)
     network = LightPyramid(CLASSES, cut, backbone, **options)
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm2d) and not options.get('mending'):
             torch.nn.init.normal_(module.running_mean, std=.1)
             torch.nn.init.uniform_(module.running_var, .5, 2)
     for mending in getattr(network, 'mendings', ()):
@@ -75,7 +75,7 @@ def test_the_weights_do_not_depend_on_the_cut():
 @pytest.mark.parametrize('cut', [1, 2, 3])
 @torch.inference_mode()
 def test_only_what_does_not_fit_is_mended(cut):
-    network, plain = light(cut, mending=True), light(cut)
+    network, plain = light(cut, mending=True), LightPyramid(CLASSES, cut).eval()
     plain.load_state_dict({name: tensor for name, tensor in network.state_dict().items()
                            if name not in network.mending_names})
     plain.configure(aligned=True)
@@ -83,11 +83,10 @@ def test_only_what_does_not_fit_is_mended(cut):
     # As its own key frame, a frame has nothing to mend.
     shared = network.high(network.low(frame))
     torch.testing.assert_close(network.decode(network.low(frame), shared), network(frame))
-    mended, not_mended = (one.decode(one.low(frame), one.high(one.low(key)))
-                          for one in (network, plain))
-    assert (mended - not_mended).abs().max() > 1e-5
-    carried = network.propagate(network.low(frame), network.high(network.low(key)))
-    assert [part.shape for part in carried] == [part.shape for part in shared]
+    mended, moved = (one.propagate(one.low(frame), one.high(one.low(key)))
+                     for one in (network, plain))
+    assert [part.shape for part in mended] == [part.shape for part in shared]
+    assert (mended[0] - moved[0]).abs().max() > 1e-2 * moved[0].abs().max()
 
 
 @torch.inference_mode()
