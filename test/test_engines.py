@@ -82,7 +82,7 @@ def test_streams_of_two_sizes_do_not_touch_each_other(engine, precision, video, 
     agree(results, reference)
 
 
-@pytest.mark.parametrize('name', ['default', 'densenet121'])
+@pytest.mark.parametrize('name', ['default', 'light', 'densenet121'])
 def test_the_cuda_engines_code_agrees_where_there_is_no_cuda(name, video):
     # All but the capturing: folded norms, buffers, caches and the masks made on the device.
     size = (256, 160)
@@ -103,7 +103,7 @@ def test_the_cuda_engines_code_agrees_where_there_is_no_cuda(name, video):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 @pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
-@pytest.mark.parametrize('name', ['default', 'densenet121'])
+@pytest.mark.parametrize('name', ['default', 'light', 'densenet121'])
 def test_cuda_graphs_agree_with_eager_fp32(name, precision, video):
     plain = VideoSegmenter.from_checkpoint(name, 3, 'cpu', 'fp32', engine='torch')
     reference = [plain.segment(frame, confidence=True) for frame in video]
@@ -121,7 +121,7 @@ def test_cuda_graphs_agree_with_eager_fp32(name, precision, video):
 
 
 @pytest.mark.parametrize('shared_levels', [0, 1, 2, 3])
-@pytest.mark.parametrize('name', ['default', 'densenet121'])
+@pytest.mark.parametrize('name', ['default', 'light', 'densenet121'])
 def test_a_device_is_given_all_it_works_on(name, shared_levels):
     """
     What a CUDA graph cannot capture: tensors of the host, and values that the host waits for.

@@ -70,7 +70,7 @@ def test_folding_leaves_the_network_what_it_is(name, options):
     assert_close(logits(network.to(memory_format=torch.channels_last)), plain)
 
 
-@pytest.mark.parametrize('name', ['default', 'densenet121'])
+@pytest.mark.parametrize('name', ['default', 'light', 'densenet121'])
 def test_shipped_weights_fold_and_stay_what_they_are_in_bf16(name):
     masks = []
     for folds in (False, True):
