@@ -19,7 +19,7 @@ from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
 from featshare_core.training.command import add_train_command
 from featshare_core.training.config import load_config
-from featshare_core.training.run import train
+from featshare_core.training.run import build_network, train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'config' / 'train'
@@ -53,8 +53,28 @@ def test_every_configuration_trains(name, baselines, monkeypatch):
     network, saved = load_checkpoint(output / 'final.safetensors')
     assert network.shared_levels == max(config.shared_levels)
     assert saved.training['lr'] == config.lr
+    if config.frozen_backbone:
+        before = load_checkpoint(config.backbone_weights)[0].backbone.state_dict()
+        assert all(torch.equal(tensor, before[name])
+                   for name, tensor in network.backbone.state_dict().items())
     assert losses(output)
     shutil.rmtree(output)
+
+
+@pytest.mark.parametrize('ending', ['', '.pth', '.safetensors'])
+def test_a_backbone_comes_from_a_checkpoint_or_a_state_dict(ending, baselines, tmp_path):
+    checkpoint = baselines / 'fpn-efficientnet-lite0.safetensors'
+    wanted = load_checkpoint(checkpoint)[0].backbone.state_dict()
+    path = tmp_path / f'weights{ending}'
+    if ending == '.safetensors':
+        shutil.copy(checkpoint, path)
+    else:
+        torch.save(wanted, path)
+    file = write(tmp_path / 'a.yaml', {**SMALL, 'network': 'light-efficientnet-lite0',
+                                       'shared_levels': 0, 'backbone_weights': str(path)})
+    network, _ = build_network(load_config([file], {}), CAMVID)
+    for name, tensor in network.backbone.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
 
 
 def test_running_a_network_needs_nothing_that_training_needs():

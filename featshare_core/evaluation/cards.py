@@ -8,6 +8,7 @@ from featshare_core.evaluation.provenance import read_json
 from featshare_core.evaluation.tables import Result, percent, table
 
 DATA = 'camvid-val'
+CUTS = (1, 2, 3)
 INTERVAL = 5
 """Of the headline scores, in frames."""
 INTERVALS = (5, 10, 15)
@@ -26,7 +27,7 @@ interval and its worst lag."""
 def scores(results: Path, weights: str) -> str:
     """Return the headline scores of a checkpoint, a row for each cut, in percent."""
     rows = []
-    for cut in _cuts(results, weights):
+    for cut in CUTS:
         one = _read(results, weights, cut, INTERVAL)
         miou = one['miou']
         rows.append([cut, *(percent(miou[key]) for key in
@@ -38,9 +39,8 @@ def scores(results: Path, weights: str) -> str:
 
 def classes(results: Path, weights: str) -> str:
     """Return the IoU of each class on key frames and on current frames of each cut, in percent."""
-    cuts = _cuts(results, weights)
-    found = [_read(results, weights, cut, INTERVAL)['per_class'] for cut in cuts]
-    return table(['', 'key frames', *(f'current, {_levels(cut)}' for cut in cuts)],
+    found = [_read(results, weights, cut, INTERVAL)['per_class'] for cut in CUTS]
+    return table(['', 'key frames', *(f'current, {_levels(cut)}' for cut in CUTS)],
                  [[name, percent(found[0][name]['key']),
                    *(percent(one[name]['current_mean']) for one in found)] for name in found[0]])
 
@@ -48,7 +48,7 @@ def classes(results: Path, weights: str) -> str:
 def losses(results: Path, weights: str) -> str:
     """Return what sharing costs against the key frames of the same frames, in points of mIoU."""
     rows = []
-    for cut in _cuts(results, weights):
+    for cut in CUTS:
         rows.append([cut, *(' / '.join(f'{loss:.2f}' for loss in
                                        _loss(results, weights, cut, interval))
                             for interval in INTERVALS)])
@@ -62,7 +62,7 @@ def loss_goals() -> str:
         return ' / '.join('none' if one is None else f'{one:g}' for one in found) if found else ''
 
     return table(['shared levels', *(f'interval {i}, mean / worst lag' for i in INTERVALS)],
-                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in LOSS_GOALS])
+                 [[cut, *(bounds(cut, i) for i in INTERVALS)] for cut in CUTS])
 
 
 def goals_missed(results: Path) -> str:
@@ -77,8 +77,7 @@ def _missed(results: Path) -> Iterator[list[str]]:
         if reached < bound:
             yield [f'`{weights}`', 'mIoU of key frames, %', f'at least {bound:g}',
                    f'{reached:.2f}']
-        for cut in _cuts(results, weights):
-            by_interval = LOSS_GOALS[cut]
+        for cut, by_interval in LOSS_GOALS.items():
             for interval, bounds in by_interval.items():
                 lost = _loss(results, weights, cut, interval)
                 for kind, most, reached in zip(('mean', 'worst lag'), bounds, lost):
@@ -98,12 +97,6 @@ def networks(results: Path) -> str:
                        f'{100 * cuts[cut]["time_saved"]:.0f}' if cut in cuts else ''
                        for cut in '1234')])
     return table(['architecture', 'encoder', 'whole, 1e9 multiply-adds', 'ms', *'1234'], rows)
-
-
-def _cuts(results: Path, weights: str) -> list[int]:
-    """Return the cuts of a checkpoint that have scores."""
-    return sorted(int(path.stem.removeprefix(f'{weights}-').partition('-')[0]) for path in
-                  (results / DATA).glob(f'{weights}-[1-9]-levels-interval-{max(INTERVALS)}.json'))
 
 
 def _read(results: Path, weights: str, cut: int, interval: int) -> Result:

@@ -1,11 +1,14 @@
 """The four-stage backbones by name, and what the pyramids on them share."""
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
+from featshare_core.networks.mending import Mending
 from featshare_core.networks.split import (
     FINER_CHANNELS,
     LANDMARK_CHANNELS,
@@ -30,6 +33,31 @@ def load_pretrained(backbone: Backbone, weights: str | None) -> Normalisation:
         backbone.load_imagenet_weights(
             backbone.imagenet_file() if weights == 'imagenet' else weights)
     return backbone.mean, backbone.std
+
+
+def run_stages(backbone: Backbone, indices: Iterable[int], features: Tensor) -> Tensors:
+    """
+    Return the features of consecutive stages, finest first.
+
+    :param features: what the first of them takes: the image for stage 0.
+    """
+    found: list[Tensor] = []
+    for index in indices:
+        features = backbone.stage(index, features)
+        found.append(features)
+    return tuple(found)
+
+
+def make_mendings(backbone: Backbone, levels: int, channels: Sequence[int]) -> nn.ModuleList:
+    """
+    Return one ``Mending`` for each cut, 1 to ``levels`` - 1.
+
+    They read the level at stride 8, or the one at stride 4 where it alone is not shared.
+
+    :param channels: of the carried features of each cut.
+    """
+    return nn.ModuleList(Mending(backbone.channels[min(1, levels - cut - 1)], carried)
+                         for cut, carried in enumerate(channels, 1))
 
 
 def upsample(features: Tensor, like: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from featshare_core.networks.backbones import (
     at_stride_8,
     landmarks,
     load_pretrained,
+    make_mendings,
+    run_stages,
     upsample,
 )
-from featshare_core.networks.mending import Mending
 from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
 
 PYRAMID_CHANNELS = 128
@@ -66,10 +67,7 @@ class FPN(SplitNetwork):
         self.tail_norm = nn.BatchNorm2d(TAIL_CHANNELS)
         self.classifier = nn.Conv2d(TAIL_CHANNELS, classes, 1)
         if mending:
-            # They read the level at stride 8, or the one at stride 4 where it alone is not shared.
-            self.mendings = nn.ModuleList(
-                Mending(self.backbone.channels[min(1, levels - cut - 1)], HEAD_CHANNELS)
-                for cut in range(1, levels))
+            self.mendings = make_mendings(self.backbone, levels, (levels - 1) * [HEAD_CHANNELS])
             self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
 
     def load_backbone(self, weights: str | None) -> Normalisation:
@@ -83,10 +81,7 @@ class FPN(SplitNetwork):
 
     def low(self, image: Tensor) -> Tensors:
         """Return the backbone's features of the levels that are not shared, finest first."""
-        low: list[Tensor] = []
-        for index in range(self.levels - self.shared_levels):
-            low.append(self.backbone.stage(index, low[-1] if low else image))
-        return tuple(low)
+        return run_stages(self.backbone, range(self.levels - self.shared_levels), image)
 
     def _high(self, low: Tensors) -> Tensors:
         """
@@ -96,10 +91,8 @@ class FPN(SplitNetwork):
         """
         if not self.shared_levels:
             return ()
-        deep: list[Tensor] = []
-        for index in range(len(low), self.levels):
-            deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
-        fused = self._fused(tuple(deep), low)
+        deep = run_stages(self.backbone, range(len(low), self.levels), low[-1])
+        fused = self._fused(deep, low)
         return (fused, F.avg_pool2d(fused, 4)) if self.mends and self.aligned else (fused,)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
@@ -180,4 +173,3 @@ class FPN(SplitNetwork):
         """Return the first decoder convolution's columns for one level's head, 64x64."""
         weight = torch.narrow(self.fusion.weight, 1, index * HEAD_CHANNELS, HEAD_CHANNELS)
         return weight[:, :, 0, 0]
-

@@ -9,9 +9,10 @@ from featshare_core.networks.backbones import (
     at_stride_8,
     landmarks,
     load_pretrained,
+    make_mendings,
+    run_stages,
     upsample,
 )
-from featshare_core.networks.mending import Mending
 from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
 
 WIDTHS = (64, 64, 128, 128)
@@ -65,10 +66,7 @@ class LightPyramid(SplitNetwork):
             nn.Identity()))
         self.classifier = nn.Conv2d(TAIL_CHANNELS, classes, 1)
         if mending:
-            # They read the level at stride 8, or the one at stride 4 where it alone is not shared.
-            self.mendings = nn.ModuleList(
-                Mending(self.backbone.channels[min(1, self.levels - cut - 1)], channels)
-                for cut, channels in zip(self.cuts[1:], (at_32, at_8, at_4)))
+            self.mendings = make_mendings(self.backbone, self.levels, (at_32, at_8, at_4))
             self.mending_names = frozenset(f'mendings.{n}' for n in self.mendings.state_dict())
         self.configure(shared_levels=shared_levels)
 
@@ -78,19 +76,14 @@ class LightPyramid(SplitNetwork):
 
     def low(self, image: Tensor) -> Tensors:
         """Return the backbone's features of the levels that are not shared, finest first."""
-        low: list[Tensor] = []
-        for index in range(self.levels - self.shared_levels):
-            low.append(self.backbone.stage(index, low[-1] if low else image))
-        return tuple(low)
+        return run_stages(self.backbone, range(self.levels - self.shared_levels), image)
 
     def _high(self, low: Tensors) -> Tensors:
         """Return ``(features,)``, the refined ones of the finest shared level, at its stride."""
         if not self.shared_levels:
             return ()
-        deep: list[Tensor] = []
-        for index in range(len(low), self.levels):
-            deep.append(self.backbone.stage(index, deep[-1] if deep else low[-1]))
-        return (self._refined(tuple(deep), len(low), None),)
+        deep = run_stages(self.backbone, range(len(low), self.levels), low[-1])
+        return (self._refined(deep, len(low), None),)
 
     def _decode(self, low: Tensors, shared: Tensors) -> Tensor:
         """Return NxCx(H/4)x(W/4) logits from the low levels and ``_high``'s tensors."""

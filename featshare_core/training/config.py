@@ -81,7 +81,7 @@ class TrainConfig:
         frame, see ``networks.alignment``; ``never`` leaves them in place, as the thesis does;
         ``deployed`` trains in place, which is harder, and scores and saves the network aligned.
     :param mending: train the correction of carried features alone, see ``networks.mending``, on
-        top of an FPN's ``baseline``, per frame or sharing; every other step leaves the pairs
+        top of a pyramid's ``baseline``, per frame or sharing; every other step leaves the pairs
         unaligned, which is harder.
     :param frozen_backbone: leave the backbone's weights as they are.
     :param frozen_norms: the part of the network whose batch-norm statistics are not updated.

@@ -145,13 +145,20 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
     for cut in sorted(config.shared_levels):  # the largest, that of ``options``, is last
         network.configure(shared_levels=cut)
     weights = None if config.baseline else config.backbone_weights
-    if weights and weights != 'imagenet' and Path(weights).suffix in ('', '.safetensors'):
+    if weights and _is_checkpoint(weights):
         theirs, given = load_checkpoint(weights, shared_levels=0)
         load_state(network.backbone, theirs.backbone.state_dict(),
                    f'the backbone of {weights} is another one')
         return network, replace(checkpoint, mean=given.mean, std=given.std)
     mean, std = network.load_backbone(weights)
     return network, replace(checkpoint, mean=mean, std=std)
+
+
+def _is_checkpoint(backbone_weights: str) -> bool:
+    """Return whether backbone weights are a checkpoint's: its name or a .safetensors file."""
+    path = Path(backbone_weights)
+    named = len(path.parts) == 1 and not path.suffix and not path.exists()
+    return path.suffix == '.safetensors' or (named and backbone_weights != 'imagenet')
 
 
 def _start_from(network: SplitNetwork, baseline: SplitNetwork, config: TrainConfig,
