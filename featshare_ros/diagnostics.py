@@ -55,6 +55,7 @@ class CameraStatistics:
     current_latency: Rolling = field(default_factory=Rolling)
     age: Rolling = field(default_factory=Rolling)
     key_frames: int = 0
+    stand_ins: int = 0
     image: str = 'unknown'
     failure: str = ''
     cause: str = ''
@@ -80,6 +81,7 @@ class CameraStatistics:
         if age_ms is not None:
             self.age.add(age_ms)
         self.key_frames += result.is_key
+        self.stand_ins += result.stand_in
         self.output_problem = output_problem
         self._finished(arrival)
         self.counts.processed += 1
@@ -161,6 +163,7 @@ class CameraStatistics:
             ('received', str(counts.received)),
             ('processed', str(counts.processed)),
             ('key frames', str(self.key_frames)),
+            ('stand-ins', str(self.stand_ins)),
             ('dropped', str(counts.dropped)),
             ('failed', str(counts.failed)),
             ('image rate (Hz)', f'{new.received / seconds:.1f}'),

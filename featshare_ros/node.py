@@ -22,6 +22,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
+from featshare_ros.image_sizes import ImageSizes
 from featshare_ros.outputs import Publishers
 from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
@@ -31,12 +32,6 @@ PATIENCE_S = 1.0
 """Longest wait for the image being processed when a signal ends the node, in seconds."""
 LONGEST_PATIENCE = 10
 """Longest wait for the image being processed at deactivation, in units of ``PATIENCE_S``."""
-PREPARING_S = 1.0, 120.0
-"""
-Bounds of the time on the first image of a size that is reported as preparation, in seconds.
-
-Beyond the upper bound the engine is reported as hanging.
-"""
 
 
 class SegmentationNode(LifecycleNode):
@@ -54,6 +49,7 @@ class SegmentationNode(LifecycleNode):
         self._problem = ''
         self._state = 'unconfigured'
         self._loader = EngineLoader()
+        self._sizes = ImageSizes(self.get_fully_qualified_name(), self.get_logger())
         self._enabled = True
         self._cameras: list[Camera] = []
         self._outputs: dict[str, Publishers] = {}
@@ -109,7 +105,8 @@ class SegmentationNode(LifecycleNode):
         assert self._segmenter is not None
         self._enabled = True
         self._processor = Processor(self, self._segmenter, self._outputs,
-                                    self._engine_statistics, self._values, self._apply)
+                                    self._engine_statistics, self._values, self._apply,
+                                    self._sizes)
         try:
             # There is none where the node was deactivated during a rebuild.
             if not self._segmenter.running:
@@ -190,11 +187,23 @@ class SegmentationNode(LifecycleNode):
             input_size=(width, height) if width else None,
             full_size=values['mask_size'] == 'image')
         try:
-            segmenter.warm_up()
+            self._warm_up(segmenter)
         except BaseException:
             segmenter.close()
             raise
         return segmenter
+
+    def _warm_up(self, segmenter: VideoSegmenter) -> None:
+        """Prepare for the images of the last run; without one, for the network's own size."""
+        try:
+            if self._sizes.known:
+                segmenter.warm_up(self._sizes.known)
+                return
+        except Exception as error:
+            # They may have been of another network, or device: no reason not to start.
+            self.get_logger().warning(f'the engine cannot be prepared for images of the last run: '
+                                      f'{error}')
+        segmenter.warm_up()
 
     def _stop(self) -> None:
         """Unsubscribe and end the worker; wait for the image being processed, up to a limit."""
@@ -281,6 +290,7 @@ class SegmentationNode(LifecycleNode):
                                ('change_threshold', ''), ('key_mode', '')):
                 settings[name + unit] = f'{values[name]}'
             settings['engine restarts'] = str(self._segmenter.restarts)
+            settings['preparing'] = self._segmenter.preparing or 'nothing'
         return settings
 
     def _idle(self) -> Idle | None:
@@ -292,12 +302,6 @@ class SegmentationNode(LifecycleNode):
         segmenter = self._segmenter
         if segmenter is not None and not segmenter.running:
             return DiagnosticStatus.ERROR, 'the engine failed and is being rebuilt'
-        preparing = segmenter.preparing if segmenter is not None else None
-        if preparing is not None:
-            size, since = preparing
-            if PREPARING_S[0] < time.monotonic() - since < PREPARING_S[1]:
-                return (DiagnosticStatus.WARN, f'the engine is being prepared for {size} images, '
-                        f'the first of that size')
         return None
 
     def _publish_diagnostics(self) -> None:

@@ -14,6 +14,7 @@ from featshare_ros.diagnostics import (
     CameraStatistics,
     EngineStatistics,
 )
+from featshare_ros.image_sizes import ImageSizes
 from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
 from featshare_ros.outputs import Answer, OutputError, Publishers
 from featshare_ros.parameters import Values
@@ -31,17 +32,19 @@ class Processor:
     :param publishers: by camera name.
     :param values: the node's parameters.
     :param apply: applies the live parameters to a segmenter that was rebuilt.
+    :param sizes: is told the images' sizes that the engine was prepared for.
     """
 
     def __init__(self, node: Any, segmenter: SupervisedSegmenter,
                  publishers: Mapping[str, Publishers], statistics: EngineStatistics,
-                 values: Values, apply: Callable[[], None]) -> None:
+                 values: Values, apply: Callable[[], None], sizes: ImageSizes) -> None:
         self._node = node
         self._segmenter = segmenter
         self._publishers = publishers
         self._statistics = statistics
         self._values = values
         self._apply = apply
+        self._sizes = sizes
         self._publishing = threading.Lock()
         self._discards = False
         self.ending = threading.Event()
@@ -102,6 +105,8 @@ class Processor:
             statistics.processed(result, 1e3 * (published.time - arrival.time),
                                  age_ms(header, published.clock), arrival.time, problem)
             self._statistics.processed(result)
+            if not result.stand_in:
+                self._sizes.met((frame.shape[0], frame.shape[1]))
         for name, cause in published.failures:
             if not isinstance(cause, OutputError):
                 self._log(statistics, f'{name} is not published', cause)

@@ -95,9 +95,7 @@ class SupervisedSegmenter:
     A ``VideoSegmenter`` whose engine may fail.
 
     Only the worker calls ``segment`` and ``recover``; any thread may call the rest. While
-    it recovers, ``running`` is False and nothing can be segmented. ``preparing`` is the image
-    size, as text, that the engine is running for the first time, and the monotonic time in
-    seconds at which it began.
+    it recovers, ``running`` is False and nothing can be segmented.
 
     :param build: returns a segmenter that is warmed up, or raises.
     :param logger: the node's.
@@ -113,8 +111,6 @@ class SupervisedSegmenter:
         self._back_off = BackOff()
         self._failures = 0
         self._segmenter: VideoSegmenter | None = None
-        self._seen: set[tuple[int, ...]] = set()
-        self.preparing: tuple[str, float] | None = None
         self.problem = ''
         self.restarts = 0
         self.load()
@@ -133,8 +129,9 @@ class SupervisedSegmenter:
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,
                        'device': engine.device, 'precision': engine.precision}
-        self._failures, self.problem, self.preparing = 0, '', None
-        self._seen.clear()
+        # No camera waits until the engine is prepared for another's images.
+        engine.beside = True
+        self._failures, self.problem = 0, ''
         self._segmenter = segmenter
 
     @property
@@ -147,6 +144,12 @@ class SupervisedSegmenter:
         """Why a slower engine than the preferred one runs, or an empty string."""
         segmenter = self._segmenter
         return segmenter.engine.fallback if segmenter is not None else ''
+
+    @property
+    def preparing(self) -> str:
+        """The size that the engine is being prepared for, or why that failed; or empty."""
+        segmenter = self._segmenter
+        return segmenter.engine.preparing if segmenter is not None else ''
 
     @property
     def failing(self) -> bool:
@@ -163,25 +166,19 @@ class SupervisedSegmenter:
         :returns: its mask is HxW uint8, or of the network's size where ``build`` chose that.
         :raises EngineError: where there is no engine, or it fails or was given up meanwhile.
         """
-        segmenter, size = self._segmenter, frame.shape[:2]
+        segmenter = self._segmenter
         if segmenter is None:
             raise EngineError(self.problem or 'no engine is loaded')
-        if size not in self._seen:
-            self.preparing = f'{size[1]}x{size[0]}', time.monotonic()
         try:
             result = segmenter.segment(frame, stream, stamp, confidence)
         except Exception as error:
             if segmenter is not self._segmenter:
                 raise EngineError(GIVEN_UP) from error
             self._failures += 1
-            self.preparing = None
             self.problem = f'the engine failed: {type(error).__name__}: {error}'
             raise EngineError(self.problem) from error
         if segmenter is not self._segmenter:
             raise EngineError(GIVEN_UP)
-        if self.preparing is not None:
-            self._seen.add(size)
-            self.preparing = None
         if self._failures:
             self._failures, self.problem = 0, ''
         return result
@@ -194,7 +191,7 @@ class SupervisedSegmenter:
             returns: called earlier, it would block.
         """
         segmenter, self._segmenter = self._segmenter, None
-        self.preparing, self.problem = None, GIVEN_UP
+        self.problem = GIVEN_UP
         return segmenter.close if segmenter is not None else lambda: None
 
     def recover(self, ending: threading.Event) -> None:

@@ -33,6 +33,7 @@ class Prediction:
     :param lag: frames since the key frame whose deep features were used; 0 for its own.
     :param timings: milliseconds of each stage, in order.
     :param deferred: whether the deep half was started on this frame, in parallel with the next.
+    :param stand_in: whether the frame's size is not prepared yet; see ``Engine.beside``.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -40,6 +41,7 @@ class Prediction:
     lag: int
     timings: dict[str, float]
     deferred: bool = False
+    stand_in: bool = False
 
 
 class Engine(ABC):
@@ -58,6 +60,14 @@ class Engine(ABC):
 
     closed: bool = False
     """Whether ``close`` has been called."""
+
+    beside: bool = False
+    """
+    Whether a new image size is prepared beside the frames, which a stand-in segments meanwhile.
+
+    Otherwise the first frame of a size waits until it is prepared, so that the masks of a video do
+    not depend on timing. May be set at any time.
+    """
 
     device: str
     """Name of the device, for display: ``cpu``, ``cuda:0 (NVIDIA ...)``."""
@@ -100,6 +110,20 @@ class Engine(ABC):
 
         :raises LookupError: as ``current``.
         """
+
+    def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
+        """
+        Return what a stream's features must have been computed for, to be used on this frame.
+
+        Called before each frame. Where it differs from that of the frame before, the frame must
+        be a key frame. It is empty unless new sizes are prepared ``beside``.
+        """
+        return ()
+
+    @property
+    def preparing(self) -> str:
+        """The size that is being prepared ``beside``, for display, or why that failed; or ''."""
+        return ''
 
     @abstractmethod
     def forget(self, stream: str) -> None:

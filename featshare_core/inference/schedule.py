@@ -34,7 +34,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class _Stream:
-    size: tuple[int, int]
+    size: tuple[int, ...]
     key_stamp: float | None
     stamp: float | None
     since_key: int = 0
@@ -117,12 +117,13 @@ class KeyFrameSchedule:
             raise ValueError(f'change_threshold must be 0 to 1 or None, not {value}')
         self._change_threshold = None if value is None else float(value)
 
-    def next(self, stream: str, size: tuple[int, int], stamp: float | None = None,
+    def next(self, stream: str, size: tuple[int, ...], stamp: float | None = None,
              frame: Picture | None = None) -> Turn:
         """
         Advance a stream by one frame and return the role of that frame.
 
-        :param size: the image's (height, width).
+        :param size: the image's (height, width), and whatever else makes the features of the
+            frame before unfit.
         :param stamp: seconds; None where unknown, which never causes a key frame.
         :param frame: HxWx3 uint8 RGB; used only with a ``change_threshold``.
         :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream
@@ -207,7 +208,7 @@ class KeyFrameSchedule:
             name: np.frombuffer(base64.b64decode(text), np.uint8).reshape(THUMBNAIL[::-1])
             for name, text in state.get('pictures', {}).items()}
 
-    def _reason(self, state: _Stream | None, size: tuple[int, int], stamp: float | None) -> str:
+    def _reason(self, state: _Stream | None, size: tuple[int, ...], stamp: float | None) -> str:
         if state is None:
             return 'first'
         if size != state.size:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
+from featshare_core.inference.pixels import Size
 from featshare_core.inference.schedule import KeyFrameSchedule
 
 KEY_MODES = ('blocking', 'deferred')
@@ -34,6 +36,7 @@ class Result:
         ``size`` or ``backwards``; empty on a current frame.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
+    :param stand_in: whether the frame's size was not prepared yet; see ``Engine.beside``.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -42,6 +45,7 @@ class Result:
     key_reason: str
     frames_since_key: int
     timings: dict[str, float]
+    stand_in: bool = False
 
 
 class VideoSegmenter:
@@ -140,7 +144,8 @@ class VideoSegmenter:
         while self._resets:
             self.schedule.reset(self._resets.popitem()[0])
         key_mode = self.key_mode  # may be set while the frame is in work
-        turn = self.schedule.next(stream, frame.shape[:2], stamp, frame)
+        size = (*frame.shape[:2], *self.engine.fit(frame, stream))
+        turn = self.schedule.next(stream, size, stamp, frame)
         # For any other reason than the interval, the older features are of no use.
         deferred = key_mode == 'deferred' and turn.reason == 'interval'
         run = self.engine.defer if deferred else \
@@ -157,19 +162,23 @@ class VideoSegmenter:
         # the schedule's also survives a new engine (a recording that is resumed).
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
-                      turn.reason, lag, prediction.timings)
+                      turn.reason, lag, prediction.timings, prediction.stand_in)
 
-    def warm_up(self) -> None:
+    def warm_up(self, sizes: Sequence[Size] = ()) -> None:
         """
-        Run a key and a current frame of the size that the network was trained on.
+        Run a key and a current frame of each size.
 
         The device prepares itself here instead of on the first image, and a device that cannot run
         the network fails here. Not thread-safe: must not run at the same time as ``segment``.
 
+        :param sizes: (height, width) of images; none for the size that the network was trained on.
         :raises RuntimeError: where the device fails, or its results are not finite.
         """
-        shape = (*self.engine.trained_size, 3)
-        frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        for size in sizes or (self.engine.trained_size,):
+            self._warm_up(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+        self.engine.forget('warm-up')
+
+    def _warm_up(self, frame: Frame) -> None:
         for run in (self.engine.key, self.engine.current):
             confidence = run(frame, 'warm-up', True).confidence
             # The winning class has at least 1/C of the probability; NaN becomes 0.
@@ -177,7 +186,6 @@ class VideoSegmenter:
                 raise RuntimeError(f'the network yields no finite numbers in '
                                    f'{self.engine.precision}: choose another precision, or the '
                                    f'weights are damaged')
-        self.engine.forget('warm-up')
 
     def forget(self, stream: str) -> None:
         """Free the state of a stream that has ended; waits for a frame that is being segmented."""

@@ -1,6 +1,7 @@
 """Engines that compile the network's ONNX models for each image size: OpenVINO, ONNX Runtime."""
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from featshare_core.inference.engine import Frame, drop_oldest
 from featshare_core.inference.export.models import ExportedModels, Models, ModelSource
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import Size
+from featshare_core.inference.preparing import Preparer
 
 Array = npt.NDArray[np.float32]
 
@@ -36,6 +38,9 @@ class CompiledEngine(HostEngine):
     """
     Compiles a source's models when an image size is first seen.
 
+    Where sizes are prepared ``beside``, the prepared one of the most similar aspect ratio stands
+    in: the image is stretched to it.
+
     :param precision: what the models compute in.
     :raises ValueError: where exported models are of another size than ``input_size``.
     """
@@ -53,10 +58,40 @@ class CompiledEngine(HostEngine):
         self.precision = precision
         self._source = source
         self._runners: OrderedDict[Size, Runner] = OrderedDict()
+        self._preparer = Preparer(self._prepared)
 
     @abstractmethod
     def _load(self, models: Models) -> Runner:
         """Compile the models."""
+
+    def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
+        """Return the (height, width) at which the network runs on this frame."""
+        if not self.beside:
+            return ()
+        done = self._preparer.take()
+        if done is not None:
+            self._keep(*done)
+        own = self._own_size(frame)
+        if self._runners and own not in self._runners:
+            self._preparer.want(stream, own)
+        return self._size_for(frame)
+
+    @property
+    def preparing(self) -> str:
+        """The network's input size that is being prepared, or why that failed; or ''."""
+        return self._preparer.state
+
+    def forget(self, stream: str) -> None:
+        """Free what is kept of a stream."""
+        super().forget(stream)
+        self._preparer.forget(stream)
+
+    def _size_for(self, frame: Frame) -> Size:
+        own = self._own_size(frame)
+        if not self.beside or own in self._runners or not self._runners:
+            return own
+        return min(self._runners, key=lambda size: abs(math.log(
+            size[1] * own[0] / (size[0] * own[1]))))
 
     def _image(self, frame: Frame, size: Size) -> Frame:
         # No slower than on several, which would spin on and slow the models that run next.
@@ -81,14 +116,27 @@ class CompiledEngine(HostEngine):
         size = image.shape[0], image.shape[1]
         runner = self._runners.get(size)
         if runner is None:
-            runner = self._runners[size] = self._load(self._source.models(size))
-            drop_oldest(self._runners, {cache.prepared for cache in self._caches.values()})
+            runner = self._load(self._source.models(size))
+            self._keep(size, runner)
             return_free_memory()
         else:
             self._runners.move_to_end(size)
         return runner
 
+    def _keep(self, size: Size, runner: Runner) -> None:
+        self._runners[size] = runner
+        drop_oldest(self._runners, {cache.prepared for cache in self._caches.values()})
+
+    def _prepared(self, size: Size) -> Runner:
+        runner = self._load(self._source.models(size))
+        # The first run of a model allocates its memory.
+        image = np.zeros((*size, 3), np.uint8)
+        runner.current(image, runner.key(image)[1])
+        return_free_memory()
+        return runner
+
     def _free(self) -> None:
+        self._preparer.close()
         self._runners.clear()
         del self._source
         return_free_memory()

@@ -140,6 +140,11 @@ class HostEngine(Engine):
         self._free()
 
     def _size_for(self, frame: Frame) -> Size:
+        """Return the (height, width) at which the network runs on a frame."""
+        return self._own_size(frame)
+
+    def _own_size(self, frame: Frame) -> Size:
+        """Return the (height, width) that fits a frame best."""
         height, width = frame.shape[:2]
         return self._input_size or network_size((height, width), self.trained_size, self._multiple)
 
@@ -155,4 +160,5 @@ class HostEngine(Engine):
         mask, confidences = self._masks.make(logits, frame.shape[:2] if self._full_size else size,
                                              confidence)  # HxW each
         self._timer.mark('postprocess')
-        return Prediction(mask, confidences, lag, self._timer.stages())
+        return Prediction(mask, confidences, lag, self._timer.stages(),
+                          stand_in=size != self._own_size(frame))

@@ -1,7 +1,9 @@
 """CudaEngine: from an image to its mask, both in host memory, as one CUDA graph per mode."""
 from __future__ import annotations
 
+import copy
 import logging
+import threading
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +24,7 @@ from featshare_core.inference.engine import (
 )
 from featshare_core.inference.parts import Pixels, prepare
 from featshare_core.inference.pixels import Size, network_size
+from featshare_core.inference.preparing import Preparer
 from featshare_core.inference.streams import StreamCache, cache_of
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
@@ -36,7 +39,7 @@ class CudaEngine(Engine):
     Each mode is captured as a graph when an image size is first seen, in 16 bits with Triton's
     kernels for most operations. Where these fail, or the graph's masks differ from the network's,
     graphs of PyTorch's operations replace them, and where these fail, eager execution, with the
-    reason in ``fallback``.
+    reason in ``fallback``. Where sizes are prepared ``beside``, eager execution stands in.
 
     :param network: changed in place: it is moved to the device and cast.
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
@@ -75,11 +78,15 @@ class CudaEngine(Engine):
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == 'cuda' else None
         self._plans: OrderedDict[Size, Plan] = OrderedDict()
         self._caches: dict[str, StreamCache] = {}
+        self._standing_in: set[Size] = set()
+        self._preparer = Preparer(self._prepared, Plan.close)
+        # No frame is run while a graph is captured on the other thread.
+        self._capturing = threading.RLock()
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the whole network and keep the deep features for the stream."""
         self._check_open()
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with self._capturing, torch.inference_mode(), torch.cuda.stream(self._stream):
             plan = self._plan(frame)
             cache = self._caches.pop(stream, None)  # gone where this fails
             if cache is not None and cache.prepared is not plan:
@@ -88,7 +95,8 @@ class CudaEngine(Engine):
             if cache is None:
                 cache = plan.new_cache()
             plan.release(cache)
-            prediction = plan.answer(frame, 'key', confidence, 0)
+            prediction = plan.answer(frame, 'key', confidence, 0,
+                                     plan.image in self._standing_in)
         cache.restart()
         self._caches[stream] = cache
         plan.renewed(cache)
@@ -97,19 +105,20 @@ class CudaEngine(Engine):
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the shallow half with the deep features kept for the stream."""
         self._check_open()
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with self._capturing, torch.inference_mode(), torch.cuda.stream(self._stream):
             plan = self._plan(frame)
             cache = cache_of(self._caches, stream, plan)
             cache.advance()
             if plan.loaded is not cache:
                 plan.load(cache)
-            return plan.answer(frame, 'current', confidence, cache.lag)
+            return plan.answer(frame, 'current', confidence, cache.lag,
+                               plan.image in self._standing_in)
 
     def defer(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Return what ``current`` does, and start the deep half on this frame."""
         prediction = self.current(frame, stream, confidence)
         cache = self._caches[stream]
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with self._capturing, torch.inference_mode(), torch.cuda.stream(self._stream):
             # One stream at a time has the deep half's buffers, and may have no more frames.
             for other in self._caches.values():
                 other.take()
@@ -118,8 +127,27 @@ class CudaEngine(Engine):
             cache.defer(cache.prepared.begin_deep(cache))
         return replace(prediction, deferred=True)
 
+    def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
+        """Return ``(1,)`` for a size that is prepared, ``(0,)`` for another."""
+        if not self.beside:
+            return ()
+        done = self._preparer.take()
+        if done is not None:
+            self._replace(*done)
+        shape: Size = (frame.shape[0], frame.shape[1])
+        prepared = shape in self._plans and shape not in self._standing_in
+        if not prepared:
+            self._preparer.want(stream, shape)
+        return (int(prepared),)
+
+    @property
+    def preparing(self) -> str:
+        """The image size that is being prepared, or why that failed; or ''."""
+        return self._preparer.state
+
     def forget(self, stream: str) -> None:
         """Free what is kept of a stream."""
+        self._preparer.forget(stream)
         cache = self._caches.pop(stream, None)
         if cache is not None:
             _discard(cache)
@@ -129,6 +157,7 @@ class CudaEngine(Engine):
         if self.closed:
             return
         self.closed = True
+        self._preparer.close()
         for stream in list(self._caches):
             self.forget(stream)
         for plan in self._plans.values():
@@ -144,20 +173,56 @@ class CudaEngine(Engine):
         if shape in self._plans:
             self._plans.move_to_end(shape)
             return self._plans[shape]
+        if self.beside:
+            plan = self._new_plan(shape, self._network)
+            self._standing_in.add(shape)
+        else:
+            plan = self._ready_plan(shape, self._network)
+        self._keep(shape, plan)
+        return plan
+
+    def _new_plan(self, shape: Size, network: SplitNetwork) -> Plan:
         size = self._input_size or network_size(shape, self.trained_size, self._multiple)
-        plan = Plan(self._network, self._pixels, self._device, PRECISIONS[self.precision], shape,
-                     size, shape if self._full_size else size)
+        return Plan(network, self._pixels, self._device, PRECISIONS[self.precision], shape, size,
+                    shape if self._full_size else size)
+
+    def _ready_plan(self, shape: Size, network: SplitNetwork) -> Plan:
+        plan = self._new_plan(shape, network)
         try:
             self._prepare(plan)
         except BaseException:
             plan.close()
             raise
+        return plan
+
+    def _keep(self, shape: Size, plan: Plan) -> None:
         self._plans[shape] = plan
         dropped = drop_oldest(self._plans,
                               {cache.prepared.image for cache in self._caches.values()})
         if dropped is not None:
+            self._standing_in.discard(dropped.image)
             dropped.close()
+
+    def _prepared(self, shape: Size) -> Plan:
+        # A copy, with the same weights: a plan changes the network's operations while it is made.
+        network = copy.copy(self._network)
+        stream = torch.cuda.Stream(self._device) if self._device.type == 'cuda' else None
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            plan = self._ready_plan(shape, network)
+            if stream is not None:
+                stream.synchronize()
         return plan
+
+    def _replace(self, shape: Size, plan: Plan) -> None:
+        """Use a plan that has been prepared instead of the one that stood in for it."""
+        before = self._plans.pop(shape, None)
+        self._standing_in.discard(shape)
+        if before is not None:
+            for stream, cache in list(self._caches.items()):
+                if cache.prepared is before:
+                    _discard(self._caches.pop(stream))
+            before.close()
+        self._keep(shape, plan)
 
     def _prepare(self, plan: Plan) -> None:
         """Make a plan run in the fastest way that works."""
@@ -165,7 +230,7 @@ class CudaEngine(Engine):
             try:
                 plan.fold_constants(fused=True)
                 if self._graphs:
-                    plan.capture()
+                    plan.capture(self._capturing)
                 return
             except torch.cuda.OutOfMemoryError:
                 raise
@@ -183,7 +248,7 @@ class CudaEngine(Engine):
                 plan.run_eagerly()
         if self._graphs:
             try:
-                plan.capture()
+                plan.capture(self._capturing)
             except RuntimeError as error:
                 if isinstance(error, torch.cuda.OutOfMemoryError):
                     raise

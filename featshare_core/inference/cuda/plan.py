@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -106,10 +106,11 @@ class Plan:
         self._runs, self._deep_run = runs, partial(self._deep, deep)
         self._traced += [function for function in made if isinstance(function, nn.Module)]
 
-    def capture(self) -> None:
+    def capture(self, lock: AbstractContextManager[Any]) -> None:
         """
         Capture every mode as a graph.
 
+        :param lock: held during each capture.
         :raises RuntimeError: where that fails, or the graph's mask differs from the network's.
         """
         # Graphs read the constants of the functions that they were captured from, but hold no
@@ -126,10 +127,10 @@ class Plan:
             side = torch.cuda.Stream(self._device, priority=-1)
             pool = torch.cuda.graph_pool_handle()
             for mode, run in runs.items():
-                graphs[mode] = self._captured(run, side, pool)
+                graphs[mode] = self._captured(run, side, pool, lock)
             if self.shared:  # PyTorch warns of an empty graph
                 deep_run = self._captured(deep_run, torch.cuda.Stream(self._device),
-                                          torch.cuda.graph_pool_handle())
+                                          torch.cuda.graph_pool_handle(), lock)
             for mode in eager:
                 masks = []
                 for modes in (eager, graphs):
@@ -142,8 +143,8 @@ class Plan:
                                        f'network on {same:.1%} of pixels only')
         self._runs, self._deep_run = graphs, deep_run
 
-    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream,
-                  pool: Any) -> Callable[[], None]:
+    def _captured(self, run: Callable[[], None], side: torch.cuda.Stream, pool: Any,
+                  lock: AbstractContextManager[Any]) -> Callable[[], None]:
         # As PyTorch requires: warmed up on a side stream, then captured.
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
@@ -152,15 +153,17 @@ class Plan:
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads' work on the device must not invalidate the capture.
-        with torch.cuda.graph(graph, pool, side, capture_error_mode='thread_local'):
+        with lock, torch.cuda.graph(graph, pool, side, capture_error_mode='thread_local'):
             run()
         return graph.replay
 
-    def answer(self, frame: Frame, mode: str, confidence: bool, lag: int) -> Prediction:
+    def answer(self, frame: Frame, mode: str, confidence: bool, lag: int,
+               stand_in: bool) -> Prediction:
         """
         Run a mode on an HxWx3 uint8 frame and wait for its mask: a frame's only wait.
 
         :param mode: ``key`` or ``current``.
+        :param lag, stand_in: as in ``Prediction``.
         """
         start = time.perf_counter()
         np.copyto(self._host_image.numpy()[0], frame)
@@ -175,7 +178,7 @@ class Plan:
         end = time.perf_counter()
         return Prediction(mask, probability, lag, {
             'preprocess': 1e3 * (staged - start), 'network': 1e3 * (done - staged),
-            'postprocess': 1e3 * (end - done)})
+            'postprocess': 1e3 * (end - done)}, stand_in=stand_in)
 
     def new_cache(self) -> StreamCache:
         """Return a cache for a stream, with shared tensors yet to be filled."""

@@ -33,7 +33,7 @@ def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[st
     They are in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
     once it holds them. Where files cannot be kept, or are damaged, a warning is logged.
     """
-    path = _folder() / identity
+    path = cache_folder() / 'models' / identity
     files = _read(path)
     if files is None:
         files = make()
@@ -70,10 +70,11 @@ def _version(library: str) -> str:
         return ''
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder for what may be made again: ``featshare`` in the user's cache folder."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     # Where there is no home, ~ is not expanded: then a folder that cannot be created.
-    return Path(base if base[0] != '~' else os.devnull, 'featshare', 'models')
+    return Path(base if base[0] != '~' else os.devnull, 'featshare')
 
 
 def _read(path: Path) -> Mapping[str, bytes] | None:

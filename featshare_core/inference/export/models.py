@@ -68,10 +68,10 @@ class NetworkModels(ModelSource):
     def models(self, size: Size) -> Models:
         """Return the models for images of (height, width) pixels."""
         network, config = self._network, self.config
+        name = identity(network, network.shared_levels, network.aligned, network.mends,
+                        config.network, config.options, config.mean, config.std, OPSET)
         return Models(**cached(
-            identity(network, network.shared_levels, network.aligned, network.mends,
-                     config.network, config.options, config.mean, config.std, OPSET, size),
-            lambda: self._export(size)._asdict()))
+            f'{name}-{size[1]}x{size[0]}', lambda: self._export(size)._asdict()))
 
     def _export(self, size: Size) -> Models:
         image = torch.zeros(1, *size, 3, dtype=torch.uint8)

@@ -1,0 +1,85 @@
+"""Preparer: prepares an engine for new image sizes, beside the frames."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from featshare_core.inference.pixels import Size
+
+RETRY_S = 60.0
+"""Time after a failed preparation in which none is begun, in seconds."""
+
+log = logging.getLogger(__name__)
+Prepared = TypeVar('Prepared')
+
+
+class Preparer(Generic[Prepared]):
+    """
+    Prepares one size at a time on its own thread, and at most half of the time.
+
+    A size is prepared once two frames of a stream in a row are of that size: a stream whose size
+    changes on every frame gets none prepared. All methods are for the thread that runs frames.
+
+    :param prepare: returns what frames of a size are run with; called on the other thread.
+    :param discard: frees a result that comes after ``close``.
+    """
+
+    def __init__(self, prepare: Callable[[Size], Prepared],
+                 discard: Callable[[Prepared], None] = lambda prepared: None) -> None:
+        self._prepare, self._discard = prepare, discard
+        self._thread = ThreadPoolExecutor(1, 'preparing')
+        self._asked: dict[str, Size] = {}
+        self._begun: tuple[Size, float, Future[Prepared]] | None = None
+        self._rests_until = 0.0
+        self._problem = ''
+
+    def want(self, stream: str, size: Size) -> None:
+        """Note that a stream's frame is of a size that is not prepared."""
+        again = self._asked.get(stream) == size
+        self._asked[stream] = size
+        now = time.monotonic()
+        if again and self._begun is None and now >= self._rests_until:
+            self._begun = size, now, self._thread.submit(self._prepare, size)
+
+    def take(self) -> tuple[Size, Prepared] | None:
+        """Return a size that has been prepared since the last call, and its result; or None."""
+        if self._begun is None or not self._begun[2].done():
+            return None
+        size, since, future = self._begun
+        self._begun, now = None, time.monotonic()
+        self._rests_until, self._problem = now + (now - since), ''
+        try:
+            return size, future.result()
+        except Exception as error:  # of any type: each runtime has its own
+            self._rests_until = now + RETRY_S
+            self._problem = f'{size[1]}x{size[0]} cannot be prepared: {error}'
+            log.warning('%s; frames of that size go on as they are, and it is tried again in '
+                        '%.0f s', self._problem, RETRY_S)
+            return None
+
+    @property
+    def state(self) -> str:
+        """What is being prepared, and for how long, or why the last size failed; or empty."""
+        begun = self._begun
+        if begun is None:
+            return self._problem
+        size, since, _ = begun
+        return f'{size[1]}x{size[0]} for {time.monotonic() - since:.0f} s'
+
+    def forget(self, stream: str) -> None:
+        """Free what is kept of a stream that has ended."""
+        self._asked.pop(stream, None)
+
+    def close(self) -> None:
+        """End the thread without waiting: exporting or capturing cannot be interrupted."""
+        begun, self._begun = self._begun, None
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if begun is not None:
+            begun[2].add_done_callback(self._discard_late)
+
+    def _discard_late(self, future: Future[Prepared]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._discard(future.result())

@@ -1,0 +1,60 @@
+"""The image sizes that a node has met, kept on disk, so that its next start prepares for them."""
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from featshare_core.inference.export.cache import cache_folder
+from featshare_core.inference.pixels import Size
+
+KEPT = 2
+"""Number of sizes that are kept for each node, the newest; each prolongs its start."""
+LARGEST = 16384, 1 << 26
+"""Largest side of a size that is read, in pixels, and its largest number of pixels."""
+
+
+class ImageSizes:
+    """
+    The sizes that the engine was prepared for when the node of this name last ran.
+
+    :param node: the node's fully qualified name.
+    :param logger: the node's.
+    """
+
+    def __init__(self, node: str, logger: Any) -> None:
+        name = node.strip('/').replace('/', '.')
+        self._path = cache_folder() / 'image_sizes' / f'{name}.json'
+        self._logger = logger
+        self._added = 0
+        self.known = self._read()
+
+    def met(self, size: Size) -> None:
+        """Keep a (height, width), unless it is known or ``KEPT`` were added before."""
+        if size in self.known or self._added == KEPT:
+            return
+        self._added += 1
+        self.known = [size, *self.known][:KEPT]
+        unfinished = self._path.with_suffix(f'.{os.getpid()}')
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(self.known))
+            os.replace(unfinished, self._path)
+        except OSError as error:
+            self._logger.warning(f'the size of the images cannot be kept, so the next start does '
+                                 f'not prepare for it: {error}')
+
+    def _read(self) -> list[Size]:
+        try:
+            content = json.loads(self._path.read_text())
+            sizes = [(height, width) for height, width in content]
+            if not all(type(side) is int and 0 < side <= LARGEST[0]
+                       for size in sizes for side in size) \
+                    or any(height * width > LARGEST[1] for height, width in sizes):
+                raise ValueError('it does not hold sizes of images')
+        except OSError:
+            return []  # none yet; where the folder cannot be used, writing to it reports that
+        except (ValueError, TypeError, RecursionError) as error:
+            self._logger.warning(f'{self._path} is left out: {error}')
+            return []
+        return sizes[:KEPT]
