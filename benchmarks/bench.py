@@ -129,7 +129,7 @@ def main() -> None:
             '--frames', str(500 if cuda else frames)))
         keep()
     scripts = {
-        'instead': (), 'cold_start': ('--runs', '1'), 'multi_camera': (),
+        'instead': (), 'first_mask': (), 'multi_camera': (),
         'deferred': ('--rate', '60' if cuda else '10', '--frames', '600' if cuda else '150'),
         'node_overhead': ('--rate', '30' if cuda else '5', '--frames', '100'),
         **({'kernels': (), 'live_cameras': ('--seconds', '10')} if cuda else {})}
