@@ -16,20 +16,35 @@ import torch
 from featshare_core import machine
 from featshare_core.cli import main
 from featshare_core.doctor import hardware, software
-from featshare_core.doctor.command import shareable
+from featshare_core.doctor.command import LABEL_WIDTH, shareable
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ['Versions', 'Machine', 'Engines', 'One frame', 'Exported models', 'DDS']
+BAD = '! ' + ' ' * LABEL_WIDTH
+"""Begin of a marked line without a label."""
 LAST_LINE = re.compile(r'To report a fault, paste all of this output; the home folder is written '
                        r'as ~\.\n$')
 
 
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A checkpoint of the lightest network, with random weights."""
+    torch.manual_seed(0)
+    name = 'light-efficientnet-lite0'
+    path = tmp_path_factory.mktemp('weights') / 'weights.safetensors'
+    save_checkpoint(path, NETWORKS[name](len(CAMVID)),
+                    Config(name, CAMVID, (128, 96), {'shared_levels': 2}))
+    return path
+
+
 @pytest.fixture
-def home(tmp_path, random_checkpoint):
+def home(tmp_path, checkpoint):
     """A home folder with a checkpoint."""
     folder = tmp_path / 'somebody'
     folder.mkdir()
-    shutil.copy(random_checkpoint, folder / 'weights.safetensors')
+    shutil.copy(checkpoint, folder)
     return folder
 
 
@@ -68,8 +83,8 @@ def doctor(home: Path, *arguments: str, path: str | None = None,
 
 def text(output: str, label: str) -> str:
     """Return the text of a label, all of its lines, each with its mark."""
-    found = re.search(rf'^(.) {re.escape(label):<15} (.*\n(?:[! ] {{17}}.*\n)*)', output,
-                      re.MULTILINE)
+    padded = re.escape(f'{label:<15}')
+    found = re.search(rf'^(.) {padded} (.*\n(?:[! ] {{17}}.*\n)*)', output, re.MULTILINE)
     assert found is not None, f'no {label} in {output}'
     return found[1].strip() + found[2].replace(' ' * 17, ' ')
 
@@ -132,11 +147,11 @@ def test_weights_that_cannot_be_used_are_a_reason_and_ros_is_not_imported(home, 
                                     path=str(tmp_path))
     assert status == 1
     assert errors == 'featshare: no engine runs here: the section "One frame" says why\n'
-    assert '!                 CheckpointError: checkpoint ~/none.safetensors does not exist' in output
+    assert f'{BAD}CheckpointError: checkpoint ~/none.safetensors does not exist\n' in output
     for package in software.ROS_PACKAGES:
         assert 'not installed' not in text(output, package)
         assert 'imported' not in text(output, package)
-    assert '!                 images between' in output
+    assert f'{BAD}images between processes' in output
 
 
 @pytest.mark.parametrize('place', ['file', 'folder'])
@@ -154,7 +169,7 @@ def test_a_cache_that_cannot_be_written_is_reported(home, place):
     assert status == 0, output + errors
     assert '\n! cannot be written (' in text(output, 'folder')
     assert 'set XDG_CACHE_HOME' in text(output, 'folder')
-    assert '!                 exported models cannot be kept, so every start exports them' in output
+    assert f'{BAD}exported models cannot be kept, so every start exports' in output
     assert text(output, 'kept').startswith('0 of ')
 
 
@@ -176,8 +191,8 @@ def test_what_is_logged_while_the_engine_is_built_is_in_the_report(capsys, monke
     assert main(['doctor', '--weights', str(home / 'weights.safetensors'), '--device', 'cpu']) == 0
     captured = capsys.readouterr()
     assert captured.out.count('illegal instruction') == 1
-    assert ('!                 engine openvino does not start: RuntimeError: illegal instruction'
-            ) in captured.out
+    assert f'{BAD}engine openvino does not start: RuntimeError: illegal instruction\n' \
+        in captured.out
     assert 'illegal' not in captured.err
     assert text(captured.out, 'engine').startswith('torch on cpu')
 
@@ -214,12 +229,13 @@ def test_devices_and_drivers_are_reported(monkeypatch, tmp_path):
     ('1:cpu:/', {'cpu/cpu.cfs_quota_us': '-1', 'cpu/cpu.cfs_period_us': '100000'}, None, None),
     ('', {}, None, None)])
 def test_limits_of_control_groups_are_found(monkeypatch, tmp_path, groups, files, cores, memory):
+    (tmp_path / 'groups').mkdir()
     monkeypatch.setattr(machine, 'PROC', tmp_path / 'proc')
     monkeypatch.setattr(machine, 'CONTROL_GROUPS', tmp_path / 'groups')
-    for name, content in {'proc/self/cgroup': groups,
-                          **{f'groups/{name}': content for name, content in files.items()}}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content + '\n')
+    for name, content in (('../proc/self/cgroup', groups), *files.items()):
+        file = tmp_path / 'groups' / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content + '\n')
     assert machine.cpu_quota() == cores
     assert machine.memory_limit() == memory
 
@@ -237,7 +253,7 @@ def test_more_threads_than_cores_are_reported(monkeypatch):
 def test_shared_memory_that_is_too_small_is_reported(monkeypatch):
     profile = (ROOT / 'config' / software.PROFILE).read_text()
     segment = re.search('<segment_size>(.*)</segment_size>', profile)
-    assert hardware.SHARED_MEMORY == 2 * int(segment[1])
+    assert 2 * int(segment[1]) == hardware.SHARED_MEMORY
     for free, is_bad in ((hardware.SHARED_MEMORY, False), (2**20, True)):
         monkeypatch.setattr(hardware.shutil, 'disk_usage', lambda path, free=free:
                             SimpleNamespace(total=2 * free, free=free))
