@@ -173,6 +173,19 @@ def test_a_cache_that_cannot_be_written_is_reported(home, place):
     assert text(output, 'kept').startswith('0 of ')
 
 
+def test_an_exported_folder_runs_at_its_size_only(capsys, checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip('openvino')
+    pytest.importorskip('onnx')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert main(['export', str(tmp_path / 'exported'), '--weights', str(checkpoint)]) == 0
+    assert main(['doctor', '--weights', '~/exported', '--device', 'cpu']) == 0
+    output = capsys.readouterr().out
+    assert text(output, 'sizes') == '128x96 only, for which ~/exported was exported\n'
+    assert text(output, 'engine').startswith('openvino on cpu')
+    assert 'engine torch runs checkpoints only' in output
+    assert text(output[output.index('\nEngines'):], 'onnx').startswith('tried if those above')
+
+
 def test_a_device_that_is_missing_is_the_status(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert main(['doctor', '--device', 'cuda', '--engine', 'graphs']) == 1

@@ -171,5 +171,5 @@ def _writable(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=folder):
             return f'writable, {gib(shutil.disk_usage(folder).free)} free'
     except OSError as error:
-        return (f'{BAD}cannot be written ({error.strerror}): every start exports the network '
-                f'again; mount a writable folder, or set XDG_CACHE_HOME to one')
+        return (f'{BAD}cannot be written ({error.strerror}): what is not kept yet is exported at '
+                f'every start\n{BAD}mount a writable folder, or set XDG_CACHE_HOME to one')

@@ -86,7 +86,7 @@ def kept() -> list[Path]:
     try:
         # Those that are being written have an ending.
         files = [file for file in folder().iterdir() if not file.suffix]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
