@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featshare_core.doctor.command import add_doctor_command
 from featshare_core.evaluation.command import add_evaluation_commands
 from featshare_core.inference.export.command import add_export_command
 from featshare_core.inference.options import (
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_convert_command(commands)
     add_export_command(commands)
     add_evaluation_commands(commands)
+    add_doctor_command(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

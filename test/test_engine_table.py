@@ -17,6 +17,7 @@ from featshare_core.inference.engines import (
     AUTO,
     ENGINE_NAMES,
     ENGINES,
+    engine_choices,
     installed_engines,
     make_engine,
 )
@@ -291,3 +292,30 @@ def test_an_engine_that_does_not_start_is_replaced_and_reported(monkeypatch, cap
     assert 'engine torch runs instead' in caplog.text
     with pytest.raises(RuntimeError, match='illegal instruction'):
         VideoSegmenter(make_engine(engine='openvino')).segment(np.zeros((64, 96, 3), np.uint8))
+
+
+@pytest.mark.parametrize('packages', [{'onnx', 'openvino', 'onnxruntime'}, {'onnx'}, set()],
+                         ids=len)
+def test_the_choices_are_those_of_make_engine(stubs, packages):
+    stubs.packages = packages
+    for (engine, exported, device, precision, has_cuda), _ in cases():
+        stubs.cuda = 2 * has_cuda
+        arguments = stubs.exported if exported else 'default', engine, device, precision
+        choices = engine_choices(*arguments)
+        assert sorted(choice.engine for choice in choices) == sorted(ENGINES)
+        tried = [choice for choice in choices if choice.tried]
+        assert choices[:len(tried)] == tried
+        able = [choice.engine for choice in tried if not choice.problem]
+        try:
+            made = make_engine(*arguments)
+        except RuntimeError:  # PyTorch lacks the device, which the table does not know
+            assert able
+        except (ValueError, ImportError) as error:
+            assert not able
+            assert tried[-1].problem == str(error)
+        else:
+            assert made.name == able[0]
+        # What nothing keeps from running runs when it is named.
+        for choice in choices:
+            if not choice.problem and (has_cuda or not device.startswith('cuda')):
+                assert make_engine(arguments[0], choice.engine, device, precision)

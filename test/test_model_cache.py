@@ -8,7 +8,7 @@ import torch
 
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export import cache as model_cache
-from featshare_core.inference.export.cache import cached, identity
+from featshare_core.inference.export.cache import cached, identity, kept
 from featshare_core.inference.export.models import Models, NetworkModels
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config
@@ -32,6 +32,15 @@ def test_what_was_made_is_found(folder):
     assert cached('some', unasked) == FILES
     assert cached('other', lambda: {'key': b''}) == {'key': b''}
     assert sorted(file.name for file in folder.iterdir()) == ['other', 'some']
+
+
+def test_what_is_kept_is_listed_by_its_last_use(folder):
+    assert kept() == []
+    for name in ('first', 'second', 'first'):
+        time.sleep(.02)  # the clock of files ticks slowly
+        cached(name, lambda: FILES)
+    (folder / 'third.123').touch()  # not finished yet
+    assert kept() == [folder / 'first', folder / 'second']
 
 
 def test_a_read_only_place_serves_what_is_there(folder, monkeypatch, caplog):
@@ -134,5 +143,5 @@ def test_an_engine_answers_the_same_from_kept_models(folder, monkeypatch):
 
     before = masks()
     monkeypatch.setattr(NetworkModels, '_export', lambda self, size: unasked())
-    for mask, kept in zip(before, masks()):
-        assert np.array_equal(mask, kept)
+    for mask, again in zip(before, masks()):
+        assert np.array_equal(mask, again)

@@ -9,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from featshare_core.inference.export import models
+from featshare_core.machine import processor
 
 PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
@@ -24,14 +22,9 @@ def provenance(command: str, device: str) -> dict[str, Any]:
 
 def machine(device: str) -> str:
     """Return the processor's model and its cores, and the GPU where ``device`` is one."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.is_file():
-        models = [line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
-                  if line.startswith(('model name', 'Model'))]
-        model = models[0] if models else model
-    described = f'{model}, {os.cpu_count()} cores'
+    described = f'{processor()}, {os.cpu_count()} cores'
     if device.startswith('cuda'):
+        import torch  # here, and below: `featshare doctor` runs without it
         described += f', {torch.cuda.get_device_name(torch.device(device.split()[0]))}'
     return described
 
@@ -61,6 +54,7 @@ def commit() -> str | None:
 
 def fingerprint(weights: str | Path) -> str:
     """Return the first 16 digits of a checkpoint's SHA-256, by which its results are known."""
+    from featshare_core.inference.export import models
     return models.fingerprint(weights)[:16]
 
 

@@ -136,10 +136,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :raises ValueError: where another argument is out of range, or the engine does not run on the
         device, in the precision, or these weights.
     """
-    if engine not in ENGINE_NAMES:
-        raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINE_NAMES)}')
-    if precision not in ('auto', *PRECISIONS):
-        raise ValueError(f'precision {precision!r} is none of auto, {", ".join(PRECISIONS)}')
+    _check_words(engine, precision)
     exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):
         raise ValueError(f'the shared levels and the alignment of {weights}, which is exported, '
@@ -174,6 +171,40 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     return made
 
 
+@dataclass(frozen=True)
+class Choice:
+    """
+    An engine of the table, for given arguments of ``make_engine``.
+
+    :param tried: whether ``make_engine`` starts it, unless one before it runs.
+    :param problem: what keeps it from running, as far as that is known without starting it, and
+        what to do; empty where nothing does.
+    """
+
+    engine: str
+    tried: bool
+    problem: str
+
+
+def engine_choices(weights: str | Path = 'default', engine: str = 'auto', device: str = 'auto',
+                   precision: str = 'auto') -> list[Choice]:
+    """
+    Return every engine: first those that ``make_engine`` tries, in its order, then the others.
+
+    No engine is started. The arguments are those of ``make_engine``.
+
+    :raises ValueError: where an argument is none of the allowed values.
+    """
+    _check_words(engine, precision)
+    exported = is_exported(weights)
+    tried = _candidates(engine, device, exported)
+    others = [(name, _candidates(name, device, exported)[0][1]) for name in ENGINES
+              if name not in dict(tried)]
+    return [Choice(name, (name, where) in tried, str(_refusal(name, Request(
+        weights, exported, None, None, where, precision, None, True)) or ''))
+        for name, where in (*tried, *others)]
+
+
 def installed_engines(device: str) -> list[str]:
     """
     Return the engines whose packages are installed for running checkpoints on a type of device.
@@ -182,6 +213,13 @@ def installed_engines(device: str) -> list[str]:
     """
     return [name for name, kind in ENGINES.items() if device in kind.precisions
             and not _missing(_needed(kind, exported=False))]
+
+
+def _check_words(engine: str, precision: str) -> None:
+    if engine not in ENGINE_NAMES:
+        raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINE_NAMES)}')
+    if precision not in ('auto', *PRECISIONS):
+        raise ValueError(f'precision {precision!r} is none of auto, {", ".join(PRECISIONS)}')
 
 
 def _candidates(engine: str, device: str, exported: bool) -> list[tuple[str, torch.device]]:

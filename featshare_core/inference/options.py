@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from featshare_core.inference.export.command import size_argument
@@ -40,24 +41,25 @@ class SegmenterOptions:
 Options = TypeVar('Options', bound=SegmenterOptions)
 
 
-def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None:
-    """
-    Add the options to a command's parser.
-
-    :param stamps: whether the command's images have stamps, without which an age has no meaning.
-    """
-    def add(name: str, **arguments: Any) -> None:
-        default = getattr(SegmenterOptions, name)
-        if default is not None:
-            arguments['help'] += '; default: %(default)s'
-        parser.add_argument(f'--{name.replace("_", "-")}', default=default, **arguments)
-
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the weights and the engine that runs them."""
+    add = partial(_add, parser)
     add('weights', help="a shipped checkpoint's name, a .safetensors file, or a folder that "
                         '`featshare export` wrote')
     add('device', help='auto, cpu, cuda or cuda:N')
     add('precision', help='auto, fp32, bf16 or fp16')
     add('engine', help='auto, torch, graphs, openvino, onnx, onnx-cuda, onnx-tensorrt or '
                        'onnx-openvino')
+
+
+def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None:
+    """
+    Add the options to a command's parser.
+
+    :param stamps: whether the command's images have stamps, without which an age has no meaning.
+    """
+    add_engine_options(parser)
+    add = partial(_add, parser)
     add('shared_levels', type=int, metavar='N',
         help='pyramid levels that current frames reuse; default: as the checkpoint says')
     add('key_interval', type=int, metavar='N', help='a key frame every N images')
@@ -74,6 +76,14 @@ def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None
         help="of the network's input in pixels, multiples of 32; default: as many pixels as the "
              "checkpoint was trained on, in the image's aspect ratio")
     add('mask_size', choices=('image', 'network'), help="the image's, or the network input's")
+
+
+def _add(parser: argparse.ArgumentParser, name: str, **arguments: Any) -> None:
+    """Add the option of a field of ``SegmenterOptions``, with the field's default."""
+    default = getattr(SegmenterOptions, name)
+    if default is not None:
+        arguments['help'] += '; default: %(default)s'
+    parser.add_argument(f'--{name.replace("_", "-")}', default=default, **arguments)
 
 
 def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others: Any) -> Options:

@@ -33,7 +33,7 @@ def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[st
     They are in ``featshare/models`` of ``$XDG_CACHE_HOME`` or ``~/.cache``, which may be read-only
     once it holds them. Where files cannot be kept, or are damaged, a warning is logged.
     """
-    path = cache_folder() / 'models' / identity
+    path = folder() / identity
     files = _read(path)
     if files is None:
         files = make()
@@ -71,10 +71,29 @@ def _version(library: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what may be made again: ``featshare`` in the user's cache folder."""
+    """Return where what can be made again is kept; the folder may not exist."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     # Where there is no home, ~ is not expanded: then a folder that cannot be created.
     return Path(base if base[0] != '~' else os.devnull, 'featshare')
+
+
+def folder() -> Path:
+    """Return where exported models are kept; the folder may not exist."""
+    return cache_folder() / 'models'
+
+
+def kept() -> list[Path]:
+    """
+    Return the files with the kept models, those used last first.
+
+    :raises OSError: where the folder exists and cannot be read.
+    """
+    try:
+        # Those that are being written have an ending.
+        files = [file for file in folder().iterdir() if not file.suffix]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _read(path: Path) -> Mapping[str, bytes] | None:

@@ -65,13 +65,17 @@ class NetworkModels(ModelSource):
         self._network = network
         self._key, self._current = parts(network, config)
 
+    @property
+    def identity(self) -> str:
+        """The beginning of the names that its models are kept under, of all sizes."""
+        network, config = self._network, self.config
+        return identity(network, network.shared_levels, network.aligned, network.mends,
+                        config.network, config.options, config.mean, config.std, OPSET)
+
     def models(self, size: Size) -> Models:
         """Return the models for images of (height, width) pixels."""
-        network, config = self._network, self.config
-        name = identity(network, network.shared_levels, network.aligned, network.mends,
-                        config.network, config.options, config.mean, config.std, OPSET)
         return Models(**cached(
-            f'{name}-{size[1]}x{size[0]}', lambda: self._export(size)._asdict()))
+            f'{self.identity}-{size[1]}x{size[0]}', lambda: self._export(size)._asdict()))
 
     def _export(self, size: Size) -> Models:
         image = torch.zeros(1, *size, 3, dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""The subcommand ``featshare doctor``: a report on this installation and this machine."""

@@ -1,0 +1,29 @@
+"""Lines of the report: a label, and a text that may be marked."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Lines = Iterator[tuple[str, str]]
+"""Label and text of each line; the lines of a text that begin with ``BAD`` are marked."""
+
+BAD = '! '
+"""Mark of what needs attention."""
+
+
+def failure(error: Exception) -> str:
+    """Return the text for an error."""
+    return f'{BAD}{type(error).__name__}: {error}'
+
+
+def probed(probe: Callable[..., str], *arguments: Any) -> str:
+    """Return what a probe finds, or why it fails: the lines after it are printed all the same."""
+    try:
+        return probe(*arguments)
+    except Exception as error:  # of any type: each library has its own
+        return failure(error)
+
+
+def gib(size: int) -> str:
+    """Return a number of bytes in GiB, as text."""
+    return f'{size / 2**30:.1f} GiB'
