@@ -3,9 +3,10 @@ How soon the real node answers: from its start, from its activation, and from th
 
     python benchmarks/first_mask.py [--size 1280x720] [--engines openvino torch] [--json FILE]
 
-A camera publishes at 10 Hz before the node starts, with images of a size that the network was not
-trained on. Each engine starts twice: on a machine that has met neither network nor size, and again.
-Latencies are from the publication of an image to the arrival of its mask, both in this process.
+A camera publishes at 10 Hz before the node starts, with images of a size that the network was
+not trained on. Each engine starts twice: on a machine that has met neither network nor size, and
+again. Latencies are from the publication of an image to the arrival of its mask, both in this
+process.
 """
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def start(arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
 
     begun = time.monotonic()
     with TemporaryDirectory() as folder:
-        node = LiveNode(['-m', 'featshare_ros.main'], Path(folder, 'log'), weights=arguments.weights,
+        log = Path(folder, 'log')
+        node = LiveNode(['-m', 'featshare_ros.main'], log, weights=arguments.weights,
                         device=arguments.device, engine=engine)
         try:
             quality = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -68,7 +70,7 @@ def start(arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
                 publisher.publish(message)
                 time.sleep(max(0.0, begun + number / RATE_HZ - time.monotonic()))
                 if time.monotonic() - begun > 180:
-                    raise RuntimeError(f'no mask: {Path(folder, "log").read_text()[-2000:]}')
+                    raise RuntimeError(f'no mask:\n{log.read_text()[-2000:]}')
             time.sleep(1.5)
             camera = node.values('camera')
         finally:
