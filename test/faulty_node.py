@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_ros import node
+from featshare_ros import main
 
 FAULTS = Path(sys.argv[1])
 
@@ -70,4 +70,4 @@ from_checkpoint = VideoSegmenter.from_checkpoint
 VideoSegmenter.from_checkpoint = load
 
 if __name__ == '__main__':
-    sys.exit(node.main(sys.argv[2:]))
+    main.main(sys.argv[2:])

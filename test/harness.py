@@ -26,13 +26,13 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 
 class NodeProcess:
     """
-    `python -m featshare_ros.node` with its log; `name` is the fully qualified node name.
+    `python -m featshare_ros.main` with its log; `name` is the fully qualified node name.
 
     `faults`, a file, runs it with the engine of `faulty_node.py`, which does what the file says.
     """
 
     def __init__(self, *arguments, namespace='', faults=None, **parameters):
-        module = ['-m', 'featshare_ros.node'] if faults is None else \
+        module = ['-m', 'featshare_ros.main'] if faults is None else \
             [str(Path(__file__).with_name('faulty_node.py')), str(faults)]
         command = [sys.executable, *module, '--ros-args']
         for key, value in parameters.items():
