@@ -8,6 +8,7 @@ FILE is read on every frame and whenever the engine is loaded. Its words:
     loading=S   loading takes S seconds longer
     slow=S      every frame takes S seconds longer
     once        only the next frame fails; the word is then removed
+    stuck       destroying the node never returns
 """
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import main
+from featshare_ros.node import SegmentationNode
 
 FAULTS = Path(sys.argv[1])
 
@@ -66,6 +68,14 @@ def load(*arguments, **options):
     return segmenter
 
 
+def destroy_node(node):
+    if 'stuck' in words():
+        time.sleep(600)
+    destroy(node)
+
+
+destroy = SegmentationNode.destroy_node
+SegmentationNode.destroy_node = destroy_node
 from_checkpoint = VideoSegmenter.from_checkpoint
 VideoSegmenter.from_checkpoint = load
 
