@@ -84,7 +84,7 @@ STAND_INS = {
 
 @pytest.fixture
 def load(monkeypatch):
-    """A function that returns a launch file as a module, and its arguments where some are given."""
+    """A function that returns a launch file as a module, and its arguments (some are given)."""
     if importlib.util.find_spec('launch_ros') is None:
         for name, content in STAND_INS.items():
             module = ModuleType(name)
