@@ -104,7 +104,7 @@ def _run(args: list[str] | None, ending: threading.Event,
 def _spin(executor: SingleThreadedExecutor, node: SegmentationNode,
           ending: threading.Event) -> None:
     """Execute callbacks until ``ending`` is set; unexpected errors are logged."""
-    while not ending.is_set():
+    while executor.context.ok() and not ending.is_set():
         try:
             executor.spin_once()
         except Exception:
