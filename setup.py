@@ -50,7 +50,7 @@ setup(
             'featshare = featshare_core.cli:main',
             'make_recording = featshare_ros.recordings.make_recording:main',
             'segment_bag = featshare_ros.recordings.segment_bag:main',
-            'segmentation_node = featshare_ros.node:main',
+            'segmentation_node = featshare_ros.main:main',
         ],
     },
     zip_safe=True,

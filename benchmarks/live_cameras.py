@@ -33,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from featshare_ros.images import encode_image
     names = [f'camera{index}' for index in range(arguments.cameras)]
     log = Path(tempfile.mkdtemp()) / 'node.log'
-    live = LiveNode(['-m', 'featshare_ros.node'], log, weights=arguments.weights,
+    live = LiveNode(['-m', 'featshare_ros.main'], log, weights=arguments.weights,
                     device=arguments.device, cameras=names)
     ages: dict[str, list[float]] = {name: [] for name in names}
 

@@ -31,7 +31,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from featshare_ros.images import encode_image
     width, height = map(int, arguments.size.split('x'))
     log = Path(tempfile.mkdtemp()) / 'node.log'
-    live = LiveNode(['-m', 'featshare_ros.node'], log, weights=arguments.weights,
+    live = LiveNode(['-m', 'featshare_ros.main'], log, weights=arguments.weights,
                     device=arguments.device, engine=arguments.engine)
     ages: list[float] = []
 

@@ -1,23 +1,17 @@
 """The lifecycle node: parameters, transitions, services and diagnostics."""
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
-import traceback
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
-from featshare_core.inference.memory import keep_freed_blocks
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
@@ -28,9 +22,9 @@ from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
 from featshare_ros.worker import Worker
 
-PATIENCE_S = 1.0
+PATIENCE_S = 0.5
 """Longest wait for the image being processed when a signal ends the node, in seconds."""
-LONGEST_PATIENCE = 10
+LONGEST_PATIENCE = 20
 """Longest wait for the image being processed at deactivation, in units of ``PATIENCE_S``."""
 
 
@@ -40,10 +34,13 @@ class SegmentationNode(LifecycleNode):
 
     Configuring loads the network and creates the publishers, activating subscribes and starts
     the worker; cleanup and deactivation undo these. Images are received only while active.
+
+    :param ending: set, by any thread, when the process is to end: nothing is waited for any more.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, ending: threading.Event | None = None, **options: Any) -> None:
         super().__init__('segmentation', **options)
+        self._ending = ending or threading.Event()
         self._segmenter: SupervisedSegmenter | None = None
         self._values = parameters.Values(self, self._apply)
         self._problem = ''
@@ -84,7 +81,7 @@ class SegmentationNode(LifecycleNode):
             if self._values.problems:
                 raise ValueError('; '.join(self._values.problems.values()))
             self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger(),
-                                                  self.context.ok, self._loader)
+                                                  self._running, self._loader)
             self._apply()
             compressed = values['image_transport'] == 'compressed'
             for name in values['cameras']:
@@ -172,10 +169,15 @@ class SegmentationNode(LifecycleNode):
         self._stop()
         super().destroy_node()
 
+    def _running(self) -> bool:
+        """Return whether the process is not ending."""
+        return self.context.ok() and not self._ending.is_set()
+
     def _refuse(self, what: str, error: Exception) -> TransitionCallbackReturn:
         """Fail a transition with a reason, in the log and in /diagnostics."""
         self._problem = f'{what}: {error}'
-        self.get_logger().error(self._problem)
+        if self._running():
+            self.get_logger().error(self._problem)
         return TransitionCallbackReturn.FAILURE
 
     def _load_segmenter(self) -> VideoSegmenter:
@@ -215,9 +217,9 @@ class SegmentationNode(LifecycleNode):
             if self._worker is None or self._worker.stop(PATIENCE_S):
                 self._worker = None
                 return
-            if not self.context.ok():
+            if not self._running():
                 break
-        if self.context.ok():
+        if self._running():
             self.get_logger().error(GIVEN_UP)
         assert self._worker is not None
         assert self._processor is not None
@@ -322,54 +324,3 @@ class SegmentationNode(LifecycleNode):
                 f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
                 camera.mismatch() if camera.statistics.quiet else '', self._idle()))
         self._diagnostics.publish(array)
-
-
-def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
-    """Spin until shutdown, or until a callback raises an unexpected error, which is logged."""
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        raise
-    except Exception:
-        if rclpy.ok():
-            node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
-            # If waiting itself fails, it must not be repeated at full speed.
-            time.sleep(0.1)
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM."""
-    keep_freed_blocks()
-    rclpy.init(args=args)
-    node = None
-    try:
-        # Created first: made after a signal has ended the context, its destructor logs an error.
-        executor = SingleThreadedExecutor()
-        node = SegmentationNode()
-        node.autostart()
-        executor.add_node(node)
-        while rclpy.ok():
-            _spin(executor, node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        # A signal that ends the context makes whatever is being created fail.
-        if rclpy.ok():
-            raise
-    finally:
-        try:
-            if node is not None:
-                node.destroy_node()
-            rclpy.try_shutdown()
-        except KeyboardInterrupt:
-            # A second Ctrl-C during the shutdown.
-            pass
-    if node is not None and node.working:
-        # Shutting the interpreter down while an engine runs may crash.
-        sys.stdout.flush()
-        os._exit(0)
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

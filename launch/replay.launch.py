@@ -1,7 +1,13 @@
 """Play a recording into the segmentation node, on the recording's clock, and show it in RViz."""
+import shutil
 from pathlib import Path
+from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -11,6 +17,7 @@ from launch.actions import (
     OpaqueFunction,
     TimerAction,
 )
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch.utilities.type_utils import get_typed_value
@@ -21,6 +28,42 @@ NODE_NAME = 'segmentation'
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2
 """Interval at which the launch checks whether the node is ready, in seconds."""
+
+# Without it, the player outlives a launch that is killed.
+END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
+
+
+def argument(context: LaunchContext, name: str, value_type: type = str) -> Any:
+    """
+    Return an argument's value.
+
+    :raises ValueError: where it is not of that type.
+    """
+    text = LaunchConfiguration(name).perform(context).strip()
+    try:
+        return get_typed_value(text, value_type)
+    except ValueError as error:
+        wanted = {float: 'a number', bool: 'true or false'}[value_type]
+        raise ValueError(f'{name}:={text} is not {wanted}') from error
+
+
+def check(context: LaunchContext) -> None:
+    """
+    Check what the player needs, before the node is started.
+
+    :raises ValueError: where an argument is wrong, or the player is not installed.
+    """
+    bag = argument(context, 'bag')
+    if not Path(bag).exists():
+        raise ValueError(f'bag:={bag} does not exist')
+    argument(context, 'rate', float)
+    argument(context, 'loop', bool)
+    argument(context, 'use_sim_time', bool)
+    try:
+        get_package_prefix('ros2bag')
+    except PackageNotFoundError as error:
+        raise ValueError('the package ros2bag, which plays recordings, is not installed') \
+            from error
 
 
 def is_listening(context: LaunchContext) -> bool:
@@ -38,16 +81,25 @@ def play(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
     """Return the player if the node is ready, else a timer that checks again."""
     if not is_listening(context):
         return [TimerAction(period=LOOK_S, actions=[OpaqueFunction(function=play)])]
-
-    def argument(name: str) -> str:
-        return LaunchConfiguration(name).perform(context).strip()
-
     # The delay lets the node discover the player's publishers before the first image.
-    command = ['ros2', 'bag', 'play', argument('bag'), '--clock', '--delay', '2']
-    command += ['--rate', argument('rate')]
-    if get_typed_value(argument('loop'), bool):
+    command = ['ros2', 'bag', 'play', argument(context, 'bag'), '--delay', '2']
+    command += ['--rate', str(argument(context, 'rate', float))]
+    if argument(context, 'use_sim_time', bool):
+        command.append('--clock')
+    if argument(context, 'loop', bool):
         command.append('--loop')
-    return [ExecuteProcess(cmd=command, output='screen')]
+    return [ExecuteProcess(cmd=command, name='player', prefix=END_WITH_LAUNCH, output='screen',
+                           on_exit=check_player)]
+
+
+def check_player(event: ProcessExited, context: LaunchContext) -> None:
+    """
+    End the launch, and with it the node, if the player has failed.
+
+    :raises RuntimeError: which ends the launch with exit code 1.
+    """
+    if event.returncode != 0 and not context.is_shutdown:
+        raise RuntimeError(f'the player has failed with exit code {event.returncode}')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -77,14 +129,19 @@ def generate_launch_description() -> LaunchDescription:
             default_value='true',
             description='Start RViz with the overlay and the camera image: true or false.',
         ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='true',
+            description="Publish the recording's time on /clock, and take the time from there: "
+            'true or false.',
+        ),
     ]
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(share / 'launch' / 'segmentation.launch.py')),
-        launch_arguments={'use_sim_time': 'true'}.items(),
     )
     # The node comes first, since it also sets the DDS profile that the player needs.
     return LaunchDescription(
-        [*own_arguments, *changed_arguments, node,
+        [*own_arguments, *changed_arguments, OpaqueFunction(function=check), node,
          LogInfo(msg='the recording is played once the node is active'),
          OpaqueFunction(function=play)]
     )

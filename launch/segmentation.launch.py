@@ -4,12 +4,17 @@ Start the segmentation node, and RViz beside it if wanted.
 An argument left empty leaves its parameter to the params file; a given one overrides the file.
 """
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node
@@ -31,9 +36,16 @@ PARAMETER_TYPES: dict[str, type] = {
 OLD_DISTROS = ('humble', 'iron', 'jazzy')
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
+# Without it, a node outlives a launch that is killed, or that fails while the node starts.
+END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
 
-def start(context: LaunchContext, share: Path) -> list[Node]:
-    """Return the node, and RViz, for the arguments that this launch was given."""
+
+def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
+    """
+    Return the node, and RViz, for the arguments that this launch was given.
+
+    :raises ValueError: where an argument is wrong; nothing has been started then.
+    """
 
     def argument(name: str, value_type: type = str) -> Any:
         text = LaunchConfiguration(name).perform(context).strip()
@@ -49,6 +61,9 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
         for name, value in given.items()
         if value is not None
     }
+    parameters = argument('params_file') or ''
+    if not Path(parameters).is_file():
+        raise ValueError(f'params_file:={parameters} is not a file')
     cameras = [name for name in (argument('cameras') or '').replace(',', ' ').split() if name]
     if cameras:
         overrides['cameras'] = cameras
@@ -64,7 +79,7 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
         executable='segmentation_node',
         name=NODE_NAME,
         namespace=namespace,
-        parameters=[argument('params_file'), *([overrides] if overrides else [])],
+        parameters=[parameters, *([overrides] if overrides else [])],
         remappings=[
             ('image', image),
             ('image/compressed', f'{image}/compressed'),
@@ -73,10 +88,16 @@ def start(context: LaunchContext, share: Path) -> list[Node]:
         ros_arguments=log_level,
         respawn=bool(argument('respawn', bool)),
         respawn_delay=2.0,
+        prefix=END_WITH_LAUNCH,
+        exec_name='segmentation_node',
         output='screen',
     )
     if not argument('rviz', bool):
         return [node]
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        return [LogInfo(msg='RViz is not started: the package rviz2 is not installed'), node]
 
     # The RViz configuration names the topics of a node without a namespace.
     prefix = f'/{namespace}' if namespace else ''
@@ -183,9 +204,14 @@ def generate_launch_description() -> LaunchDescription:
             'where there are several): true or false.',
         ),
         DeclareLaunchArgument(
-            'respawn',
+            'use_respawn',
             default_value='false',
             description='Restart the node 2 s after it has ended unexpectedly: true or false.',
+        ),
+        DeclareLaunchArgument(
+            'respawn',
+            default_value=LaunchConfiguration('use_respawn'),
+            description='Earlier name of use_respawn.',
         ),
     ]
     # With its default settings Fast DDS loses nearly every large best-effort image between two

@@ -8,13 +8,15 @@ FILE is read on every frame and whenever the engine is loaded. Its words:
     loading=S   loading takes S seconds longer
     slow=S      every frame takes S seconds longer
     once        only the next frame fails; the word is then removed
+    stuck       destroying the node never returns
 """
 import sys
 import time
 from pathlib import Path
 
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_ros import node
+from featshare_ros import main
+from featshare_ros.node import SegmentationNode
 
 FAULTS = Path(sys.argv[1])
 
@@ -66,8 +68,16 @@ def load(*arguments, **options):
     return segmenter
 
 
+def destroy_node(node):
+    if 'stuck' in words():
+        time.sleep(600)
+    destroy(node)
+
+
+destroy = SegmentationNode.destroy_node
+SegmentationNode.destroy_node = destroy_node
 from_checkpoint = VideoSegmenter.from_checkpoint
 VideoSegmenter.from_checkpoint = load
 
 if __name__ == '__main__':
-    sys.exit(node.main(sys.argv[2:]))
+    main.main(sys.argv[2:])

@@ -26,13 +26,13 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 
 class NodeProcess:
     """
-    `python -m featshare_ros.node` with its log; `name` is the fully qualified node name.
+    `python -m featshare_ros.main` with its log; `name` is the fully qualified node name.
 
     `faults`, a file, runs it with the engine of `faulty_node.py`, which does what the file says.
     """
 
     def __init__(self, *arguments, namespace='', faults=None, **parameters):
-        module = ['-m', 'featshare_ros.node'] if faults is None else \
+        module = ['-m', 'featshare_ros.main'] if faults is None else \
             [str(Path(__file__).with_name('faulty_node.py')), str(faults)]
         command = [sys.executable, *module, '--ros-args']
         for key, value in parameters.items():
@@ -63,12 +63,14 @@ class NodeProcess:
                    lambda: f'{text!r} in the log:\n{self.log}')
         assert text in self.log, f'the node ended without {text!r}:\n{self.log}'
 
-    def stop(self, sign=signal.SIGINT, timeout=20):
-        """Return (exit code, seconds it took)."""
+    def stop(self, *signs, timeout=20):
+        """Send signals, SIGINT by default, 0.1 s apart; return (exit code, seconds it took)."""
         if not self.alive:
             return self._process.returncode, 0.0
         start = time.monotonic()
-        self._process.send_signal(sign)
+        for number, sign in enumerate(signs or [signal.SIGINT]):
+            time.sleep(0.1 * bool(number))
+            self._process.send_signal(sign)
         try:
             return self._process.wait(timeout), time.monotonic() - start
         except subprocess.TimeoutExpired:

@@ -25,7 +25,7 @@ FORBIDDEN = {
     INFERENCE: (TRAINING, EVALUATION, f'{CORE}.data'),
     f'{INFERENCE}.cpu': (f'{INFERENCE}.cuda', f'{INFERENCE}.engines', f'{INFERENCE}.segmenter'),
     f'{INFERENCE}.cuda': (f'{INFERENCE}.cpu', f'{INFERENCE}.engines', f'{INFERENCE}.segmenter'),
-    f'{ROS}.recordings': ('rclpy', f'{ROS}.demo', f'{ROS}.node', *MESSAGES),
+    f'{ROS}.recordings': ('rclpy', f'{ROS}.demo', f'{ROS}.node', f'{ROS}.main', *MESSAGES),
 }
 """What no module of a package (left) imports, at module level or in a function."""
 

@@ -90,7 +90,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
               f'{recording.topic}, {recording.duration:.1f} s')
         compressed = recording.message_type == COMPRESSED_IMAGE
         command = [
-            sys.executable, '-m', 'featshare_ros.node', '--ros-args', '-r', f'__ns:={NAMESPACE}',
+            sys.executable, '-m', 'featshare_ros.main', '--ros-args', '-r', f'__ns:={NAMESPACE}',
             '-p', f'weights:={weights}', '-p', f'device:={device}', '-p', 'autostart:=true',
             '-p', f'image_transport:={"compressed" if compressed else "raw"}',
             '-p', f'key_interval:={key_interval}', '-p', f'max_key_age:={MAX_KEY_AGE}']

@@ -1,0 +1,126 @@
+"""
+The program of the node: what happens between its start and its end.
+
+Only the standard library is imported before the signal handlers are installed: PyTorch, ROS and
+OpenVINO take seconds to import.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rclpy.executors import SingleThreadedExecutor
+
+    from featshare_ros.node import SegmentationNode
+
+LONGEST_END_S = 2.0
+"""Longest time from a signal to the end of the process, in seconds."""
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """
+    Run the node until SIGINT or SIGTERM, then end the process.
+
+    The exit code is 0 after a signal, and 1 after an error, which is printed. Further signals
+    change nothing.
+    """
+    ending = threading.Event()
+    executors: list[SingleThreadedExecutor] = []
+    _watch_signals(ending, executors)
+    code = 0
+    try:
+        _run(args, ending, executors)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    _flush()
+    # Without the interpreter's own shutdown: destroying PyTorch and OpenVINO takes up to seconds,
+    # and crashes where an engine is still at work.
+    os._exit(code)
+
+
+def _watch_signals(ending: threading.Event, executors: list[SingleThreadedExecutor]) -> None:
+    """
+    Set ``ending`` at the first signal, and end the process if it takes too long to end itself.
+
+    The signal is received by a thread of its own, because a Python handler runs on the main
+    thread, which would not run it before a library's import, or a wait for messages, returns.
+
+    :param executors: the executor to wake up; while the list is empty there is nothing to shut
+        down, and the process ends at once.
+    """
+    received, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        os.read(received, 1)
+        ending.set()
+        if executors:
+            # An executor returns from a wait only if there is work.
+            executors[0].create_task(lambda: None)
+            threading.Event().wait(LONGEST_END_S)
+        os._exit(0)
+
+    threading.Thread(target=watch, name='signals', daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Has Python write to the pipe; SIG_IGN would not.
+        signal.signal(number, lambda number, frame: None)
+
+
+def _run(args: list[str] | None, ending: threading.Event,
+         executors: list[SingleThreadedExecutor]) -> None:
+    """Run the node until ``ending`` is set, and destroy it."""
+    from featshare_core.inference.memory import keep_freed_blocks
+    keep_freed_blocks()
+
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    from featshare_ros.node import SegmentationNode
+
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    executors.append(SingleThreadedExecutor())
+    try:
+        node = SegmentationNode(ending)
+        try:
+            node.autostart()
+            executors[0].add_node(node)
+            _spin(executors[0], node, ending)
+        finally:
+            node.destroy_node()
+    finally:
+        # Writes the log file too.
+        rclpy.try_shutdown()
+
+
+def _spin(executor: SingleThreadedExecutor, node: SegmentationNode,
+          ending: threading.Event) -> None:
+    """Execute callbacks until ``ending`` is set; unexpected errors are logged."""
+    while executor.context.ok() and not ending.is_set():
+        try:
+            executor.spin_once()
+        except Exception:
+            node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+            # If waiting itself fails, it must not be repeated at full speed.
+            ending.wait(0.1)
+
+
+def _flush() -> None:
+    """Write what is buffered by Python and by the C library, which ROS logs with."""
+    import ctypes
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, broken or closed
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+if __name__ == '__main__':
+    main()

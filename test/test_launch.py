@@ -1,0 +1,201 @@
+"""
+The launch files: what they start, and what ends them before anything starts.
+
+Where the real `launch` is not installed (it comes with ROS 2, not from PyPI), stand-ins take its
+place, which keep what they are given.
+"""
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from ament_index_python import packages
+from harness import wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+class Action:
+    """An action of `launch`, with its arguments as attributes."""
+
+    def __init__(self, *positional, **arguments):
+        self.positional = positional
+        vars(self).update(arguments)
+
+
+class DeclareLaunchArgument(Action):
+    def execute(self, context):
+        name, default = self.positional[0], getattr(self, 'default_value', '')
+        text = default if isinstance(default, str) else default.perform(context)
+        context.launch_configurations.setdefault(name, text)
+
+
+class LaunchConfiguration(Action):
+    def perform(self, context):
+        return context.launch_configurations[self.positional[0]]
+
+
+class LaunchDescription:
+    def __init__(self, entities):
+        self.entities = entities
+
+
+class LaunchContext:
+    is_shutdown = False
+
+    def __init__(self):
+        self.launch_configurations = {}
+
+
+def typed(text, kind):
+    if kind is bool:
+        if text.lower() not in ('true', 'false'):
+            raise ValueError
+        return text.lower() == 'true'
+    return kind(text)
+
+
+def actions(*names):
+    return {name: type(name, (Action,), {'launch_arguments': ()}) for name in names}
+
+
+STAND_INS = {
+    'launch': {'LaunchContext': LaunchContext, 'LaunchDescription': LaunchDescription},
+    'launch.actions': {
+        'DeclareLaunchArgument': DeclareLaunchArgument,
+        **actions('ExecuteProcess', 'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction',
+                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown')},
+    'launch.events': {},
+    'launch.events.process': actions('ProcessExited'),
+    'launch.launch_description_sources': actions('PythonLaunchDescriptionSource'),
+    'launch.substitutions': {'LaunchConfiguration': LaunchConfiguration},
+    'launch.utilities': {},
+    'launch.utilities.type_utils': {'get_typed_value': typed},
+    'launch_ros': {},
+    'launch_ros.actions': actions('Node'),
+    'launch_ros.parameter_descriptions': actions('ParameterValue'),
+    'launch_ros.ros_adapters': {'get_ros_node': None},
+}
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A function that returns a launch file as a module, and its arguments (some are given)."""
+    if importlib.util.find_spec('launch_ros') is None:
+        for name, content in STAND_INS.items():
+            module = ModuleType(name)
+            vars(module).update(content)
+            monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(packages, 'get_package_share_directory', lambda name: str(ROOT))
+
+    def load(name, **given):
+        from launch import LaunchContext
+        spec = importlib.util.spec_from_file_location(name, ROOT / 'launch' / f'{name}.launch.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        context = LaunchContext()
+        context.launch_configurations.update(given)
+        for entity in module.generate_launch_description().entities:
+            if type(entity).__name__ == 'DeclareLaunchArgument':
+                entity.execute(context)
+        return module, context
+    return load
+
+
+def kinds(entities):
+    return [type(entity).__name__ for entity in entities]
+
+
+def installed(monkeypatch, module, *names):
+    """Have a launch file find these packages and no others."""
+    def prefix(name):
+        if name not in names:
+            raise packages.PackageNotFoundError(name)
+        return '/opt/ros'
+    monkeypatch.setattr(module, 'get_package_prefix', prefix, raising=False)
+
+
+@pytest.mark.parametrize('given', ['/nowhere/my.yaml', ''])
+def test_a_params_file_that_does_not_exist_is_an_error_before_anything_starts(load, given):
+    module, context = load('segmentation', params_file=given)
+    with pytest.raises(ValueError, match=f'params_file:={given} is not a file'):
+        module.start(context, ROOT)
+
+
+def test_without_rviz2_the_node_is_started_and_the_log_says_so(load, monkeypatch):
+    module, context = load('segmentation', rviz='true')
+    installed(monkeypatch, module)
+    assert kinds(module.start(context, ROOT)) == ['LogInfo', 'Node']
+    installed(monkeypatch, module, 'rviz2')
+    assert kinds(module.start(context, ROOT)) == ['Node', 'Node']
+    module, context = load('segmentation')
+    assert kinds(module.start(context, ROOT)) == ['Node']
+
+
+@pytest.mark.parametrize(('given', 'respawns'), [
+    ({}, 'false'), ({'use_respawn': 'true'}, 'true'), ({'respawn': 'true'}, 'true')])
+def test_use_respawn_and_its_earlier_name_are_accepted(load, given, respawns):
+    _, context = load('segmentation', **given)
+    assert context.launch_configurations['respawn'] == respawns
+
+
+@pytest.mark.parametrize(('given', 'reason'), [
+    ({'bag': '/nowhere/bag'}, 'bag:=/nowhere/bag does not exist'),
+    ({'rate': 'fast'}, 'rate:=fast is not a number'),
+    ({'loop': 'often'}, 'loop:=often is not true or false'),
+    ({'use_sim_time': 'perhaps'}, 'use_sim_time:=perhaps is not true or false'),
+    ({}, 'the package ros2bag, which plays recordings, is not installed')])
+def test_what_a_replay_lacks_is_an_error_before_anything_starts(load, monkeypatch, tmp_path,
+                                                                given, reason):
+    module, context = load('replay', **{'bag': str(tmp_path), **given})
+    installed(monkeypatch, module)
+    with pytest.raises(ValueError, match=reason):
+        module.check(context)
+    names = kinds(module.generate_launch_description().entities)
+    assert names.index('OpaqueFunction') < names.index('IncludeLaunchDescription')
+    installed(monkeypatch, module, 'ros2bag')
+    if not given:
+        module.check(context)
+
+
+@pytest.mark.parametrize(('given', 'clock'), [
+    ({}, True), ({'use_sim_time': 'true'}, True), ({'use_sim_time': 'false'}, False)])
+def test_a_replay_obeys_use_sim_time(load, monkeypatch, tmp_path, given, clock):
+    module, context = load('replay', bag=str(tmp_path), **given)
+    monkeypatch.setattr(module, 'is_listening', lambda context: True)
+    player, = module.play(context)
+    words = [word if isinstance(word, str) else word[0].text for word in player.cmd]
+    assert words[:4] == ['ros2', 'bag', 'play', str(tmp_path)]
+    assert ('--clock' in words) == clock
+    # The node is given the same.
+    assert context.launch_configurations['use_sim_time'] == str(clock).lower()
+    node, = (entity for entity in module.generate_launch_description().entities
+             if type(entity).__name__ == 'IncludeLaunchDescription')
+    assert not list(node.launch_arguments)
+
+
+def test_a_player_that_fails_ends_the_launch(load, tmp_path):
+    module, context = load('replay', bag=str(tmp_path))
+    module.check_player(SimpleNamespace(returncode=0), context)
+    with pytest.raises(RuntimeError, match='exit code 3'):
+        module.check_player(SimpleNamespace(returncode=3), context)
+
+
+@pytest.mark.parametrize('name', ['segmentation', 'replay'])
+def test_what_a_launch_started_ends_when_the_launch_is_killed(load, name):
+    module, _ = load(name, bag='')
+    if module.END_WITH_LAUNCH is None:
+        pytest.skip('setpriv is not installed')
+    launch = subprocess.Popen(['sh', '-c', f'{module.END_WITH_LAUNCH} sleep 60 & echo $!; wait'],
+                              stdout=subprocess.PIPE, text=True)
+    process = Path('/proc', launch.stdout.readline().strip())
+    wait_until(lambda: 'sleep' in (process / 'comm').read_text(), 20, 'the process to start')
+    os.kill(launch.pid, signal.SIGKILL)
+    launch.wait()
+    wait_until(lambda: not process.exists() or ') Z ' in (process / 'stat').read_text(), 20,
+               'the process to end')
+    launch.stdout.close()
