@@ -51,7 +51,7 @@ class Preparation:
             return f'{recorded_hz:.1f} Hz, as recorded'
         mean, slow = 1e3 * np.mean(self.times_s), 1e3 * np.percentile(self.times_s, 90)
         return (f'{recorded_hz / self.slowdown:.1f} of {recorded_hz:.1f} Hz: this machine needs '
-                f'{mean:.0f} ms per frame, {slow:.0f} ms for one in ten')
+                f'{mean:.0f} ms per frame, {slow:.0f} ms or more for one in ten')
 
 
 def prepare(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImage],
