@@ -16,14 +16,14 @@ from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_ros.demo import __main__ as demo
-from featshare_ros.demo.preparation import SLOWDOWNS
-from featshare_ros.demo.replay import Run
+from featshare_ros.demo.preparation import SAMPLES, SLOWDOWNS
+from featshare_ros.demo.replay import ReplayError, Run
 from featshare_ros.demo.report import OverlayVideo, draw_legend, write_contact_sheet
-from featshare_ros.recordings.bag import open_recording, write_recording
+from featshare_ros.recordings.bag import RecordedImage, open_recording, write_recording
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
-FAST = 400
-"""Hz that no CPU holds."""
+FAST = 200
+"""Hz that the node does not hold: DDS and Python alone take longer than 5 ms."""
 
 
 @pytest.fixture(scope='module')
@@ -50,8 +50,11 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return street(tmp_path_factory.mktemp('recordings') / 'street', FPS)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, '-m', 'featshare_ros.demo', *map(str, arguments)],
+def run(*arguments: object, before: str = '') -> subprocess.CompletedProcess[str]:
+    """Run the demo; ``before`` is Python that runs in its process first."""
+    program = ['-c', f'{before}\nfrom featshare_ros.demo.__main__ import main; exit(main())'] \
+        if before else ['-m', 'featshare_ros.demo']
+    return subprocess.run([sys.executable, *program, *map(str, arguments)],
                           capture_output=True, text=True, timeout=150,
                           cwd=Path(__file__).parents[1])
 
@@ -113,6 +116,25 @@ def test_demo(checkpoint: Path, tmp_path: Path, fps: int) -> None:
     assert not nodes_left(checkpoint)
 
 
+@pytest.mark.timeout(180)
+def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path: Path) -> None:
+    done = run('--recording', street(tmp_path / 'street', FAST), '--output', tmp_path,
+               '--weights', checkpoint, '--device', 'cpu', before=(
+                   'from featshare_ros.demo import preparation\n'
+                   'preparation.choose_slowdown = lambda *_: 1.0'))
+    assert done.returncode == 0, done.stderr
+    assert 'more than 5% of the frames were dropped: again, slower' in done.stdout
+    table = (tmp_path / 'latency.md').read_text()
+    row = re.search(rf'\| replayed at +\| ([\d.]+) of {FAST}.0 Hz: at ([\d.]+) Hz this machine '
+                    r'dropped more than 5% of the frames +\|\n', table)
+    assert row is not None, table
+    rates = [f'{FAST / factor:.1f}' for factor in SLOWDOWNS]
+    assert rates.index(row[1]) == rates.index(row[2]) + 1
+    counts = [int(re.search(rf'\| {name}[^|]*\| (\d+)', table)[1])  # type: ignore[index]
+              for name in ('frames sent', 'masks received', 'dropped by the node')]
+    assert counts[0] == FRAMES and counts[1] + counts[2] <= FRAMES and counts[1] >= 0.9 * FRAMES
+
+
 def replayed_at(table: str, fps: int) -> float:
     """Return the rate of the replay in Hz, and check that it is one of those to choose from."""
     row = re.search(r'\| replayed at +\| (.*?) +\|\n', table)
@@ -166,6 +188,19 @@ def test_key_frames_are_given_only_where_they_are_known() -> None:
     assert happened.mask(5) is None
 
 
+def test_samples_are_images_that_can_be_decoded() -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    jpeg = cv2.imencode('.jpg', np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    images = [RecordedImage('/image', index, index,
+                            CompressedImage(format='jpeg', data=jpeg[:200] if bad else jpeg),
+                            True, b'') for index, bad in enumerate([True, *[False, True] * 20])]
+    found = demo.samples(images)  # type: ignore[arg-type]
+    assert [image.stamp_ns for image in found] == [2 * index + 1 for index in range(SAMPLES)]
+    with pytest.raises(ReplayError, match='no image of the recording can be decoded'):
+        demo.samples(images[:1])  # type: ignore[arg-type]
+
+
 def test_pictures_of_any_size(tmp_path: Path) -> None:
     """Odd, huge and changing sizes, masks of another size, unlabelled pixels, few moments."""
     rng = np.random.default_rng(0)
@@ -178,7 +213,7 @@ def test_pictures_of_any_size(tmp_path: Path) -> None:
             video.add(rgb, None, 'text', 'alert')
             moments.append((rgb, mask, 'caption'))
     shapes = shapes_in(tmp_path / 'a.webm')
-    assert len(shapes) == 6 and shapes[0][1] == 642
+    assert len(shapes) == 6 and shapes[0][1] == 960
     write_contact_sheet(tmp_path / 'a.png', moments[:2], CITYSCAPES, 'title')
     assert cv2.imread(str(tmp_path / 'a.png')) is not None
 

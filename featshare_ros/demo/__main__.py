@@ -27,7 +27,12 @@ from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
 from featshare_ros.demo.page import write_page
-from featshare_ros.demo.preparation import SAMPLES, Preparation, prepare
+from featshare_ros.demo.preparation import (
+    SAMPLES,
+    Preparation,
+    prepare,
+    replay_at_a_rate_that_holds,
+)
 from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
 from featshare_ros.demo.report import (
     OverlayVideo,
@@ -110,15 +115,15 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
             replay.wait_for_node(process)
             print('first image: the engine is prepared for its size, and timed ...')
             preparation = prepare(replay, process, samples(recording))
-            replay.start_over(process)
-            replay.play(tqdm(recording, 'replay', recording.frame_count, unit='frame',
-                             disable=None), process, preparation.slowdown)
+            slowdown = replay_at_a_rate_that_holds(replay, process, recording,
+                                                   preparation.slowdown)
             run = replay.run
             if not run.received:
                 raise ReplayError(process.with_log(
                     f'{len(run.sent)} frames were sent and no mask came back'))
         title = path.name if path else 'rendered street'
-        rows = latency_rows(run, preparation, recording, title)
+        rate = preparation.rate_text(_rate(sorted(run.sent)), slowdown)
+        rows = latency_rows(run, preparation, rate, recording, title)
         table = markdown_table(rows)
         (output / 'latency.md').write_text(f'# Latency of the demo\n\n{table}\n')
         print(f'\n{table}\n')
@@ -227,15 +232,19 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
                         'featshare_ros: camera image and published mask')
 
 
-def latency_rows(run: Run, preparation: Preparation, recording: Recording, title: str,
+def latency_rows(run: Run, preparation: Preparation, rate: str, recording: Recording, title: str,
                  ) -> list[tuple[str, str]]:
-    """Return the rows of the table, name and value: of the replay, unless they say otherwise."""
+    """
+    Return the rows of the table, name and value: of the replay, unless they say otherwise.
+
+    :param rate: of the replay, as text.
+    """
     status = run.diagnostics
     sent, received = len(run.sent), len(run.received)
     rows = [
         ('recording', title),
         ('image', f'{recording.topic}, {recording.message_type.rsplit("/", 1)[1]}'),
-        ('replayed at', preparation.rate_text(_rate(sorted(run.sent)))),
+        ('replayed at', rate),
         ('frames sent', f'{sent} at {_rate_text(list(run.sent.values()))}'),
         ('masks received', f'{received} at {_rate_text(list(run.received.values()))}'),
         ('dropped by the node: replaced by newer frames', status.get('dropped', '–')),

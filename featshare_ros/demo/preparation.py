@@ -1,14 +1,16 @@
 """What precedes the replay: the engine is prepared, and the rate that the node holds measured."""
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from featshare_ros.demo.replay import NodeProcess, Replay, ReplayError
-from featshare_ros.recordings.bag import RecordedImage
+from featshare_ros.recordings.bag import RecordedImage, Recording
 
 SAMPLES = 12
 """Number of images, the recording's first, that the engine is prepared and timed with."""
@@ -18,6 +20,8 @@ SLOWDOWNS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Factors by which the replay's intervals may be longer than the recording's."""
 HEADROOM = 1.25
 """Least ratio of the replay's interval to the time per frame that was measured."""
+MOST_DROPPED = 0.05
+"""Share of the frames that may be dropped before the replay is repeated at a lower rate."""
 RESEND_S = 2.0
 """Time without a mask after which the first image is sent again, in seconds: it may be lost."""
 ANSWER_TIMEOUT = 5.0
@@ -37,7 +41,7 @@ class Preparation:
     :param engine_s: from the first image until the engine was prepared for the images' size, in
         seconds; None where it was with the first mask.
     :param times_s: from sending a sample to its mask, in seconds, one sample at a time.
-    :param slowdown: one of ``SLOWDOWNS``.
+    :param slowdown: the one of ``SLOWDOWNS`` that these times allow.
     """
 
     first_mask_s: float
@@ -45,13 +49,22 @@ class Preparation:
     times_s: Sequence[float]
     slowdown: float
 
-    def rate_text(self, recorded_hz: float) -> str:
-        """Return the rate of the replay, with the reason where it is not the recorded one."""
-        if self.slowdown == 1:
+    def rate_text(self, recorded_hz: float, slowdown: float) -> str:
+        """
+        Return the rate of the replay, with the reason where it is not the recorded one.
+
+        :param slowdown: of the replay; larger than that of the preparation where it had to be.
+        """
+        if slowdown == 1:
             return f'{recorded_hz:.1f} Hz, as recorded'
+        rate = f'{recorded_hz / slowdown:.1f} of {recorded_hz:.1f} Hz'
+        if slowdown > self.slowdown:
+            faster = recorded_hz / SLOWDOWNS[SLOWDOWNS.index(slowdown) - 1]
+            return (f'{rate}: at {faster:.1f} Hz this machine dropped more than '
+                    f'{MOST_DROPPED:.0%} of the frames')
         mean, slow = 1e3 * np.mean(self.times_s), 1e3 * np.percentile(self.times_s, 90)
-        return (f'{recorded_hz / self.slowdown:.1f} of {recorded_hz:.1f} Hz: this machine needs '
-                f'{mean:.0f} ms per frame, {slow:.0f} ms or more for one in ten')
+        return (f'{rate}: this machine needs {mean:.0f} ms per frame, {slow:.0f} ms or more for '
+                f'one in ten')
 
 
 def prepare(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImage],
@@ -93,7 +106,26 @@ def choose_slowdown(times_s: Sequence[float], interval: float) -> float:
 def interval_s(images: Iterable[RecordedImage]) -> float:
     """Return the median interval at which images were recorded, in seconds; of one, infinity."""
     times = [image.log_time_ns for image in images]
-    return float(np.median(np.diff(times))) / 1e9 if len(times) > 1 else float('inf')
+    return float(np.median(np.diff(times))) / 1e9 if len(times) > 1 else math.inf
+
+
+def replay_at_a_rate_that_holds(
+        replay: Replay, process: NodeProcess, recording: Recording, slowdown: float) -> float:
+    """
+    Replay a recording; repeat it at the next lower rate while too many frames are dropped.
+
+    :param slowdown: the one of ``SLOWDOWNS`` to begin with.
+    :returns: the one with which it was replayed to the end.
+    :raises ReplayError: as ``Replay.play``.
+    """
+    for factor in SLOWDOWNS[SLOWDOWNS.index(slowdown):]:
+        most = MOST_DROPPED * recording.frame_count if factor < SLOWDOWNS[-1] else math.inf
+        replay.start_over(process)
+        with tqdm(recording, 'replay', recording.frame_count, unit='frame', disable=None) as bar:
+            if replay.play(bar, process, factor, most):
+                break
+        print(f'more than {MOST_DROPPED:.0%} of the frames were dropped: again, slower')
+    return factor
 
 
 def _first_mask(replay: Replay, process: NodeProcess, image: RecordedImage) -> float:

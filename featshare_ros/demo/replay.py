@@ -105,6 +105,11 @@ class Run:
     """Messages of level ERROR in the node's newest /diagnostics."""
     _masks: dict[int, tuple[tuple[int, int], bytes]] = field(default_factory=dict)
 
+    @property
+    def dropped(self) -> int:
+        """Number of frames that the node has dropped, by its newest /diagnostics."""
+        return int(self.diagnostics.get('dropped', 0))
+
     def keep_mask(self, stamp_ns: int, message: Image) -> None:
         """Keep a mask, compressed: a long recording has thousands."""
         size = (message.height, message.width)
@@ -271,12 +276,15 @@ class Replay:
             raise ReplayError(process.with_log(f'the node did not {name}'))
 
     def play(self, images: Iterable[RecordedImage], process: NodeProcess,
-             slowdown: float = 1.0) -> None:
+             slowdown: float, most_dropped: float) -> bool:
         """
         Publish images at ``slowdown`` times the intervals of their log times; wait for the masks.
 
         The headers' stamps stay as recorded. By them the node judges how old a key frame is, so
         it chooses the same key frames at every slowdown.
+
+        :param most_dropped: number of frames; the replay ends when the node has dropped more.
+        :returns: whether it has dropped no more.
 
         :raises ReplayError: where the node ends meanwhile, or two images have the same stamp.
         """
@@ -295,6 +303,8 @@ class Replay:
                 self.run.sent[stamp_ns] = time.monotonic()
             self._publisher.publish(image.serialized)
             process.check()
+            if self.run.dropped > most_dropped:
+                return False
         count, quiet_since = -1, time.monotonic()
         while stamp_ns not in self.run.received:
             process.check()
@@ -306,6 +316,7 @@ class Replay:
         # The second report from here counts all frames; the first may already be on its way.
         for _ in range(2):
             self.wait_for_report()
+        return self.run.dropped <= most_dropped
 
     def close(self) -> None:
         """Stop the thread and shut rclpy down."""

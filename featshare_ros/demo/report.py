@@ -18,7 +18,7 @@ from featshare_core.overlay import paint
 Picture = npt.NDArray[np.uint8]
 """HxWx3 uint8 RGB."""
 
-MAX_VIDEO_WIDTH = 1280
+MAX_VIDEO_WIDTH = 960
 """Largest width of the video, in pixels."""
 OPACITY = 0.55
 """Opacity of the classes' colours, 0 to 1."""
@@ -60,8 +60,8 @@ class OverlayVideo:
     """
     A .webm of pictures with their masks in colour, a line of text and a legend.
 
-    A context manager; the first picture sets the size for all, which is halved until it is at
-    most ``MAX_VIDEO_WIDTH`` wide.
+    A context manager; the first picture sets the size for all, which is scaled down to at most
+    ``MAX_VIDEO_WIDTH``.
     """
 
     def __init__(self, path: str | Path, labels: LabelSet, fps: float) -> None:
@@ -73,8 +73,8 @@ class OverlayVideo:
     def _open(self, rgb: Picture) -> cv2.VideoWriter:
         """Start the file, for pictures of this size."""
         height, width = rgb.shape[:2]
-        while width > MAX_VIDEO_WIDTH:
-            height, width = max(1, height // 2), width // 2
+        if width > MAX_VIDEO_WIDTH:
+            height, width = max(1, round(height * MAX_VIDEO_WIDTH / width)), MAX_VIDEO_WIDTH
         # The codec stores even sizes.
         self._size = (width + width % 2, height + height % 2)
         self._legend = draw_legend(self._labels, self._size[0])
