@@ -135,16 +135,13 @@ def test_replay_is_repeated_slower_where_frames_are_dropped() -> None:
                          for factor in played]
 
 
-@pytest.mark.parametrize('message, values, preparing', (
-    ('25.0 masks/s', {}, False),
-    ('the engine is being prepared for 960x540 images, the first of that size', {}, True),
-    ('active', {'preparing': ''}, False),
-    ('active', {'preparing': 'none'}, False),
-    ('active', {'preparing': '544x960 for 3 s'}, True),
-    ('active', {'preparing': '544x960 cannot be prepared: no memory'}, False),
+@pytest.mark.parametrize('key, value, preparing', (
+    ('image', '960x540 rgb8', False),
+    ('preparing', 'nothing', False),
+    ('preparing', '960x544 for 3 s', True),
+    ('preparing', '960x544 cannot be prepared: no memory', False),
 ))
-def test_preparing_is_read_from_the_diagnostics(message: str, values: dict[str, str],
-                                                preparing: bool) -> None:
-    status = DiagnosticStatus(message=message, values=[
-        KeyValue(key=key, value=value) for key, value in values.items()])
+def test_preparing_is_read_from_the_diagnostics(key: str, value: str, preparing: bool) -> None:
+    status = DiagnosticStatus(values=[KeyValue(key='state', value='active'),
+                                      KeyValue(key=key, value=value)])
     assert says_preparing(status) is preparing

@@ -263,7 +263,9 @@ def latency_rows(run: Run, preparation: Preparation, rate: str, recording: Recor
     if preparation.engine_s is not None:
         rows.insert(10, ('before the replay: first image to the engine prepared for its size',
                          f'{preparation.engine_s:.1f} s'))
-    faults = {'images that the node could not segment': int(status.get('failed', 0)),
+    faults = {'frames segmented at another size, while theirs was prepared':
+              int(status.get('stand-ins', 0)),
+              'images that the node could not segment': int(status.get('failed', 0)),
               'frames that did not reach the node': sent - int(status.get('received', sent)),
               'masks that did not come back': int(status.get('processed', received)) - received,
               'masks with a stamp that no frame had': run.unmatched}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -132,10 +133,9 @@ class Run:
 
 
 def says_preparing(status: DiagnosticStatus) -> bool:
-    """Return whether a status of the node says that the engine is being prepared for a size."""
-    return 'being prepared' in status.message or any(
-        'preparing' in item.key and item.value not in ('', 'none')
-        and 'cannot' not in item.value for item in status.values)
+    """Return whether a status of the node says that a size is being prepared, not why it failed."""
+    return any(item.key == 'preparing' and re.search(r' for \d+ s$', item.value)
+               for item in status.values)
 
 
 class Replay:
