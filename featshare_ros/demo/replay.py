@@ -133,7 +133,7 @@ class Run:
 
 
 def says_preparing(status: DiagnosticStatus) -> bool:
-    """Return whether a status of the node says that a size is being prepared, not why it failed."""
+    """Return whether a status of the node says that its engine is being prepared for a size."""
     return any(item.key == 'preparing' and re.search(r' for \d+ s$', item.value)
                for item in status.values)
 
