@@ -47,7 +47,7 @@ class FakeReplay:
             self.run.received[image.stamp_ns] = time.monotonic() + seconds
         return seconds
 
-    def wait_for_report(self) -> None:
+    def wait_for_reports(self, count: int) -> None:
         self.preparing = bool(self.reports) and self.reports.pop(0)
 
     def start_over(self, process: Any) -> None:
@@ -100,11 +100,12 @@ def test_first_image_is_sent_until_it_is_answered() -> None:
 
 
 def test_timed_only_once_the_engine_is_prepared() -> None:
-    slow = 3 * len(IMAGES)
-    replay = FakeReplay([0.1, *[0.5] * slow], [True, True, False])
+    replay = FakeReplay([0.1, *[0.5] * 3], [True, True, False])
     found = prepared(replay)
-    assert len(replay.done) == 1 + slow + PASSES * len(IMAGES)
+    # The first image, one for each report, and the samples: once unmeasured, then measured.
+    assert len(replay.done) == 1 + 3 + (1 + PASSES) * len(IMAGES)
     assert found.engine_s is not None and set(found.times_s) == {0.03}
+    assert prepared(FakeReplay([0.1, 0.5], [False])).engine_s is None
 
 
 def test_engine_that_fails_on_the_first_image_ends_the_demo() -> None:

@@ -76,14 +76,16 @@ def prepare(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImag
     """
     begin = time.monotonic()
     first_mask_s = _first_mask(replay, process, samples[0])
-    # The engine may be prepared beside the frames, as long as frames keep coming.
-    _time(replay, process, samples)
-    replay.wait_for_report()
+    # A size is prepared beside the frames, once a second frame has it. Few frames are sent
+    # meanwhile: they take the processor from the preparation.
+    replay.ask(samples[0], process, ANSWER_TIMEOUT)
+    replay.wait_for_reports(2)
     engine_s = None
     while replay.preparing and time.monotonic() - begin < PREPARE_TIMEOUT:
-        _time(replay, process, samples)
-        replay.wait_for_report()
+        replay.ask(samples[0], process, ANSWER_TIMEOUT)
+        replay.wait_for_reports(1)
         engine_s = time.monotonic() - begin
+    _time(replay, process, samples)
     times_s = [time_s for _ in range(PASSES) for time_s in _time(replay, process, samples)]
     return Preparation(first_mask_s, engine_s, times_s,
                        choose_slowdown(times_s, interval_s(samples)))

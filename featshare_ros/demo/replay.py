@@ -243,10 +243,15 @@ class Replay:
             self._masked.clear()
         return self.run.received[image.stamp_ns] - sent
 
-    def wait_for_report(self) -> None:
-        """Wait for the node's next /diagnostics, but no longer than two of its intervals."""
-        self._diagnosed.clear()
-        self._diagnosed.wait(2.0)
+    def wait_for_reports(self, count: int) -> None:
+        """
+        Wait for the node's next /diagnostics, but no longer than two of its intervals for each.
+
+        :param count: of messages; the first may be older than this call, the second is not.
+        """
+        for _ in range(count):
+            self._diagnosed.clear()
+            self._diagnosed.wait(2.0)
 
     def start_over(self, process: NodeProcess) -> None:
         """
@@ -313,9 +318,7 @@ class Replay:
             if time.monotonic() - quiet_since > LAST_MASK_TIMEOUT:
                 break
             time.sleep(0.02)
-        # The second report from here counts all frames; the first may already be on its way.
-        for _ in range(2):
-            self.wait_for_report()
+        self.wait_for_reports(2)
         return self.run.dropped <= most_dropped
 
     def close(self) -> None:
