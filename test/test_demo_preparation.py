@@ -83,11 +83,11 @@ def test_interval_is_the_usual_one() -> None:
 
 def test_rate_has_its_reason() -> None:
     found = Preparation(5.0, None, [0.05] * 8 + [0.08] * 2, 2.0)
-    assert found.rate_text(25.0, 2.0) == ('12.5 of 25.0 Hz: this machine needs 56 ms per frame, '
+    assert found.rate_text(25.0, 2.0) == ('12.5 of 25 Hz: this machine needs 56 ms per frame, '
                                           '80 ms or more for one in ten')
-    assert found.rate_text(25.0, 4.0) == ('6.2 of 25.0 Hz: at 8.3 Hz this machine dropped more '
+    assert found.rate_text(25.0, 4.0) == ('6.25 of 25 Hz: at 8.33 Hz this machine dropped more '
                                           'than 5% of the frames')
-    assert Preparation(5.0, None, [0.02], 1.0).rate_text(25.0, 1.0) == '25.0 Hz, as recorded'
+    assert Preparation(5.0, None, [0.02], 1.0).rate_text(25.0, 1.0) == '25 Hz, as recorded'
 
 
 def test_first_image_is_sent_until_it_is_answered() -> None:

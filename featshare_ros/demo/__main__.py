@@ -310,7 +310,7 @@ def _rate(times_ns: Sequence[int]) -> float:
 
 def _rate_text(seconds: Sequence[float]) -> str:
     """Return the mean rate of ascending times."""
-    return f'{_rate([round(time * 1e9) for time in seconds]):.1f} Hz' if len(seconds) > 1 else '–'
+    return f'{_rate([round(time * 1e9) for time in seconds]):.3g} Hz' if len(seconds) > 1 else '–'
 
 
 def _processor() -> str:

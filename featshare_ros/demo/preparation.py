@@ -56,11 +56,11 @@ class Preparation:
         :param slowdown: of the replay; larger than that of the preparation where it had to be.
         """
         if slowdown == 1:
-            return f'{recorded_hz:.1f} Hz, as recorded'
-        rate = f'{recorded_hz / slowdown:.1f} of {recorded_hz:.1f} Hz'
+            return f'{recorded_hz:.3g} Hz, as recorded'
+        rate = f'{recorded_hz / slowdown:.3g} of {recorded_hz:.3g} Hz'
         if slowdown > self.slowdown:
             faster = recorded_hz / SLOWDOWNS[SLOWDOWNS.index(slowdown) - 1]
-            return (f'{rate}: at {faster:.1f} Hz this machine dropped more than '
+            return (f'{rate}: at {faster:.3g} Hz this machine dropped more than '
                     f'{MOST_DROPPED:.0%} of the frames')
         mean, slow = 1e3 * np.mean(self.times_s), 1e3 * np.percentile(self.times_s, 90)
         return (f'{rate}: this machine needs {mean:.0f} ms per frame, {slow:.0f} ms or more for '
