@@ -21,7 +21,7 @@ help:  ## this list
 
 env: $(STAMP)  ## make the Python environment: ROS 2 from wheels, unless one is sourced
 
-demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], through ROS 2
+demo: $(STAMP)  ## segment a rendered street, or RECORDING=path [TOPIC=name], through ROS 2; a page in demo/
 	$(VENV)/bin/python -m featshare_ros.demo \
 		$(if $(RECORDING),--recording '$(RECORDING)') $(if $(TOPIC),--topic '$(TOPIC)')
 

@@ -10,16 +10,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from test_demo_page import check_page
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_ros.demo import __main__ as demo
-from featshare_ros.demo.replay import Run
+from featshare_ros.demo.preparation import SAMPLES, SLOWDOWNS
+from featshare_ros.demo.replay import ReplayError, Run
 from featshare_ros.demo.report import OverlayVideo, draw_legend, write_contact_sheet
-from featshare_ros.recordings.bag import open_recording, write_recording
+from featshare_ros.recordings.bag import RecordedImage, open_recording, write_recording
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
+FAST = 200
+"""Hz that the node does not hold: DDS and Python alone take longer than 5 ms."""
 
 
 @pytest.fixture(scope='module')
@@ -32,18 +36,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope='module')
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seconds of a rendered street."""
-    path = tmp_path_factory.mktemp('recordings') / 'street'
-    street = RenderedStreet(*SIZE, seed=3, fps=FPS)
-    write_recording(path, (street.frame(index)[0] for index in range(FRAMES)),
-                    '/camera/image_raw', FPS)
+def street(path: Path, fps: float) -> Path:
+    """Write a recording of a rendered street that moves by 1/8 s from frame to frame."""
+    frames = RenderedStreet(*SIZE, seed=3, fps=FPS)
+    write_recording(path, (frames.frame(index)[0] for index in range(FRAMES)),
+                    '/camera/image_raw', fps)
     return path
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, '-m', 'featshare_ros.demo', *map(str, arguments)],
+@pytest.fixture(scope='module')
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of a rendered street."""
+    return street(tmp_path_factory.mktemp('recordings') / 'street', FPS)
+
+
+def run(*arguments: object, before: str = '') -> subprocess.CompletedProcess[str]:
+    """Run the demo; ``before`` is Python that runs in its process first."""
+    program = ['-c', f'{before}\nfrom featshare_ros.demo.__main__ import main; exit(main())'] \
+        if before else ['-m', 'featshare_ros.demo']
+    return subprocess.run([sys.executable, *program, *map(str, arguments)],
                           capture_output=True, text=True, timeout=150,
                           cwd=Path(__file__).parents[1])
 
@@ -68,31 +79,74 @@ def nodes_left(weights: Path) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-def test_demo(checkpoint: Path, recording: Path, tmp_path: Path) -> None:
-    done = run('--recording', recording, '--output', tmp_path, '--weights', checkpoint,
-               '--device', 'cpu', '--key-interval', 3)
+@pytest.mark.parametrize('fps', (FPS, FAST))
+def test_demo(checkpoint: Path, tmp_path: Path, fps: int) -> None:
+    done = run('--recording', street(tmp_path / 'street', fps), '--output', tmp_path,
+               '--weights', checkpoint, '--device', 'cpu', '--key-interval', 3)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / 'latency.md').read_text()
-    assert table in done.stdout
-    assert f'| {FRAMES} at 8.0 Hz' in table
+    assert '\n'.join(table.splitlines()[2:]) in done.stdout
+    rate = replayed_at(table, fps)
+    sent_at = re.search(rf'\| {FRAMES} at ([\d.]+) Hz', table)
+    assert sent_at is not None and float(sent_at[1]) == pytest.approx(rate, rel=0.1)
     received, dropped, unreached = (
         sum(map(int, re.findall(rf'{row}[^|]*\| (\d+)', table)))
         for row in ('masks received', 'dropped by the node', 'did not reach the node'))
-    assert received > 0 and received + dropped + unreached == FRAMES
+    # Of the replay alone: not the images that the node was prepared with.
+    assert received + dropped + unreached == FRAMES
+    assert received >= 0.9 * FRAMES
     assert unreached <= FRAMES // 8  # a starved machine loses one now and then; DDS is best effort
     assert 'could not' not in table and 'come back' not in table and 'stamp' not in table
     assert len(re.findall(r'p95 / max ms +\| [\d.]+ / [\d.]+ / [\d.]+ ', table)) == 3
+    assert re.search(r'\| before the replay: first image to its mask +\| [\d.]+ s ', table)
+    assert re.search(r'\| engine +\| (OpenVINO, (fp32|bf16)|PyTorch, fp32), on cpu ', table)
     assert 'key frame every 3' in table
-    for name in ('overlay.mp4', 'contact_sheet.png', 'latency.md'):
+    for name in ('overlay.webm', 'contact_sheet.png', 'latency.md', 'index.html'):
         assert str(tmp_path / name) in done.stdout
+    assert (tmp_path / 'index.html').as_uri() in done.stdout
+    assert 'OpenCV' not in done.stderr
+    check_page(tmp_path)
 
-    video = cv2.VideoCapture(str(tmp_path / 'overlay.mp4'))
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(FPS)
-    shapes = shapes_in(tmp_path / 'overlay.mp4')
+    video = cv2.VideoCapture(str(tmp_path / 'overlay.webm'))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(min(fps, 100))
+    shapes = shapes_in(tmp_path / 'overlay.webm')
     assert len(shapes) == FRAMES and set(shapes) == {shapes[0]}
     assert shapes[0][0] > SIZE[1] and shapes[0][1] == SIZE[0]
     assert cv2.imread(str(tmp_path / 'contact_sheet.png')).std() > 20
     assert not nodes_left(checkpoint)
+
+
+@pytest.mark.timeout(180)
+def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path: Path) -> None:
+    done = run('--recording', street(tmp_path / 'street', FAST), '--output', tmp_path,
+               '--weights', checkpoint, '--device', 'cpu', before=(
+                   'from featshare_ros.demo import preparation\n'
+                   'preparation.choose_slowdown = lambda *_: 1.0'))
+    assert done.returncode == 0, done.stderr
+    assert 'more than 5% of the frames were dropped: again, slower' in done.stdout
+    table = (tmp_path / 'latency.md').read_text()
+    row = re.search(rf'\| replayed at +\| ([\d.]+) of {FAST} Hz: at ([\d.]+) Hz this machine '
+                    r'dropped more than 5% of the frames +\|\n', table)
+    assert row is not None, table
+    rates = [f'{FAST / factor:.3g}' for factor in SLOWDOWNS]
+    assert rates.index(row[1]) == rates.index(row[2]) + 1
+    counts = [int(re.search(rf'\| {name}[^|]*\| (\d+)', table)[1])  # type: ignore[index]
+              for name in ('frames sent', 'masks received', 'dropped by the node')]
+    assert counts[0] == FRAMES and counts[1] + counts[2] <= FRAMES and counts[1] >= 0.9 * FRAMES
+
+
+def replayed_at(table: str, fps: int) -> float:
+    """Return the rate of the replay in Hz, and check that it is one of those to choose from."""
+    row = re.search(r'\| replayed at +\| (.*?) +\|\n', table)
+    assert row is not None
+    if row[1] == f'{fps} Hz, as recorded':
+        assert fps != FAST
+        return fps
+    slower = re.fullmatch(rf'([\d.]+) of {fps} Hz: this machine needs \d+ ms per frame, '
+                          r'\d+ ms or more for one in ten', row[1])
+    assert slower is not None, row[1]
+    assert slower[1] in {f'{fps / factor:.3g}' for factor in SLOWDOWNS[1:]}
+    return float(slower[1])
 
 
 @pytest.mark.timeout(120)
@@ -134,19 +188,32 @@ def test_key_frames_are_given_only_where_they_are_known() -> None:
     assert happened.mask(5) is None
 
 
+def test_samples_are_images_that_can_be_decoded() -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    jpeg = cv2.imencode('.jpg', np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    images = [RecordedImage('/image', index, index,
+                            CompressedImage(format='jpeg', data=jpeg[:200] if bad else jpeg),
+                            True, b'') for index, bad in enumerate([True, *[False, True] * 20])]
+    found = demo.samples(images)  # type: ignore[arg-type]
+    assert [image.stamp_ns for image in found] == [2 * index + 1 for index in range(SAMPLES)]
+    with pytest.raises(ReplayError, match='no image of the recording can be decoded'):
+        demo.samples(images[:1])  # type: ignore[arg-type]
+
+
 def test_pictures_of_any_size(tmp_path: Path) -> None:
     """Odd, huge and changing sizes, masks of another size, unlabelled pixels, few moments."""
     rng = np.random.default_rng(0)
     moments = []
-    with OverlayVideo(tmp_path / 'a.mp4', CITYSCAPES, 10) as video:
+    with OverlayVideo(tmp_path / 'a.webm', CITYSCAPES, 10) as video:
         for height, width in ((301, 2571), (40, 30), (301, 2571)):
             rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
             mask = rng.choice(np.array([0, 18, 255], np.uint8), (height // 2, width // 2))
             video.add(rgb, mask, 'text')
             video.add(rgb, None, 'text', 'alert')
             moments.append((rgb, mask, 'caption'))
-    shapes = shapes_in(tmp_path / 'a.mp4')
-    assert len(shapes) == 6 and shapes[0][1] == 642
+    shapes = shapes_in(tmp_path / 'a.webm')
+    assert len(shapes) == 6 and shapes[0][1] == 960
     write_contact_sheet(tmp_path / 'a.png', moments[:2], CITYSCAPES, 'title')
     assert cv2.imread(str(tmp_path / 'a.png')) is not None
 

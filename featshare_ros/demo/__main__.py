@@ -1,13 +1,15 @@
 """
 Show the whole path: a camera recording in, masks out, through real ROS 2.
 
-Starts the segmentation node as its own process, replays a recording into it at the recorded rate,
-receives the masks over ROS 2, and writes a video, a contact sheet and a latency table.
+Starts the segmentation node as its own process, waits for the first mask, replays a recording
+into it at the recorded rate or the highest that the node holds, receives the masks over ROS 2, and
+writes a page with a video, a contact sheet and a latency table.
 Run as ``python -m featshare_ros.demo``.
 """
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import shutil
@@ -24,6 +26,13 @@ from tqdm import tqdm
 from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
+from featshare_ros.demo.page import write_page
+from featshare_ros.demo.preparation import (
+    SAMPLES,
+    Preparation,
+    prepare,
+    replay_at_a_rate_that_holds,
+)
 from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
 from featshare_ros.demo.report import (
     OverlayVideo,
@@ -56,6 +65,12 @@ STREET_SIZE, STREET_FPS, STREET_FRAMES, STREET_SEED = (960, 540), 25, 200, 1
 
 MOMENTS = 12
 """Number of pictures in the contact sheet."""
+
+ENGINES = {'openvino': 'OpenVINO', 'torch': 'PyTorch', 'graphs': 'CUDA graphs',
+           'onnx': 'ONNX Runtime', 'onnx-cuda': 'ONNX Runtime with CUDA',
+           'onnx-tensorrt': 'ONNX Runtime with TensorRT',
+           'onnx-openvino': 'ONNX Runtime with OpenVINO'}
+"""Product name of each engine."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,19 +113,26 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
                 Replay(compressed) as replay:
             print('waiting for the node ...')
             replay.wait_for_node(process)
-            replay.play(tqdm(recording, 'replay', recording.frame_count, unit='frame',
-                             disable=None), process)
+            print('first image: the engine is prepared for its size, and timed ...')
+            preparation = prepare(replay, process, samples(recording))
+            slowdown = replay_at_a_rate_that_holds(replay, process, recording,
+                                                   preparation.slowdown)
             run = replay.run
             if not run.received:
                 raise ReplayError(process.with_log(
                     f'{len(run.sent)} frames were sent and no mask came back'))
+        title = path.name if path else 'rendered street'
+        rate = preparation.rate_text(_rate(sorted(run.sent)), slowdown)
+        rows = latency_rows(run, preparation, rate, recording, title)
+        table = markdown_table(rows)
+        (output / 'latency.md').write_text(f'# Latency of the demo\n\n{table}\n')
+        print(f'\n{table}\n')
         labels = read_config(weights).labels
         write_pictures(recording, run, key_stamps(run, key_interval), labels, output)
-        table = latency_table(run, recording, path)
-    (output / 'latency.md').write_text(table)
-    print(f'\n{table}\n')
-    for name in ('overlay.mp4', 'contact_sheet.png', 'latency.md'):
+    write_page(output, title, labels, rows)
+    for name in ('overlay.webm', 'contact_sheet.png', 'latency.md', 'index.html'):
         print(output / name)
+    print(f'\nOpen {(output / "index.html").resolve().as_uri()} in a browser.')
     return run
 
 
@@ -149,6 +171,19 @@ def street_recording(output: Path) -> Path:
     return path
 
 
+def samples(recording: Recording) -> list[RecordedImage]:
+    """
+    Return the first images that can be decoded, at most ``SAMPLES``.
+
+    :raises ReplayError: where there is none.
+    """
+    found = list(itertools.islice(
+        (image for image in recording if _decode(image) is not None), SAMPLES))
+    if not found:
+        raise ReplayError('no image of the recording can be decoded')
+    return found
+
+
 def key_stamps(run: Run, key_interval: int) -> set[int] | None:
     """
     Return the stamps of key frames in nanoseconds, or None where they are not known.
@@ -169,15 +204,15 @@ def key_stamps(run: Run, key_interval: int) -> set[int] | None:
 
 def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels: LabelSet,
                    output: Path) -> None:
-    """Write overlay.mp4 with every frame, and contact_sheet.png with ``MOMENTS`` of them."""
+    """Write overlay.webm with every frame, and contact_sheet.png with ``MOMENTS`` of them."""
     stamps = sorted(run.received)
     chosen = {stamps[round(at)] for at in np.linspace(0, len(stamps) - 1, MOMENTS)}
     moments: list[tuple[Picture, npt.NDArray[np.uint8], str]] = []
     mask: npt.NDArray[np.uint8] | None = None
     age = 0
     fps = min(100.0, max(1.0, _rate(sorted(run.sent))))
-    with OverlayVideo(output / 'overlay.mp4', labels, fps) as video:
-        for index, (stamp, rgb) in enumerate(tqdm(_pictures(recording), 'overlay.mp4',
+    with OverlayVideo(output / 'overlay.webm', labels, fps) as video:
+        for index, (stamp, rgb) in enumerate(tqdm(_pictures(recording), 'overlay.webm',
                                                   len(run.sent), unit='frame', disable=None)):
             caption = f'frame {index + 1}'
             alert = ''
@@ -197,13 +232,19 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
                         'featshare_ros: camera image and published mask')
 
 
-def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
-    """Return the contents of latency.md."""
+def latency_rows(run: Run, preparation: Preparation, rate: str, recording: Recording, title: str,
+                 ) -> list[tuple[str, str]]:
+    """
+    Return the rows of the table, name and value: of the replay, unless they say otherwise.
+
+    :param rate: of the replay, as text.
+    """
     status = run.diagnostics
     sent, received = len(run.sent), len(run.received)
     rows = [
-        ('recording', path.name if path else 'rendered street'),
+        ('recording', title),
         ('image', f'{recording.topic}, {recording.message_type.rsplit("/", 1)[1]}'),
+        ('replayed at', rate),
         ('frames sent', f'{sent} at {_rate_text(list(run.sent.values()))}'),
         ('masks received', f'{received} at {_rate_text(list(run.received.values()))}'),
         ('dropped by the node: replaced by newer frames', status.get('dropped', '–')),
@@ -212,18 +253,24 @@ def latency_table(run: Run, recording: Recording, path: Path | None) -> str:
         ('in the node, key frames: p50 / p95 / max ms', _latency(status, 'key latency')),
         ('in the node, current frames: p50 / p95 / max ms',
          _latency(status, 'current latency')),
-        ('engine', f'{status.get("network", "–")}, {status.get("precision", "–")} on '
-                   f'{status.get("device", "–")}, '
-                   f'key frame every {status.get("key_interval", "–")}'),
-        ('checkpoint', status.get('checkpoint', '–')),
+        ('before the replay: first image to its mask', f'{preparation.first_mask_s:.1f} s'),
+        ('engine', f'{ENGINES.get(status.get("engine", ""), status.get("engine", "–"))}, '
+                   f'{status.get("precision", "–")}, on {status.get("device", "–")}'),
+        ('network', f'{status.get("network", "–")}, checkpoint {status.get("checkpoint", "–")}, '
+                    f'key frame every {status.get("key_interval", "–")}'),
         ('machine', f'{_processor()}, {os.cpu_count()} cores'),
     ]
-    faults = {'images that the node could not segment': int(status.get('failed', 0)),
+    if preparation.engine_s is not None:
+        rows.insert(10, ('before the replay: first image to the engine prepared for its size',
+                         f'{preparation.engine_s:.1f} s'))
+    faults = {'frames segmented at another size, while theirs was prepared':
+              int(status.get('stand-ins', 0)),
+              'images that the node could not segment': int(status.get('failed', 0)),
               'frames that did not reach the node': sent - int(status.get('received', sent)),
               'masks that did not come back': int(status.get('processed', received)) - received,
               'masks with a stamp that no frame had': run.unmatched}
-    rows[5:5] = [(name, str(count)) for name, count in faults.items() if count]
-    return f'# Latency of the demo\n\n{markdown_table(rows)}\n'
+    rows[6:6] = [(name, str(count)) for name, count in faults.items() if count]
+    return rows
 
 
 def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
@@ -232,15 +279,21 @@ def _pictures(recording: Recording) -> Iterator[tuple[int, Picture]]:
     waiting: list[RecordedImage] = []
     for image in recording:
         waiting.append(image)
-        try:
-            decode = decode_compressed if image.compressed else decode_image
-            rgb = decode(image.message)
-        except ImageError:
-            if rgb is None:
-                continue
+        picture = _decode(image)
+        rgb = rgb if picture is None else picture
+        if rgb is None:
+            continue
         for earlier in waiting:
             yield earlier.stamp_ns, rgb
         waiting.clear()
+
+
+def _decode(image: RecordedImage) -> Picture | None:
+    """Return HxWx3 uint8 RGB, or None where the image is damaged."""
+    try:
+        return (decode_compressed if image.compressed else decode_image)(image.message)
+    except ImageError:
+        return None
 
 
 def _latency(status: Mapping[str, str], name: str) -> str:
@@ -257,7 +310,7 @@ def _rate(times_ns: Sequence[int]) -> float:
 
 def _rate_text(seconds: Sequence[float]) -> str:
     """Return the mean rate of ascending times."""
-    return f'{_rate([round(time * 1e9) for time in seconds]):.1f} Hz' if len(seconds) > 1 else '–'
+    return f'{_rate([round(time * 1e9) for time in seconds]):.3g} Hz' if len(seconds) > 1 else '–'
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -11,11 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -28,6 +32,8 @@ START_TIMEOUT = 120.0
 """Longest wait for the node to load, warm up and be discovered, in seconds."""
 LAST_MASK_TIMEOUT = 10.0
 """Longest wait for another mask after the last frame, in seconds."""
+TRANSITION_TIMEOUT = 30.0
+"""Longest wait for a lifecycle transition of the node, in seconds."""
 
 
 class ReplayError(RuntimeError):
@@ -100,6 +106,11 @@ class Run:
     """Messages of level ERROR in the node's newest /diagnostics."""
     _masks: dict[int, tuple[tuple[int, int], bytes]] = field(default_factory=dict)
 
+    @property
+    def dropped(self) -> int:
+        """Number of frames that the node has dropped, by its newest /diagnostics."""
+        return int(self.diagnostics.get('dropped', 0))
+
     def keep_mask(self, stamp_ns: int, message: Image) -> None:
         """Keep a mask, compressed: a long recording has thousands."""
         size = (message.height, message.width)
@@ -121,6 +132,12 @@ class Run:
         return [1e3 * (time - self.sent[stamp]) for stamp, time in self.received.items()]
 
 
+def says_preparing(status: DiagnosticStatus) -> bool:
+    """Return whether a status of the node says that its engine is being prepared for a size."""
+    return any(item.key == 'preparing' and re.search(r' for \d+ s$', item.value)
+               for item in status.values)
+
+
 class Replay:
     """A ROS 2 node that publishes recorded images as a camera does, and collects the masks."""
 
@@ -139,6 +156,11 @@ class Replay:
         self._node.create_subscription(Image, self._mask_topic, self._on_mask, reliable)
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics,
                                        reliable)
+        self._transition: Any = self._node.create_client(
+            ChangeState, f'{NAMESPACE}/{NODE_NAME}/change_state')
+        self.preparing = False
+        """Whether the node's newest /diagnostics say that the engine is being prepared."""
+        self._masked = threading.Event()
         self._diagnosed = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -162,6 +184,7 @@ class Replay:
                 return
         self.run.keep_mask(stamp_ns, message)
         self.run.received[stamp_ns] = now
+        self._masked.set()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Keep the newest values that the node reports."""
@@ -172,6 +195,7 @@ class Replay:
         if own:
             self.run.problem = ' '.join(
                 status.message for status in own if status.level == DiagnosticStatus.ERROR)
+            self.preparing = any(map(says_preparing, own))
             self._diagnosed.set()
 
     def wait_for_node(self, process: NodeProcess) -> None:
@@ -199,9 +223,73 @@ class Replay:
         # Discovery reports a publisher a little before its data arrive.
         time.sleep(0.5)
 
-    def play(self, images: Iterable[RecordedImage], process: NodeProcess) -> None:
+    def ask(self, image: RecordedImage, process: NodeProcess, timeout: float) -> float | None:
         """
-        Publish images at the intervals of their log times, and wait for the last masks.
+        Publish an image and wait for its mask.
+
+        :param timeout: longest wait, in seconds.
+        :returns: the seconds until the mask came, or None where none came in time.
+        :raises ReplayError: where the node ends meanwhile.
+        """
+        with self._lock:
+            self.run.received.pop(image.stamp_ns, None)
+            sent = self.run.sent[image.stamp_ns] = time.monotonic()
+        self._publisher.publish(image.serialized)
+        while image.stamp_ns not in self.run.received:
+            process.check()
+            if time.monotonic() > sent + timeout:
+                return None
+            self._masked.wait(0.1)
+            self._masked.clear()
+        return self.run.received[image.stamp_ns] - sent
+
+    def wait_for_reports(self, count: int) -> None:
+        """
+        Wait for the node's next /diagnostics, but no longer than two of its intervals for each.
+
+        :param count: of messages; the first may be older than this call, the second is not.
+        """
+        for _ in range(count):
+            self._diagnosed.clear()
+            self._diagnosed.wait(2.0)
+
+    def start_over(self, process: NodeProcess) -> None:
+        """
+        Deactivate and activate the node, and forget what was sent and received.
+
+        The node's counts and latencies start again and the next frame is a key frame; the engine
+        stays as it is.
+
+        :raises ReplayError: where the node refuses, or does not do it in time.
+        """
+        self._change_state('deactivate', Transition.TRANSITION_DEACTIVATE, process)
+        self._change_state('activate', Transition.TRANSITION_ACTIVATE, process)
+        self.wait_for_node(process)
+        self.run = Run()
+
+    def _change_state(self, name: str, number: int, process: NodeProcess) -> None:
+        """Have the node make a lifecycle transition."""
+        deadline = time.monotonic() + TRANSITION_TIMEOUT
+        self._transition.wait_for_service(TRANSITION_TIMEOUT)
+        done = threading.Event()
+        call = self._transition.call_async(ChangeState.Request(transition=Transition(id=number)))
+        call.add_done_callback(lambda _: done.set())
+        while not done.wait(0.1) and time.monotonic() < deadline:
+            process.check()
+        response = call.result() if call.done() else None
+        if response is None or not response.success:
+            raise ReplayError(process.with_log(f'the node did not {name}'))
+
+    def play(self, images: Iterable[RecordedImage], process: NodeProcess,
+             slowdown: float, most_dropped: float) -> bool:
+        """
+        Publish images at ``slowdown`` times the intervals of their log times; wait for the masks.
+
+        The headers' stamps stay as recorded. By them the node judges how old a key frame is, so
+        it chooses the same key frames at every slowdown.
+
+        :param most_dropped: number of frames; the replay ends when the node has dropped more.
+        :returns: whether it has dropped no more.
 
         :raises ReplayError: where the node ends meanwhile, or two images have the same stamp.
         """
@@ -210,7 +298,7 @@ class Replay:
         for image in images:
             if start is None or first_log_time is None:
                 start, first_log_time = time.monotonic(), image.log_time_ns
-            due = start + (image.log_time_ns - first_log_time) / 1e9
+            due = start + slowdown * (image.log_time_ns - first_log_time) / 1e9
             time.sleep(max(0.0, due - time.monotonic()))
             stamp_ns = image.stamp_ns
             if stamp_ns in self.run.sent:
@@ -220,6 +308,8 @@ class Replay:
                 self.run.sent[stamp_ns] = time.monotonic()
             self._publisher.publish(image.serialized)
             process.check()
+            if self.run.dropped > most_dropped:
+                return False
         count, quiet_since = -1, time.monotonic()
         while stamp_ns not in self.run.received:
             process.check()
@@ -228,10 +318,8 @@ class Replay:
             if time.monotonic() - quiet_since > LAST_MASK_TIMEOUT:
                 break
             time.sleep(0.02)
-        # The second report from here counts all frames; the first may already be on its way.
-        for _ in range(2):
-            self._diagnosed.clear()
-            self._diagnosed.wait(2.0)
+        self.wait_for_reports(2)
+        return self.run.dropped <= most_dropped
 
     def close(self) -> None:
         """Stop the thread and shut rclpy down."""

@@ -1,7 +1,10 @@
 """The demo's results: a video and a contact sheet with coloured masks, a latency table."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +18,7 @@ from featshare_core.overlay import paint
 Picture = npt.NDArray[np.uint8]
 """HxWx3 uint8 RGB."""
 
-MAX_VIDEO_WIDTH = 1280
+MAX_VIDEO_WIDTH = 960
 """Largest width of the video, in pixels."""
 OPACITY = 0.55
 """Opacity of the classes' colours, 0 to 1."""
@@ -55,10 +58,10 @@ def draw_legend(labels: LabelSet, width: int, height: int = 22) -> Picture:
 
 class OverlayVideo:
     """
-    An .mp4 of pictures with their masks in colour, a line of text and a legend.
+    A .webm of pictures with their masks in colour, a line of text and a legend.
 
-    A context manager; the first picture sets the size for all, which is halved until it is at
-    most ``MAX_VIDEO_WIDTH`` wide.
+    A context manager; the first picture sets the size for all, which is scaled down to at most
+    ``MAX_VIDEO_WIDTH``.
     """
 
     def __init__(self, path: str | Path, labels: LabelSet, fps: float) -> None:
@@ -70,13 +73,16 @@ class OverlayVideo:
     def _open(self, rgb: Picture) -> cv2.VideoWriter:
         """Start the file, for pictures of this size."""
         height, width = rgb.shape[:2]
-        while width > MAX_VIDEO_WIDTH:
-            height, width = max(1, height // 2), width // 2
-        # The codec requires even sizes.
+        if width > MAX_VIDEO_WIDTH:
+            height, width = max(1, round(height * MAX_VIDEO_WIDTH / width)), MAX_VIDEO_WIDTH
+        # The codec stores even sizes.
         self._size = (width + width % 2, height + height % 2)
         self._legend = draw_legend(self._labels, self._size[0])
         total = (self._size[0], self._size[1] + self._legend.shape[0])
-        writer = cv2.VideoWriter(self._path, cv2.VideoWriter.fourcc(*'mp4v'), self._fps, total)
+        # VP8: pip's OpenCV has no encoder of H.264, and browsers do not play its MPEG-4.
+        with _silenced_stderr():
+            writer = cv2.VideoWriter(self._path, cv2.VideoWriter.fourcc(*'VP80'), self._fps,
+                                     total)
         if not writer.isOpened():
             raise ReportError(f'OpenCV cannot write {self._path}: no permission, or it was built '
                               'without a video encoder')
@@ -102,6 +108,20 @@ class OverlayVideo:
         """Finish the file."""
         if self._writer is not None:
             self._writer.release()
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Discard what libraries write to stderr: OpenCV warns that WebM has no tag for VP8."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, 'wb') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def write_contact_sheet(path: str | Path, moments: Sequence[tuple[Picture, Picture, str]],
