@@ -11,10 +11,12 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_core.inference.memory import keep_freed_blocks
@@ -169,6 +171,14 @@ class SegmentationNode(LifecycleNode):
                                     f'{self._state}: {error}')
             response.success = False
             return response
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """
+        Set parameters all at once, as rclpy does; integers are accepted for float parameters.
+
+        rclpy's services for setting parameters call this method.
+        """
+        return super().set_parameters_atomically(parameters.with_floats(parameter_list))
 
     def destroy_node(self) -> None:
         """Stop the worker, then destroy the node and its topics."""
