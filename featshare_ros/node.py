@@ -24,6 +24,7 @@ from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
+from featshare_ros.level_log import LevelLog
 from featshare_ros.outputs import Publishers
 from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
@@ -67,9 +68,9 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics = None
         if self._values.current['publish_diagnostics']:
             self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-            # A paused or looping simulation clock must not stop or flood the diagnostics.
-            self.create_timer(1.0, self._publish_diagnostics,
-                              clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._level_log = LevelLog(self.get_logger(), 'engine')
+        # A paused or looping simulation clock must not stop or flood the diagnostics.
+        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/force_key_frame', self._on_force_key_frame)
         self.create_service(SetBool, '~/enable', self._on_enable)
         # Where stamps are not set, only the clock shows that a simulation or recording restarted.
@@ -135,18 +136,21 @@ class SegmentationNode(LifecycleNode):
         """Stop the worker and unsubscribe."""
         self._stop()
         self._state = 'inactive'
+        self.get_logger().info('deactivated: no images are received')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and destroy the publishers."""
         self._free()
         self._state, self._problem = 'unconfigured', ''
+        self.get_logger().info('cleaned up: the network is freed')
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the worker and free everything."""
         self._free()
         self._state, self._problem = 'finalized', ''
+        self.get_logger().info('shut down')
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -188,8 +192,13 @@ class SegmentationNode(LifecycleNode):
     def _refuse(self, what: str, error: Exception) -> TransitionCallbackReturn:
         """Fail a transition with a reason, in the log and in /diagnostics."""
         self._problem = f'{what}: {error}'
-        self.get_logger().error(self._problem)
+        self._error(self._problem)
         return TransitionCallbackReturn.FAILURE
+
+    def _error(self, problem: str) -> None:
+        """Log a problem of the engine at once, and only once."""
+        self.get_logger().error(problem)
+        self._level_log.was_logged(DiagnosticStatus.ERROR, problem)
 
     def _load_segmenter(self) -> VideoSegmenter:
         values = self._values.current
@@ -219,7 +228,7 @@ class SegmentationNode(LifecycleNode):
             if not self.context.ok():
                 break
         if self.context.ok():
-            self.get_logger().error(GIVEN_UP)
+            self._error(GIVEN_UP)
         assert self._worker is not None
         assert self._processor is not None
         assert self._segmenter is not None
@@ -278,6 +287,8 @@ class SegmentationNode(LifecycleNode):
                     camera.subscribe()
                 else:
                     camera.unsubscribe()
+            self.get_logger().info(('enabled' if self._enabled else 'disabled')
+                                   + ' by the service enable')
         response.message = 'enabled' if self._enabled else 'disabled'
         return response
 
@@ -310,8 +321,8 @@ class SegmentationNode(LifecycleNode):
                         f'the first of that size')
         return None
 
-    def _publish_diagnostics(self) -> None:
-        assert self._diagnostics is not None
+    def _diagnose(self) -> None:
+        """Compute every status, log what has changed, and publish them where that is wanted."""
         node = self.get_fully_qualified_name().lstrip('/')
         segmenter, state = self._segmenter, self._state
         hardware = segmenter.engine['device'] if segmenter else 'none'
@@ -320,14 +331,17 @@ class SegmentationNode(LifecycleNode):
             state = 'active, disabled'
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
-        array.status.append(self._engine_statistics.status(
+        status = self._engine_statistics.status(
             f'{node}: engine', hardware, problem, segmenter.fallback if segmenter else '',
-            state, self._settings()))
+            state, self._settings())
+        self._level_log.update(status.level, status.message)
+        array.status.append(status)
         for camera in self._cameras:
-            array.status.append(camera.statistics.status(
-                f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
-                camera.mismatch() if camera.statistics.quiet else '', self._idle()))
-        self._diagnostics.publish(array)
+            status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle())
+            camera.level_log.update(status.level, status.message)
+            array.status.append(status)
+        if self._diagnostics is not None:
+            self._diagnostics.publish(array)
 
 
 def _spin(executor: SingleThreadedExecutor, node: SegmentationNode) -> None:
