@@ -11,7 +11,7 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.inference.timing import Rolling
 
 SILENCE_S = 2.0
-"""Shortest time without an image, after another or after subscribing, that is reported, in s."""
+"""Shortest time without an image that is reported as silence, in seconds."""
 SILENCE_INTERVALS = 3
 """Shortest time without an image that is reported as silence, in usual image intervals."""
 GAP_S, GAP_INTERVALS = 0.3, 4
@@ -131,6 +131,11 @@ class CameraStatistics:
         self._interrupted_at = time.monotonic()
 
     @property
+    def starting(self) -> bool:
+        """Whether no image has arrived yet, too soon after subscribing to mean anything."""
+        return self.last_arrival is None and time.monotonic() - self._interrupted_at < SILENCE_S
+
+    @property
     def quiet(self) -> bool:
         """Whether no image has arrived since the last call of ``status``."""
         return self.counts.received == self._reported.received
@@ -200,8 +205,6 @@ class CameraStatistics:
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch
-            if now - self._interrupted_at < SILENCE_S:
-                return DiagnosticStatus.OK, f'waiting for the first image of {self.topic}'
             if publishers:
                 return (DiagnosticStatus.WARN,
                         f'nothing has arrived on {self.topic}, though there are publishers: the '

@@ -338,7 +338,8 @@ class SegmentationNode(LifecycleNode):
         array.status.append(status)
         for camera in self._cameras:
             status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle())
-            camera.level_log.update(status.level, status.message)
+            if not camera.statistics.starting:
+                camera.level_log.update(status.level, status.message)
             array.status.append(status)
         if self._diagnostics is not None:
             self._diagnostics.publish(array)

@@ -47,8 +47,8 @@ def test_without_diagnostics_the_log_tells_of_topic_camera_and_every_transition(
         wait_for_line(node, 'WARN', 'camera: nobody publishes /wrong/image: .*remap.*topic list')
         (_, started, _), = lines(node, 'segmenting')
         (_, warned, _), = lines(node, 'nobody publishes')
-        # Two seconds, and one between evaluations; the rest is for a busy machine.
-        assert warned - started < 8
+        # From two seconds on, and one between evaluations; the rest is for a busy machine.
+        assert 1.0 < warned - started < 8
         assert peer.node.count_publishers('/diagnostics') == 0
         time.sleep(5)
         # Once, though it is found again every second; nothing is said of the engine, which works.
@@ -119,8 +119,8 @@ def test_a_camera_that_flaps_logs_one_line_in_ten_seconds(node, stream):
     seen = len(lines(node, '^camera:'))
 
     def flap(message):
-        # Good and bad images by turns, two seconds each.
-        if time.monotonic() % 4 < 2:
+        # Good and bad images by turns, three seconds each.
+        if time.monotonic() % 6 < 3:
             message.encoding = 'infrared9'
     stream.change = flap
     time.sleep(45)
