@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import (
     HistoryPolicy,
@@ -16,8 +18,15 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from featshare_ros.diagnostics import CameraStatistics
+from featshare_ros.diagnostics import CameraStatistics, Idle
 from featshare_ros.images import stamp_seconds
+from featshare_ros.level_log import LevelLog
+from featshare_ros.loss import LossWatch
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 
 # A function, because rclpy writes the overrides of a topic into the profile that it is given.
@@ -53,7 +62,8 @@ class Camera:
 
     Its callbacks only store the newest message in the slot, under the lock of ``wake``, which is
     notified; the worker takes it from there. ``take`` and ``waiting`` are called with that lock.
-    ``info`` is the newest CameraInfo, None before one came.
+    ``info`` is the newest CameraInfo, None before one came. ``level_log`` logs the changes of the
+    camera's status.
     """
 
     def __init__(self, node: Node, name: str, compressed: bool, wake: threading.Condition) -> None:
@@ -65,11 +75,14 @@ class Camera:
         self._wake = wake
         self._prefix = f'{name}/' if name else ''
         self._image_topic = f'{self._prefix}image' + ('/compressed' if compressed else '')
+        self._info_topic = f'{self._prefix}camera_info'
         self._slot: Arrival | None = None
         self._stamped = False
         self.info: CameraInfo | None = None
         self._subscriptions: list[Any] = []
         self.statistics = CameraStatistics(node.resolve_topic_name(self._image_topic))
+        self._losses = LossWatch()
+        self.level_log = LevelLog(node.get_logger(), name or 'camera')
 
     def start(self) -> None:
         """Reset the statistics, forget the CameraInfo, and subscribe."""
@@ -82,13 +95,23 @@ class Camera:
         # The driver may have been replaced by one that sets no stamps.
         self._stamped = False
         self.statistics.interrupted()
+        self._losses = LossWatch()
         self._image_qos = sensor_qos()
-        for kind, topic, callback, qos in (
-                (self._kind, self._image_topic, self._on_image, self._image_qos),
-                (CameraInfo, f'{self._prefix}camera_info', self._on_info, sensor_qos())):
-            self._subscriptions.append(self._node.create_subscription(
-                kind, topic, callback, qos,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        on_lost = SubscriptionEventCallbacks(
+            message_lost=lambda event: self._losses.lost(event.total_count_change))
+        try:
+            self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos,
+                            on_lost)
+        except UnsupportedEventTypeError:
+            # The middleware does not report lost messages.
+            self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos)
+        self._subscribe(CameraInfo, self._info_topic, self._on_info, sensor_qos())
+
+    def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile,
+                   events: SubscriptionEventCallbacks | None = None) -> None:
+        self._subscriptions.append(self._node.create_subscription(
+            kind, topic, callback, qos, event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
 
     def unsubscribe(self) -> None:
         """Unsubscribe, on the executor's thread as Humble requires; drop the waiting image."""
@@ -100,12 +123,27 @@ class Camera:
             self._slot = None
             self.statistics.interrupted()
 
-    @property
-    def publishers(self) -> int:
-        """Number of publishers of the image topic."""
-        return self._node.count_publishers(self.statistics.topic)
+    def status(self, name: str, hardware_id: str, idle: Idle | None) -> DiagnosticStatus:
+        """
+        Return the camera's status since the last call; on the executor's thread.
 
-    def mismatch(self) -> str:
+        :param idle: level and message where the node segments nothing at present, else None.
+        """
+        statistics = self.statistics
+        return statistics.status(
+            name, hardware_id, self._node.count_publishers(statistics.topic),
+            self._mismatch() if statistics.quiet else '', idle,
+            self._losses.evaluate(self._has_one_source))
+
+    def _has_one_source(self) -> bool:
+        """Return whether the nodes that publish images are those that publish camera_info."""
+        images, infos = ({(info.node_namespace, info.node_name)
+                          for info in self._node.get_publishers_info_by_topic(topic)}
+                         for topic in (self.statistics.topic,
+                                       self._node.resolve_topic_name(self._info_topic)))
+        return images == infos
+
+    def _mismatch(self) -> str:
         """
         Return why nothing can be received from the publishers of the image topic.
 
@@ -141,6 +179,7 @@ class Camera:
         self._stamped |= stamp is not None
         statistics = self.statistics
         statistics.arrived(now)
+        self._losses.image(stamp)
         with self._wake:
             if self._slot is not None:
                 statistics.counts.dropped += 1
@@ -149,3 +188,4 @@ class Camera:
 
     def _on_info(self, message: CameraInfo) -> None:
         self.info = message
+        self._losses.info(stamp_seconds(message.header.stamp.sec, message.header.stamp.nanosec))

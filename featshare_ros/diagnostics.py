@@ -19,7 +19,7 @@ GAP_S, GAP_INTERVALS = 0.3, 4
 STUCK_S = 5.0
 """Longest time without a finished image before the engine counts as hanging, in seconds."""
 LOG_S = 10.0
-"""Shortest time between two log lines about one camera's failures, in seconds."""
+"""Shortest time between two log lines about one camera's failed images, in seconds."""
 
 BAD_IMAGES, ENGINE, PUBLISHING = 'bad images', 'the engine failed', 'publishing failed'
 """Causes of images without a mask, as the messages name them."""
@@ -64,6 +64,7 @@ class CameraStatistics:
     intervals: Rolling = field(default_factory=lambda: Rolling(50))
     longest_gap: float = 0.0
     waiting_since: float | None = None
+    _interrupted_at: float = field(default_factory=time.monotonic)
     _logged_at: float = -math.inf
     _reported: Counts = field(default_factory=Counts)
     _reported_at: float = field(default_factory=time.monotonic)
@@ -129,6 +130,12 @@ class CameraStatistics:
         """Note that the subscription ends or begins: that is no gap, and no image waits."""
         self.last_arrival = None
         self.waiting_since = None
+        self._interrupted_at = time.monotonic()
+
+    @property
+    def starting(self) -> bool:
+        """Whether no image has arrived yet, too soon after subscribing to mean anything."""
+        return self.last_arrival is None and time.monotonic() - self._interrupted_at < SILENCE_S
 
     @property
     def quiet(self) -> bool:
@@ -136,13 +143,14 @@ class CameraStatistics:
         return self.counts.received == self._reported.received
 
     def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
-               idle: Idle | None = None) -> DiagnosticStatus:
+               idle: Idle | None = None, loss: str = '') -> DiagnosticStatus:
         """
         Return the camera's status since the last call.
 
         :param publishers: number of publishers of the topic.
         :param mismatch: why nothing can be received from them, or ''.
         :param idle: level and message where the node segments nothing at present, else None.
+        :param loss: that most images are lost before they arrive, or ''.
         """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._reported_at)
@@ -152,7 +160,7 @@ class CameraStatistics:
         # No lock: this runs on the executor's thread, as ``arrived`` does.
         gap, self.longest_gap = self.longest_gap, 0.0
         usual = self.intervals.percentiles()
-        level, message = idle or self._judge(new, now, publishers, mismatch, gap,
+        level, message = idle or self._judge(new, now, publishers, mismatch, loss, gap,
                                              usual[0] if usual else 0.0)
         if level is None:
             level, message = DiagnosticStatus.OK, f'{new.processed / seconds:.1f} masks/s'
@@ -177,8 +185,8 @@ class CameraStatistics:
         ]
         return _status(level, name, message, hardware_id, values)
 
-    def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, gap: float,
-               usual: float) -> tuple[bytes | None, str]:
+    def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, loss: str,
+               gap: float, usual: float) -> tuple[bytes | None, str]:
         """
         Return level and message of the most severe finding, or (None, '').
 
@@ -195,6 +203,8 @@ class CameraStatistics:
             return (DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN,
                     f'{new.failed} of {new.failed + new.processed} images failed '
                     f'({self.cause}): {self.failure}')
+        if loss:
+            return DiagnosticStatus.WARN, loss
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch
@@ -202,7 +212,9 @@ class CameraStatistics:
                 return (DiagnosticStatus.WARN,
                         f'nothing has arrived on {self.topic}, though there are publishers: the '
                         f'camera is silent, or the middleware loses large images')
-            return DiagnosticStatus.WARN, f'nobody publishes {self.topic}'
+            return (DiagnosticStatus.WARN,
+                    f'nobody publishes {self.topic}: start the camera driver, or remap the topic '
+                    f'to the one that the driver publishes (see `ros2 topic list`)')
         silence = now - self.last_arrival
         if silence > max(SILENCE_S, SILENCE_INTERVALS * usual):
             if mismatch:

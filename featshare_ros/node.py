@@ -6,9 +6,11 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -16,6 +18,7 @@ from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle
 from featshare_ros.image_sizes import ImageSizes
+from featshare_ros.level_log import LevelLog
 from featshare_ros.outputs import Publishers
 from featshare_ros.processing import Processor
 from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
@@ -57,9 +60,9 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics = None
         if self._values.current['publish_diagnostics']:
             self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-            # A paused or looping simulation clock must not stop or flood the diagnostics.
-            self.create_timer(1.0, self._publish_diagnostics,
-                              clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._level_log = LevelLog(self.get_logger(), 'engine')
+        # A paused or looping simulation clock must not stop or flood the diagnostics.
+        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, '~/force_key_frame', self._on_force_key_frame)
         self.create_service(SetBool, '~/enable', self._on_enable)
         # Where stamps are not set, only the clock shows that a simulation or recording restarted.
@@ -126,18 +129,21 @@ class SegmentationNode(LifecycleNode):
         """Stop the worker and unsubscribe."""
         self._stop()
         self._state = 'inactive'
+        self.get_logger().info('deactivated: no images are received')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and destroy the publishers."""
         self._free()
         self._state, self._problem = 'unconfigured', ''
+        self.get_logger().info('cleaned up: the network is freed')
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the worker and free everything."""
         self._free()
         self._state, self._problem = 'finalized', ''
+        self.get_logger().info('shut down')
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -163,6 +169,14 @@ class SegmentationNode(LifecycleNode):
             response.success = False
             return response
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """
+        Set parameters all at once, as rclpy does; integers are accepted for float parameters.
+
+        rclpy's services for setting parameters call this method.
+        """
+        return super().set_parameters_atomically(parameters.with_floats(parameter_list))
+
     def destroy_node(self) -> None:
         """Stop the worker, then destroy the node and its topics."""
         self._stop()
@@ -176,8 +190,13 @@ class SegmentationNode(LifecycleNode):
         """Fail a transition with a reason, in the log and in /diagnostics."""
         self._problem = f'{what}: {error}'
         if self._running():
-            self.get_logger().error(self._problem)
+            self._error(self._problem)
         return TransitionCallbackReturn.FAILURE
+
+    def _error(self, problem: str) -> None:
+        """Log a problem of the engine at once, and only once."""
+        self.get_logger().error(problem)
+        self._level_log.was_logged(DiagnosticStatus.ERROR, problem)
 
     def _load_segmenter(self) -> VideoSegmenter:
         values = self._values.current
@@ -219,7 +238,7 @@ class SegmentationNode(LifecycleNode):
             if not self._running():
                 break
         if self._running():
-            self.get_logger().error(GIVEN_UP)
+            self._error(GIVEN_UP)
         assert self._worker is not None
         assert self._processor is not None
         assert self._segmenter is not None
@@ -278,6 +297,8 @@ class SegmentationNode(LifecycleNode):
                     camera.subscribe()
                 else:
                     camera.unsubscribe()
+            self.get_logger().info(('enabled' if self._enabled else 'disabled')
+                                   + ' by the service enable')
         response.message = 'enabled' if self._enabled else 'disabled'
         return response
 
@@ -305,8 +326,8 @@ class SegmentationNode(LifecycleNode):
             return DiagnosticStatus.ERROR, 'the engine failed and is being rebuilt'
         return None
 
-    def _publish_diagnostics(self) -> None:
-        assert self._diagnostics is not None
+    def _diagnose(self) -> None:
+        """Compute every status, log what has changed, and publish them where that is wanted."""
         node = self.get_fully_qualified_name().lstrip('/')
         segmenter, state = self._segmenter, self._state
         hardware = segmenter.engine['device'] if segmenter else 'none'
@@ -315,11 +336,15 @@ class SegmentationNode(LifecycleNode):
             state = 'active, disabled'
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
-        array.status.append(self._engine_statistics.status(
+        status = self._engine_statistics.status(
             f'{node}: engine', hardware, problem, segmenter.fallback if segmenter else '',
-            state, self._settings()))
+            state, self._settings())
+        self._level_log.update(status.level, status.message)
+        array.status.append(status)
         for camera in self._cameras:
-            array.status.append(camera.statistics.status(
-                f'{node}: {camera.name or "camera"}', hardware, camera.publishers,
-                camera.mismatch() if camera.statistics.quiet else '', self._idle()))
-        self._diagnostics.publish(array)
+            status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle())
+            if not camera.statistics.starting:
+                camera.level_log.update(status.level, status.message)
+            array.status.append(status)
+        if self._diagnostics is not None:
+            self._diagnostics.publish(array)

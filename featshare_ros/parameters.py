@@ -164,7 +164,7 @@ def declare(node: Node) -> dict[str, str]:
     problems = {}
     for spec in PARAMETERS:
         try:
-            node.declare_parameter(spec.name, spec.default, spec.descriptor())
+            _declare(node, spec)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             problems[spec.name] = f'parameter {spec.name}: {error}'
             node.declare_parameter(spec.name, spec.default, spec.descriptor(),
@@ -174,6 +174,33 @@ def declare(node: Node) -> dict[str, str]:
         if not result.successful:
             problems[spec.name] = result.reason
     return problems
+
+
+def _declare(node: Node, spec: Spec) -> None:
+    """
+    Declare one parameter; an integer given at start for a float is taken as a float.
+
+    :raises InvalidParameterTypeException: where the value given at start is of another type.
+    :raises InvalidParameterValueException: where it is out of range.
+    """
+    if isinstance(spec.default, float):
+        # rclpy refuses an integer for a float, and shows what was given only in a declaration.
+        given: Parameter = node.declare_parameter(
+            spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
+        node.undeclare_parameter(spec.name)
+        if given.type_ == Parameter.Type.INTEGER:
+            node.declare_parameter(spec.name, float(given.value), spec.descriptor(),
+                                   ignore_override=True)
+            return
+    node.declare_parameter(spec.name, spec.default, spec.descriptor())
+
+
+def with_floats(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return parameters to be set, with integers for float parameters converted to floats."""
+    floats = {spec.name for spec in PARAMETERS if isinstance(spec.default, float)}
+    return [Parameter(parameter.name, Parameter.Type.DOUBLE, float(parameter.value))
+            if parameter.type_ == Parameter.Type.INTEGER and parameter.name in floats
+            else parameter for parameter in parameters]
 
 
 def values(node: Node) -> dict[str, Any]:

@@ -35,8 +35,9 @@ os.environ['XDG_CACHE_HOME'] = _cache.name
 
 LONG_FILES = ('test_kernels', 'test_report', 'test_training', 'test_engines', 'test_faults',
               'test_lifecycle', 'test_smp', 'test_segment_bag_resume', 'test_segment_bag',
-              'test_diagnostics', 'test_nodes', 'test_segmenter', 'test_smp_training',
-              'test_fleet', 'test_ending', 'test_demo', 'test_latency', 'test_data', 'test_time')
+              'test_health', 'test_diagnostics', 'test_image_loss', 'test_nodes', 'test_segmenter',
+              'test_smp_training', 'test_fleet', 'test_ending', 'test_first_image',
+              'test_preparing', 'test_doctor', 'test_demo', 'test_latency', 'test_data', 'test_time')
 """Test files of more than about 15 seconds, the longest first."""
 
 

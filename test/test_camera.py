@@ -11,7 +11,7 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from featshare_core.inference.segmenter import Result
-from featshare_ros.camera import Camera
+from featshare_ros.camera import Camera, UnsupportedEventTypeError
 from featshare_ros.diagnostics import BAD_IMAGES, CameraStatistics
 from featshare_ros.outputs import Publishers
 from featshare_ros.worker import Worker
@@ -37,6 +37,22 @@ def test_only_the_newest_image_waits_and_the_overtaken_are_counted(peer, camera)
     assert not camera.waiting
     camera.unsubscribe()
     assert camera.statistics.counts.dropped == 2
+
+
+def test_a_middleware_that_reports_no_losses_is_subscribed_to_all_the_same(peer, monkeypatch):
+    create = peer.node.create_subscription
+
+    def refuse_events(*arguments, event_callbacks=None, **options):
+        if event_callbacks is not None:
+            raise UnsupportedEventTypeError('no such event')
+        return create(*arguments, **options)
+    monkeypatch.setattr(peer.node, 'create_subscription', refuse_events)
+    camera = Camera(peer.node, '', False, threading.Condition())
+    camera.subscribe()
+    publisher = peer.publisher(Image, '/image')
+    publisher.publish(image_message(np.zeros((4, 4, 3), np.uint8)))
+    wait_until(lambda: camera.statistics.counts.received == 1, 10, 'the image')
+    camera.unsubscribe()
 
 
 class Slot:

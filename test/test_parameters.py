@@ -1,10 +1,12 @@
 """When parameters may be set, when they count, and who applies them."""
+import re
+
 import pytest
 import rclpy
-from harness import NodeProcess
+from harness import NodeProcess, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.msg import ParameterType, SetParametersResult
 from rclpy.parameter import Parameter
 
 from featshare_ros import parameters
@@ -79,6 +81,53 @@ def test_a_value_refused_at_start_is_put_right_by_setting_it(node):
     assert node.set_parameters_atomically([Parameter('key_interval', value=3)]).successful
     assert node._values.current['key_interval'] == 3
     assert not node._values.problems
+
+
+def test_integers_are_accepted_for_every_float_parameter(random_checkpoint, peer, tmp_path):
+    floats = {spec.name: spec.limits for spec in parameters.PARAMETERS
+              if isinstance(spec.default, float)}
+    assert {'max_key_age', 'change_threshold', 'overlay_opacity'} <= set(floats)
+    for limit in (0, 1):
+        file = tmp_path / f'{limit}.yaml'
+        file.write_text('/**:\n  ros__parameters:\n' + ''.join(
+            f'    {name}: {limit}\n' for name in floats))
+        node = NodeProcess('--params-file', str(file), weights=random_checkpoint, key_interval=3,
+                           **FAST)
+        try:
+            node.wait_for_log('segmenting')
+            newest = peer.diagnostics()
+            wait_until(lambda: 'segmentation: engine' in newest(), 20, 'diagnostics')  # noqa: B023
+            assert newest()['segmentation: engine'][2]['max_key_age (s)'] == f'{limit}.0'
+            for name, (low, high) in floats.items():
+                for value in (limit, 1 - limit):
+                    # `ros2 param set NODE max_key_age 1` sends an integer, too.
+                    if value != limit:
+                        assert peer.set_parameters(node.name, **{name: value}).successful, name
+                    found = peer.get_parameter(node.name, name)
+                    assert (found, type(found)) == (value, float), name
+                described = peer.describe_parameter(node.name, name)
+                assert described.type == ParameterType.PARAMETER_DOUBLE
+                span = described.floating_point_range[0]
+                assert (span.from_value, span.to_value) == (low, high), name
+                assert 'out of range' in peer.set_parameters(
+                    node.name, **{name: int(high) + 1}).reason, name
+                assert 'rong parameter type' in peer.set_parameters(
+                    node.name, **{name: True}).reason, name
+            assert 'rong parameter type' in peer.set_parameters(
+                node.name, key_interval=3.0).reason
+        finally:
+            code, _ = node.stop()
+        assert code == 0, node.log
+
+
+def test_an_integer_out_of_a_floats_range_fails_configuring(random_checkpoint):
+    node = NodeProcess(weights=random_checkpoint, overlay_opacity=2, **FAST)
+    try:
+        node.wait_for_log('cannot be configured')
+        assert re.search('parameter overlay_opacity: .*out of range', node.log)
+    finally:
+        code, _ = node.stop()
+    assert code == 0, node.log
 
 
 def test_every_description_says_when_the_parameter_counts():

@@ -1,0 +1,77 @@
+"""The log lines for changes of a status's level."""
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+LINES, SECONDS = 2, 20.0
+"""
+Largest number of lines about one status, and the time in seconds for which it holds.
+
+Two, so that the end of a short fault is logged at once, as its beginning is.
+"""
+NAMES = {DiagnosticStatus.OK: 'OK', DiagnosticStatus.WARN: 'WARN', DiagnosticStatus.ERROR: 'ERROR'}
+
+
+class LevelLog:
+    """
+    Logs each change of a status: of its level, and of what is wrong at the same level.
+
+    Messages that differ in figures alone are the same finding. Changes that come too fast are
+    counted, and the next line says how many there were and what the worst was.
+
+    :param logger: the node's.
+    :param name: of the camera, or `engine`.
+    """
+
+    def __init__(self, logger: Any, name: str) -> None:
+        self._logger = logger
+        self._name = name
+        self._finding = DiagnosticStatus.OK, ''
+        self._changes = 0
+        self._worst = DiagnosticStatus.OK, ''
+        self._times: deque[float] = deque(maxlen=LINES)
+
+    def update(self, level: bytes, message: str) -> None:
+        """Log the status where it has changed since the last line."""
+        finding = _finding(level, message)
+        if finding != self._finding:
+            self._finding = finding
+            self._changes += 1
+            self._worst = max(self._worst, (level, message), key=lambda status: status[0])
+        now = time.monotonic()
+        if not self._changes or (
+                len(self._times) == LINES and now - self._times[0] < SECONDS):
+            return
+        text = f'{self._name}: {"OK: " * (level == DiagnosticStatus.OK)}{message}'
+        if self._changes > 1:
+            worst, what = self._worst
+            text += (f' (changed {self._changes} times since the last line; the worst was '
+                     f'{NAMES[worst]}: {what})')
+        # One call per severity: rclpy allows no call to change its severity.
+        if level == DiagnosticStatus.ERROR:
+            self._logger.error(text)
+        elif level == DiagnosticStatus.WARN:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+        self._logged(now)
+
+    def was_logged(self, level: bytes, message: str) -> None:
+        """Note that a status has just been logged, which ``update`` has yet to receive."""
+        self._finding = _finding(level, message)
+        self._logged(time.monotonic())
+
+    def _logged(self, now: float) -> None:
+        self._times.append(now)
+        self._changes = 0
+        self._worst = DiagnosticStatus.OK, ''
+
+
+def _finding(level: bytes, message: str) -> tuple[bytes, str]:
+    """Return what must differ for two statuses to be different findings."""
+    return level, '' if level == DiagnosticStatus.OK else re.sub(r'\d+(\.\d+)?', '', message)
