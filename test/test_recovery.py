@@ -59,7 +59,7 @@ class Fake:
         self._engines = engines
         self.key_mode, self.schedule = '', types.SimpleNamespace()
         self.engine = types.SimpleNamespace(network_name='n', name='e', device='d', precision='p',
-                                            fallback='')
+                                            fallback='', preparing='')
 
     def segment(self, frame, stream, stamp, confidence):
         plan = self._engines.plan
@@ -70,7 +70,7 @@ class Fake:
             assert self._engines.go.wait(20)
         return Result(np.zeros(frame.shape[:2], np.uint8), None, True, 'first', 0, {'low': 1.0})
 
-    def warm_up(self):
+    def warm_up(self, sizes=()):
         if self._engines.plan == 'cold':
             raise RuntimeError('no finite numbers')
 
