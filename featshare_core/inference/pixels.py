@@ -33,6 +33,13 @@ def as_planes(frame: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.require(frame, requirements=('C', 'W'))).permute(2, 0, 1)
 
 
+def resized(frame: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
+    """Return an HxWx3 uint8 image as hxwx3."""
+    image: npt.NDArray[np.uint8] = resize(as_planes(frame), size).permute(1, 2, 0).contiguous() \
+        .numpy()
+    return image
+
+
 def resize(planes: Tensor, size: Size) -> Tensor:
     """Return 3xHxW planes, uint8 on the CPU and float on CUDA, as 3xhxw; smooth when shrinking."""
     if planes.shape[1:] == size:

@@ -56,6 +56,8 @@ class CompiledEngine(HostEngine):
         super().__init__(source.config, source.multiple, source.shared_levels, input_size,
                          full_size)
         self.precision = precision
+        if source.precision:
+            self.network_name += f', {source.precision}'
         self._source = source
         self._runners: OrderedDict[Size, Runner] = OrderedDict()
         self._preparer = Preparer(self._prepared)

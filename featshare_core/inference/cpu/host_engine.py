@@ -19,7 +19,7 @@ from featshare_core.inference.engine import (
     checked_input_size,
     named,
 )
-from featshare_core.inference.pixels import Size, as_planes, network_size, resize
+from featshare_core.inference.pixels import Size, network_size, resized
 from featshare_core.inference.streams import StreamCache, cache_of
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
@@ -150,7 +150,7 @@ class HostEngine(Engine):
 
     def _image(self, frame: Frame, size: Size) -> Frame:
         """Return the HxWx3 frame at the network's size, hxwx3."""
-        image = resize(as_planes(frame), size).permute(1, 2, 0).contiguous().numpy()
+        image = resized(frame, size)
         self._timer.mark('preprocess')
         return image
 

@@ -26,6 +26,7 @@ class OnnxEngine(CompiledEngine):
     :param provider: a key of ``PROVIDERS``.
     :param index: number of the CUDA device.
     :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start.
+    :raises ValueError: where the models are quantised for OpenVINO.
     """
 
     name = 'onnx'
@@ -37,6 +38,9 @@ class OnnxEngine(CompiledEngine):
         if PROVIDERS[provider] not in available:
             raise RuntimeError(f'this ONNX Runtime has no {PROVIDERS[provider]}, it has '
                                f'{", ".join(available)}: install the onnxruntime build for it')
+        if source.precision:
+            raise ValueError(f'the models are in {source.precision}, for OpenVINO: choose engine '
+                             f'openvino')
         super().__init__(source, 'fp32', input_size, full_size)
         self._provider, self._index = provider, index
         self.device = f'{provider}:{index}' if provider in ON_CUDA else provider
@@ -59,7 +63,7 @@ class _Runner:
         where = {'device_id': str(index)} if provider in ON_CUDA else {}
         self._key, self._current = (
             ort.InferenceSession(model, options, providers=[(PROVIDERS[provider], where)])
-            for model in models)
+            for model in (models.key, models.current))
         # Where a provider lacks a library, ONNX Runtime runs on the CPU and only prints a line.
         if self._key.get_providers()[0] != PROVIDERS[provider]:
             raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: its output '

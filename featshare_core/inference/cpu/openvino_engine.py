@@ -39,12 +39,13 @@ class _Runner:
     def __init__(self, models: Models, precision: str) -> None:
         self._core = ov.Core()
         self._precision, self._threads = precision, torch.get_num_threads()
-        self._key, self._current = (self._compiled(self._read(model), self._threads)
-                                    for model in models)
-        self._key_model = models.key  # until the deep half is compiled
+        self._key_model = models.key, models.key_weights  # until the deep half is compiled
+        self._key, self._current = (
+            self._compiled(self._read(*model), self._threads)
+            for model in (self._key_model, (models.current, models.current_weights)))
 
-    def _read(self, model: bytes) -> ov.Model:
-        return _as_computed(self._core.read_model(model), self._precision)
+    def _read(self, model: bytes, weights: bytes) -> ov.Model:
+        return _as_computed(self._core.read_model(model, weights), self._precision)
 
     def _compiled(self, model: ov.Model, threads: int) -> ov.InferRequest:
         return self._core.compile_model(model, 'CPU', {
@@ -55,7 +56,7 @@ class _Runner:
     @cached_property
     def _deep(self) -> ov.InferRequest:
         # Compiled when the first stream defers: few do.
-        model = self._read(self._key_model)
+        model = self._read(*self._key_model)
         shared_only = [output.node for output in model.outputs[1:]]
         # Threads on every core would wait for those of the frame that it runs beside.
         request = self._compiled(ov.Model(shared_only, model.get_parameters()),

@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.cache import cached, identity
 from featshare_core.inference.parts import Part, parts
-from featshare_core.inference.pixels import Size
+from featshare_core.inference.pixels import Size, resized
 from featshare_core.networks.checkpoint import (
     CheckpointError,
     Config,
@@ -26,7 +28,10 @@ from featshare_core.networks.checkpoint import (
 )
 from featshare_core.networks.split import SplitNetwork
 
-KEY_FILE, CURRENT_FILE, CONFIG_FILE = 'key.onnx', 'current.onnx', 'config.json'
+CONFIG_FILE = 'config.json'
+FILES = {'': ('key.onnx', 'current.onnx'),
+         'int8': ('key.xml', 'current.xml', 'key.bin', 'current.bin')}
+"""Names of an exported folder's models by precision, in the order of ``Models``."""
 OPSET = 20
 """Version of ONNX's operators: the newest that PyTorch's tracing exporter writes."""
 
@@ -36,17 +41,21 @@ class Models(NamedTuple):
     ONNX models of one image size; ``image`` is 1xhxwx3 uint8 RGB.
 
     ``key`` yields ``logits`` (1xCxh'xw') and ``shared0``, ``shared1``, ...; ``current`` takes
-    these beside its ``image`` and yields ``logits``.
+    these beside its ``image`` and yields ``logits``. Models in int8 are OpenVINO's, with weights
+    of their own.
     """
 
     key: bytes
     current: bytes
+    key_weights: bytes = b''
+    current_weights: bytes = b''
 
 
 class ModelSource(ABC):
-    """Provides an engine's models."""
+    """Provides an engine's models; ``precision`` is ``int8`` or, for ONNX models, empty."""
 
     config: Config
+    precision: str = ''
     multiple: int
     shared_levels: int
 
@@ -95,13 +104,13 @@ class ExportedModels(ModelSource):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        for name in (KEY_FILE, CURRENT_FILE, CONFIG_FILE):
-            if not (self.folder / name).is_file():
-                raise CheckpointError(f'{self.folder} holds no {name}: give the folder that '
-                                      f'`featshare export` has written')
         path = self.folder / CONFIG_FILE
+        self._find(CONFIG_FILE)
         try:
             content = json.loads(path.read_text())
+            # Folders of earlier versions hold ONNX models, and have no such key.
+            self.precision = str(dict(content).get('precision', ''))
+            self.files = FILES[self.precision]
             self.size: Size = int(content['size'][0]), int(content['size'][1])
             self.multiple = int(content['multiple'])
             self.shared_levels = int(content['shared_levels'])
@@ -109,7 +118,14 @@ class ExportedModels(ModelSource):
                 raise ValueError(f'multiple {self.multiple} is not 1 or more')
         except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f'{path} cannot be read ({error!r})') from error
+        for name in self.files:
+            self._find(name)
         self.config = parse_config(path, json.dumps(content.get('checkpoint')))
+
+    def _find(self, name: str) -> None:
+        if not (self.folder / name).is_file():
+            raise CheckpointError(f'{self.folder} holds no {name}: give the folder that '
+                                  f'`featshare export` has written')
 
     def models(self, size: Size) -> Models:
         """
@@ -120,8 +136,7 @@ class ExportedModels(ModelSource):
         if size != self.size:
             raise ValueError(f'{self.folder} was exported for images of {self.size[1]}x'
                              f'{self.size[0]}, not {size[1]}x{size[0]}')
-        return Models((self.folder / KEY_FILE).read_bytes(),
-                      (self.folder / CURRENT_FILE).read_bytes())
+        return Models(*((self.folder / name).read_bytes() for name in self.files))
 
 
 def is_exported(weights: str | Path) -> bool:
@@ -137,10 +152,10 @@ def fingerprint(weights: str | Path) -> str:
     """
     if not is_exported(weights):
         return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()
-    folder = ExportedModels(Path(weights).expanduser()).folder
+    exported = ExportedModels(Path(weights).expanduser())
     files = hashlib.sha256()
-    for name in (KEY_FILE, CURRENT_FILE, CONFIG_FILE):
-        files.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for name in (*exported.files, CONFIG_FILE):
+        files.update(hashlib.sha256((exported.folder / name).read_bytes()).digest())
     return files.hexdigest()
 
 
@@ -162,27 +177,34 @@ def absolute_weights(weights: str) -> str:
     return weights if named else str(path.resolve())
 
 
-def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size) -> None:
+def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size,
+           runs: Iterable[Sequence[Frame]] | None = None) -> None:
     """
-    Write key.onnx, current.onnx and their config.json for images of (height, width) pixels.
+    Write the models and their config.json for images of (height, width) pixels.
 
-    :raises ValueError: where the network cannot take images of that size.
-    :raises ImportError: where onnx, which PyTorch exports with, is not installed.
+    :param runs: quantise the models to int8, with the ranges that they have on these HxWx3 uint8
+        frames of any size; each run is a key frame and the frames that follow.
+    :raises ValueError: where the network cannot take images of that size, or no run has two.
+    :raises ImportError: where onnx, which PyTorch exports with, is not installed, or what int8
+        needs.
     """
     if not find_spec('onnx'):
         raise ImportError('exporting needs onnx: pip install onnx')
     multiple = network.input_multiple
     if min(size) <= 0 or any(side % multiple for side in size):
         raise ValueError(f'size {size[1]}x{size[0]} is not made of multiples of {multiple}')
-    source = NetworkModels(network, config)
-    key, current = source.models(size)
+    models = NetworkModels(network, config).models(size)
+    if runs is not None:
+        from featshare_core.inference.export.quantize import quantized
+        models = quantized(models, ([resized(frame, size) for frame in run] for run in runs))
+    precision = '' if runs is None else 'int8'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / KEY_FILE).write_bytes(key)
-    (folder / CURRENT_FILE).write_bytes(current)
+    for name, content in zip(FILES[precision], models):
+        (folder / name).write_bytes(content)
     (folder / CONFIG_FILE).write_text(json.dumps({
         'size': size, 'multiple': multiple, 'shared_levels': network.shared_levels,
-        'checkpoint': asdict(config)}))
+        'precision': precision, 'checkpoint': asdict(config)}))
 
 
 def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],

@@ -1,0 +1,55 @@
+"""Post-training quantisation to int8 by NNCF, for OpenVINO."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from featshare_core.inference.engine import Frame
+from featshare_core.inference.export.models import Models
+
+
+def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
+    """
+    Return OpenVINO's models whose convolutions compute in int8.
+
+    Weights are quantised for each channel, activations for each tensor, from the ranges that they
+    take on the frames; biases are corrected (NNCF's defaults).
+
+    :param models: ONNX models.
+    :param runs: of hxwx3 uint8 frames of the models' size; the first of each is a key frame, the
+        others are its current frames.
+    :raises ImportError: where NNCF or OpenVINO is not installed.
+    :raises ValueError: where no run has a current frame.
+    """
+    # It would send statistics of its use to its makers.
+    os.environ.setdefault('NNCF_CI', '1')
+    try:
+        import nncf
+        import openvino as ov
+    except ImportError as error:
+        raise ImportError(f"int8 needs NNCF and OpenVINO ({error}): pip install "
+                          f"'featshare_ros[int8]'") from error
+    core = ov.Core()
+    key, current = (core.read_model(model) for model in (models.key, models.current))
+    network = core.compile_model(key, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    keys: list[dict[str, Any]] = []
+    currents: list[dict[str, Any]] = []
+    for number, (first, *others) in enumerate(runs):
+        keys.append({'image': first[None]})
+        if others:
+            shared = {f'shared{index}': value.copy() for index, value
+                      in enumerate(list(network(keys[-1]).values())[1:])}
+            currents.append({'image': others[number % len(others)][None], **shared})
+    if not currents:
+        raise ValueError('int8 is calibrated on consecutive frames: give at least two')
+    made = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder, 'model.xml')
+        for model, inputs in ((key, keys), (current, currents)):
+            int8 = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
+            ov.save_model(int8, path)
+            made.append((path.read_bytes(), path.with_suffix('.bin').read_bytes()))
+    return Models(made[0][0], made[1][0], made[0][1], made[1][1])
