@@ -99,6 +99,15 @@ def networks(results: Path) -> str:
     return table(['architecture', 'encoder', 'whole, 1e9 multiply-adds', 'ms', *'1234'], rows)
 
 
+def int8(results: Path) -> str:
+    """Return what int8 costs on CamVid val, by what it was calibrated on."""
+    miou = read_json(results / 'speed' / 'int8-cpu.json')['miou']
+    sources = next(iter(miou.values()))
+    return table(['mIoU, key frames / mean at interval 5', *sources],
+                 [[f'`{weights}`', *(f'{one["key"]:g} / {one["mean"]:g}' for one in by.values())]
+                  for weights, by in miou.items()])
+
+
 def _read(results: Path, weights: str, cut: int, interval: int) -> Result:
     return read_json(results / DATA / f'{weights}-{cut}-levels-interval-{interval}.json')
 
@@ -121,5 +130,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **{f'{name} of {weights}': _of(draw, weights) for weights in PER_FRAME_GOALS
        for name, draw in (('scores', scores), ('classes', classes), ('losses', losses))},
     'goals of losses': lambda results: loss_goals(),
-    'goals of accuracy missed': goals_missed, 'networks': networks}
+    'goals of accuracy missed': goals_missed, 'networks': networks, 'int8': int8}
 """What draws each table from the folder docs/results."""

@@ -127,6 +127,16 @@ def _sections(results: Path) -> Iterator[str]:
                 [[f'{_size(row["size"])}, {row["shared_levels"]}', row['key_ms'],
                   row['current_ms'], row['current_over_key'], row['per_frame_ms'],
                   row['average_over_per_frame']] for row in sizes['rows']])
+    yield '## Int8'
+    int8 = read('int8-cpu')
+    yield (f'{int8["size"]}, 2 shared levels, OpenVINO on one thread, ms of CPU time, of a key '
+           f'frame / a current frame / the mean at interval {int8["interval"]}. *Limited to '
+           'AVX2*: the same CPU without its AVX-512 and bf16 instructions, which most robots do '
+           'not have; there `precision: auto` chooses fp32. How int8 is '
+           f'made, and what it costs: [networks](models/networks.md#in-int8). {_source(int8)}')
+    yield table(['', *int8['ms']],
+                [[name, *(_three_ms(by_name.get(name)) for by_name in int8['ms'].values())]
+                 for name in next(iter(int8['ms'].values()))])
     yield '## CUDA'
     yield f'Medians and 99th percentiles of 100 to 250 frames. {_source(cuda)}'
     yield _engine_table(list(cuda['rows'].values()))
@@ -198,6 +208,11 @@ def _engine_table(results: Sequence[Result]) -> str:
     return table(['checkpoint, images', 'key ms, p50 / p99', 'current ms, p50 / p99',
                   'current / key', 'per frame ms', f'interval {INTERVAL} / per frame',
                   'eager fp32 ms, key / current', 'times faster, key / current'], rows)
+
+
+def _three_ms(one: dict[str, float] | None) -> str:
+    """Return the times of key frame, current frame and mean; empty where not measured."""
+    return ' / '.join(f'{one[kind]:g}' for kind in ('key', 'current', 'mean')) if one else ''
 
 
 def _cameras(result: Result) -> Iterator[str]:
