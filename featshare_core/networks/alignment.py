@@ -91,7 +91,8 @@ def matched(level: Level) -> tuple[Tensor, Tensor]:
     count, _, height, width = ours.shape
     side = torch.arange(-radius, radius + 1, device=ours.device)
     shifts = torch.stack(torch.meshgrid(side, side, indexing='xy')).view(2, -1)  # 2xP
-    places = shifts[None, :, :, None, None].expand(count, -1, -1, height, width)  # Nx2xPxhxw
+    # Nx2xPxhxw
+    places = shifts.float()[None, :, :, None, None].expand(count, -1, -1, height, width)
     costs = _differences(ours, _taken(theirs, places.flatten(2, 3)))
     y = torch.arange(height, device=ours.device)[:, None] + shifts[1, :, None, None]  # Pxhx1
     x = torch.arange(width, device=ours.device) + shifts[0, :, None, None]  # Px1xw
