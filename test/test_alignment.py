@@ -62,6 +62,23 @@ def test_parts_of_a_cell_are_found_on_finer_features(shift, size):
     assert error < 0.3 and error < 0.95 * without
 
 
+@pytest.mark.parametrize('shift', [(9, 0), (-8, 3), (12, -2)])
+def test_a_small_fast_thing_is_found_on_a_moving_background(shift):
+    # At stride 8, a thing 48 pixels wide and 64 high, which moves 68 to 97 pixels.
+    height, width = 8, 6
+    current, key = shifted(-2, 1, (48, 64), 8)
+    current, key = 0.5 * current, 0.5 * key
+    thing = 2 * scene(height, width, seed=3)
+    x, y = shift
+    current[:, :, 21:21 + height, 29:29 + width] = thing
+    key[:, :, 21 + y:21 + y + height, 29 + x:29 + x + width] = thing
+    moved = displacement(current, key)[0]
+    inner = moved[:, 22:20 + height, 30:28 + width]
+    assert (inner - torch.tensor(shift).view(2, 1, 1)).abs().amax(0).median() < 0.5
+    behind = torch.cat((moved[:, 8:16, 12:-12], moved[:, -16:-8, 12:-12]), 1).flatten(1)
+    assert (behind - torch.tensor([-2, 1])[:, None]).abs().amax(0).median() < 0.5
+
+
 def test_without_anything_to_see_nothing_moves():
     flat = torch.ones(2, 4, 128, 128)
     # Near the border, where only the inner cells are there to choose from, it does.

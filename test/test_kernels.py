@@ -130,11 +130,10 @@ MAPS = ('source', 'kernel', 'floor', 'bias', 'addend', 'result', 'first', 'secon
 TILE = {'side': 3, 'has_floor': False, 'has_addend': True, 'flat': False, 'unit': 8,
         'result_unit': 8, 'some_cells': 64, 'some_inputs': 64, 'some_outputs': 32}
 CELLS = {'unit': 8, 'some_cells': 32, 'some_channels': 64}
-FINE = {'radius': 1, 'cross': True, 'unit': 1, 'has_moved': True, 'channels': 16, 'padded': 16,
+FINE = {'radius': 1, 'cross': True, 'unit': 1, 'coarse': True, 'channels': 16, 'padded': 16,
         'cells': 16, 'sharpness': 10.0, 'outside': 3.0, 'shifts': 5, 'most_shifts': 8,
         'most_summands': 1024}
-COARSE = {**FINE, 'radius': 2, 'cross': False, 'unit': 8, 'has_moved': False, 'shifts': 25,
-          'most_shifts': 32, 'coarse_height': 1, 'coarse_width': 1}
+COARSE = {**FINE, 'cross': False, 'unit': 4, 'coarse': False, 'shifts': 9, 'most_shifts': 16}
 # Whatever is 1 is a constant to Triton: steps where features lie as they do not on GPUs.
 STEPS = {'cell_step': 1, 'key_cell_step': 1}
 KERNELS = [

@@ -3,6 +3,8 @@ Alignment: a key frame's features are warped to the current frame, without param
 
 The displacement is estimated from features that both frames compute anyway, coarse to fine as in
 PWC-Net (arXiv 1709.02371), by the soft argmin over matching costs of GC-Net (arXiv 1703.04309).
+At each step but the last, a cell chooses among the displacements of the coarser cells around it,
+as in PatchMatch, so that a small fast thing keeps a motion of its own.
 """
 from __future__ import annotations
 
@@ -13,10 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-RADII = (2, 1, 1, 1)
+RADII = (5, 1, 1)
 """Search radius of each level, coarse to fine, in cells; a cell covers 2x2 of the next level."""
 SHARPNESS = 10.0
 """Inverse temperature of the softmax over costs; costs are relative to their mean."""
+BLUR = 0.5
+"""Inverse temperature of the coarsest level's second, smooth field, as a share of SHARPNESS."""
+AROUND = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
+"""Rows and columns to the coarser cells whose displacements are candidates, in their cells."""
+STILL = 0.02
+"""Preference for a nearer shift on the coarsest level, in inverse temperatures per cell."""
 OUTSIDE = 3.0
 """Cost added to a match outside the key frame, relative to the mean cost."""
 
@@ -46,16 +54,17 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     :param finer, finer_key: NxDx2hx2w, other features of both frames, which refine the result.
     """
     fine = None if finer is None or finer_key is None else (finer.float(), finer_key.float())
-    moved: Tensor | None = None
-    for ours, theirs, radius, unit, cross in levels((current.float(), key.float()), fine, _halved):
-        if moved is None:
-            moved = _search(ours, theirs, radius, unit, cross)
+    first, *others = levels((current.float(), key.float()), fine, _halved)
+    moved, smooth = matched(first)
+    also: Tensor | None = smooth
+    for ours, theirs, radius, unit, cross in others:
+        height, width = ours.shape[-2:]
+        if cross:
+            start = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
+            start = start[:, :, :height, :width]  # Nx2xhxw of this level
         else:
-            height, width = ours.shape[-2:]
-            moved = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
-            moved = moved[:, :, :height, :width]  # Nx2xhxw of this level
-            moved = moved + _search(ours, _sampled(theirs, moved, unit), radius, unit, cross)
-    assert moved is not None
+            start, also = chosen(ours, theirs, moved, also, unit), None
+        moved = start + _search(ours, _sampled(theirs, start, unit), radius, unit, cross)
     return moved
 
 
@@ -69,6 +78,61 @@ def levels(frames: Frames, finer: Frames | None,
             frames, unit = halved(*frames), 2 * unit
         found.insert(0, Level(*frames, radius, unit, False))
     return found if finer is None else [*found, Level(*finer, 1, 1, True)]
+
+
+def matched(level: Level) -> tuple[Tensor, Tensor]:
+    """
+    Return two fields of displacements Nx2xhxw of the coarsest level, without any before it.
+
+    The first has the best shift and its eight neighbours averaged, the second all shifts, so that
+    it is smooth; both are weighted by a softmax of the costs.
+    """
+    ours, theirs, radius, unit, _ = level
+    count, _, height, width = ours.shape
+    side = torch.arange(-radius, radius + 1, device=ours.device)
+    shifts = torch.stack(torch.meshgrid(side, side, indexing='xy')).view(2, -1)  # 2xP
+    # Nx2xPxhxw
+    places = shifts.float()[None, :, :, None, None].expand(count, -1, -1, height, width)
+    costs = _differences(ours, _taken(theirs, places.flatten(2, 3)))
+    y = torch.arange(height, device=ours.device)[:, None] + shifts[1, :, None, None]  # Pxhx1
+    x = torch.arange(width, device=ours.device) + shifts[0, :, None, None]  # Px1xw
+    outside = ((y < 0) | (y >= height) | (x < 0) | (x >= width)).to(costs.dtype)  # Pxhxw
+    match = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) - SHARPNESS * OUTSIDE * outside)
+    far = (shifts[:, :, None] - shifts[:, None]).abs().amax(0) > 1  # PxP
+    never = far.to(match.dtype) * -1e4
+    # Where nothing is to be seen, all match alike: then the scene stands still.
+    best = (match - STILL * shifts.abs().amax(0)[:, None, None]).argmax(1)  # Nxhxw
+    near = match + never[best].permute(0, 3, 1, 2)
+    moves = unit * shifts.to(match.dtype).T[:, :, None, None]  # Px2x1x1
+    weights = torch.stack((near, BLUR * match), 1).softmax(2)  # Nx2xPxhxw
+    moved, smooth = (weights[:, :, :, None] * moves).sum(2).unbind(1)
+    return moved, smooth
+
+
+def chosen(ours: Tensor, theirs: Tensor, coarse: Tensor, smooth: Tensor | None,
+           unit: int) -> Tensor:
+    """
+    Return Nx2xhxw, the best of each cell's candidates: their mean, weighted by how they match.
+
+    Candidates are the displacements of the coarser cells around it. Interpolated between two
+    motions, a displacement would fit neither.
+
+    :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
+    :param coarse: Nx2x(h/2)x(w/2), of the coarser cells, ``AROUND`` each of which are candidates.
+    :param smooth: of their size, one more candidate of each of them; None for none.
+    :param unit: length of a cell in all displacements.
+    """
+    height, width = ours.shape[-2:]
+    rows, columns = coarse.shape[-2:]
+    padded = F.pad(coarse, (1,) * 4, mode='replicate')
+    fields = [padded[:, :, 1 + y:1 + y + rows, 1 + x:1 + x + columns] for y, x in AROUND]
+    candidates = torch.cat(fields if smooth is None else [*fields, smooth], 1)
+    candidates = F.interpolate(candidates, scale_factor=2)[:, :, :height, :width]
+    candidates = candidates.unflatten(1, (-1, 2))  # NxPx2xhxw
+    costs = _differences(
+        ours, _sampled(theirs, candidates.transpose(1, 2).flatten(2, 3), unit))
+    weights = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS))).softmax(1)
+    return (weights[:, :, None] * candidates).sum(1)
 
 
 def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
@@ -95,12 +159,18 @@ def _halved(current: Tensor, key: Tensor) -> Frames:
 
 
 def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
-    """Return NxCxhxw features, bilinear at Nx2xhxw displacements in ``1 / unit`` of a cell."""
+    """
+    Return NxCxhxw features, bilinear at Nx2xhxw displacements in ``1 / unit`` of a cell.
+
+    With P displacements for each cell, Nx2x(Ph)xw, the result is NxCx(Ph)xw.
+    """
     height, width = features.shape[-2:]
     # grid_sample has -1 and 1 for the image's borders.
     x, y = ((2 * torch.arange(side, device=moved.device) + 1) / side - 1
             for side in (width, height))
     still = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)  # hxwx2
+    if moved.shape[-2] > height:
+        still = still.repeat(moved.shape[-2] // height, 1, 1)  # (Ph)xwx2
     borders = torch.cat([torch.full((1,), 2 / (unit * side), device=moved.device)
                          for side in (width, height)])
     # Nxhxwx2
@@ -110,11 +180,17 @@ def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
 
 
 def _taken(features: Tensor, moved: Tensor) -> Tensor:
-    """Return NxCxhxw features of the nearest cells; channels last, so that rows are copied."""
+    """
+    Return NxCxhxw features of the nearest cells; channels last, so that rows are copied.
+
+    As in ``_sampled``, there may be P displacements for each cell.
+    """
     count, channels, height, width = features.shape
     # Integers from here on: an engine may compute floats in bf16, which cannot count to 257.
     x, y = (torch.arange(side, device=moved.device) for side in (width, height))
     still = torch.stack(torch.meshgrid(x, y, indexing='xy'))
+    if moved.shape[-2] > height:
+        still = still.repeat(1, moved.shape[-2] // height, 1)  # 2x(Ph)xw
     x, y = (still + moved.round().long()).unbind(1)  # Nxhxw each
     cell = torch.add(x.clamp(0, width - 1), y.clamp(0, height - 1), alpha=width)
     if count > 1:
@@ -127,32 +203,51 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     """
     Return Nx2xhxw, the expected shift: the mean of all shifts, weighted by a softmax of the costs.
 
-    :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
-    :param radius: largest shift along each axis, in cells.
+    :param ours, theirs, radius, cross: see ``_match``.
     :param unit: length of a cell in the result.
-    :param cross: search shifts of one cell along one axis only, five in all.
     """
-    count, _, height, width = ours.shape
-    padded = F.pad(theirs, (radius,) * 4, mode='replicate')
-    outside = F.pad(torch.zeros(1, 1, height, width, device=ours.device), (radius,) * 4,
-                    value=OUTSIDE)
-    steps = range(2 * radius + 1)
-    places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
-              for y in steps for x in steps if not cross or y == radius or x == radius]
-    # All P shifts in one batch: few large operations cost less than many small ones.
-    costs = torch.cat([padded[place] for place in places])  # (PN)xCxhxw
-    costs = costs - (ours if count == 1 else ours.repeat(len(places), 1, 1, 1))
-    costs = torch.linalg.vector_norm(costs, 1, 1).view(len(places), count, height, width)
-    costs = costs.transpose(0, 1)  # NxPxhxw
-    # Scaled before anything else: what follows may be in bf16.
-    scale = costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
-    never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
-    costs = costs / (scale * (-1 / SHARPNESS)) + never
-    # Costs are averaged over 3x3 cells, which reduces ambiguous matches.
-    weights = F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False).softmax(1)
+    weights = _match(ours, theirs, radius, cross).softmax(1)
     if cross:
         up, left, _, right, down = weights.split(1, 1)
         return unit * torch.cat((right - left, down - up), 1)
     shifts = unit * torch.arange(-radius, radius + 1, dtype=weights.dtype, device=ours.device)
     shifts = torch.stack(torch.meshgrid(shifts, shifts, indexing='xy')).view(2, -1, 1, 1)
     return F.conv2d(weights, shifts)
+
+
+def _match(ours: Tensor, theirs: Tensor, radius: int, cross: bool) -> Tensor:
+    """
+    Return NxPxhxw, how well each of P shifts matches: ``-SHARPNESS`` times its relative cost.
+
+    :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
+    :param radius: largest shift along each axis, in cells.
+    :param cross: search shifts of one cell along one axis only, five in all.
+    """
+    height, width = ours.shape[-2:]
+    padded = F.pad(theirs, (radius,) * 4, mode='replicate')
+    outside = F.pad(torch.zeros(1, 1, height, width, device=ours.device), (radius,) * 4,
+                    value=OUTSIDE)
+    steps = range(2 * radius + 1)
+    places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
+              for y in steps for x in steps if not cross or y == radius or x == radius]
+    # All P shifts at once: few large operations cost less than many small ones.
+    costs = _differences(ours, torch.cat([padded[place] for place in places], 2))
+    never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
+    return _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) + never)
+
+
+def _differences(ours: Tensor, candidates: Tensor) -> Tensor:
+    """Return NxPxhxw costs: how NxCxhxw features differ from P candidates, NxCx(Ph)xw."""
+    height = ours.shape[-2]
+    return torch.linalg.vector_norm(
+        candidates.unflatten(2, (-1, height)) - ours[:, :, None], 1, 1)
+
+
+def _scale(costs: Tensor) -> Tensor:
+    """Return each image's mean cost, Nx1x1x1: costs are scaled first, what follows may be bf16."""
+    return costs.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def _smoothed(costs: Tensor) -> Tensor:
+    """Return costs averaged over 3x3 cells, which reduces ambiguous matches."""
+    return F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False)

@@ -1,8 +1,9 @@
 """
-``alignment.displacement`` as thirteen Triton kernels and ``mending.mismatch`` as two.
+The displacement's pooling and refinement, and ``mending.mismatch``, as Triton kernels.
 
-As operations of PyTorch they were some sixty, and on a large GPU each small one takes as long as
-its launch. All arithmetic is in fp32, and sums are taken in a fixed order.
+As operations of PyTorch they were several times as many, and on a large GPU each small one takes
+as long as its launch. The coarsest level and the choice among candidates run as PyTorch's
+operations. All arithmetic is in fp32; the kernels take sums in a fixed order.
 """
 from __future__ import annotations
 
@@ -49,8 +50,11 @@ def _halve(current, key, result, height, width, channels: tl.constexpr,
 
 
 @triton.jit
-def _twice_as_fine(moved, y, x, height, width):
-    """Return (x, y) of a field of displacements, upsampled twice, at cells of the finer one."""
+def _start(moved, y, x, height, width, coarse: tl.constexpr):
+    """Return (x, y) of a field of displacements at cells of its own size or twice as fine."""
+    if not coarse:
+        place = y * width + x
+        return tl.load(moved + place), tl.load(moved + height * width + place)
     y = tl.maximum(0.5 * y.to(tl.float32) - 0.25, 0)
     x = tl.maximum(0.5 * x.to(tl.float32) - 0.25, 0)
     return (interpolated(moved, y, x, height, width, width, 1, y >= 0),
@@ -69,10 +73,10 @@ def _shift(index, radius: tl.constexpr, cross: tl.constexpr):
 
 
 @triton.jit
-def _compare(current, key, moved, costs, sums, height, width, coarse_height, coarse_width,
+def _compare(current, key, moved, costs, sums, height, width, moved_height, moved_width,
              channels: tl.constexpr, image_step, row_step, cell_step,
              key_image_step, key_row_step, key_cell_step, radius: tl.constexpr,
-             cross: tl.constexpr, unit: tl.constexpr, has_moved: tl.constexpr,
+             cross: tl.constexpr, unit: tl.constexpr, coarse: tl.constexpr,
              padded: tl.constexpr, cells: tl.constexpr):
     """Write what a shift of each cell costs, and the sum of every program's costs."""
     place = tl.program_id(0) * cells + tl.arange(0, cells)
@@ -84,22 +88,18 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
     known = (channel < channels)[None]
     current += image * image_step
     key += image * key_image_step
-    moved += image * 2 * coarse_height * coarse_width
+    moved += image * 2 * moved_height * moved_width
     ours = tl.load(current + (y * row_step + x * cell_step)[:, None] + channel[None],
                    mask=known, other=0).to(tl.float32)
     shift_y, shift_x = _shift(shift, radius, cross)
     # Beyond the border lies what is at the border.
     there_y = tl.minimum(tl.maximum(y + shift_y, 0), height - 1)
     there_x = tl.minimum(tl.maximum(x + shift_x, 0), width - 1)
-    if has_moved:
-        by_x, by_y = _twice_as_fine(moved, there_y, there_x, coarse_height, coarse_width)
-        at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
-        at_x = tl.minimum(tl.maximum(there_x.to(tl.float32) + by_x / unit, 0), width - 1.0)
-        theirs = interpolated(key + channel[None], at_y[:, None], at_x[:, None], height, width,
-                               key_row_step, key_cell_step, known)
-    else:
-        there = there_y * key_row_step + there_x * key_cell_step
-        theirs = tl.load(key + there[:, None] + channel[None], mask=known, other=0).to(tl.float32)
+    by_x, by_y = _start(moved, there_y, there_x, moved_height, moved_width, coarse)
+    at_y = tl.minimum(tl.maximum(there_y.to(tl.float32) + by_y / unit, 0), height - 1.0)
+    at_x = tl.minimum(tl.maximum(there_x.to(tl.float32) + by_x / unit, 0), width - 1.0)
+    theirs = interpolated(key + channel[None], at_y[:, None], at_x[:, None], height, width,
+                          key_row_step, key_cell_step, known)
     cost = tl.sum(tl.abs(theirs - ours), 1)
     which = image * tl.num_programs(2) + shift
     tl.store(costs + which * height * width + place, cost, mask=inside)
@@ -108,9 +108,9 @@ def _compare(current, key, moved, costs, sums, height, width, coarse_height, coa
 
 
 @triton.jit
-def _choose(costs, sums, summands, moved, result, height, width, coarse_height, coarse_width,
+def _choose(costs, sums, summands, moved, result, height, width, moved_height, moved_width,
             radius: tl.constexpr, cross: tl.constexpr, unit: tl.constexpr,
-            has_moved: tl.constexpr, sharpness: tl.constexpr, outside: tl.constexpr,
+            coarse: tl.constexpr, sharpness: tl.constexpr, outside: tl.constexpr,
             shifts: tl.constexpr, most_shifts: tl.constexpr, most_summands: tl.constexpr,
             cells: tl.constexpr):
     """Write the mean of the shifts, by how well each cell and its neighbours match."""
@@ -142,12 +142,11 @@ def _choose(costs, sums, summands, moved, result, height, width, coarse_height, 
     weight /= tl.sum(weight, 1)[:, None]
     move_x = unit * tl.sum(weight * by_x.to(tl.float32)[None], 1)
     move_y = unit * tl.sum(weight * by_y.to(tl.float32)[None], 1)
-    if has_moved:
-        moved += image * 2 * coarse_height * coarse_width
-        before_x, before_y = _twice_as_fine(moved, tl.minimum(y, height - 1), x,
-                                            coarse_height, coarse_width)
-        move_x += before_x
-        move_y += before_y
+    moved += image * 2 * moved_height * moved_width
+    before_x, before_y = _start(moved, tl.minimum(y, height - 1), x, moved_height, moved_width,
+                                coarse)
+    move_x += before_x
+    move_y += before_y
     result += image * 2 * height * width
     tl.store(result + place, move_x, mask=inside)
     tl.store(result + height * width + place, move_y, mask=inside)
@@ -167,24 +166,29 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     frames = _channels_adjacent(current), _channels_adjacent(key)
     fine = None if finer is None or finer_key is None else (
         _channels_adjacent(finer), _channels_adjacent(finer_key))
-    moved = torch.empty(0, device=current.device)
-    coarse = torch.Size((1, 1))
-    for ours, theirs, radius, unit, cross in alignment.levels(frames, fine, _halved):
+    first, *others = alignment.levels(frames, fine, _halved)
+    moved, also = alignment.matched(first._replace(ours=first.ours.float(),
+                                                   theirs=first.theirs.float()))
+    smooth: Tensor | None = also
+    for ours, theirs, radius, unit, cross in others:
         count, channels, *size = ours.shape
+        if not cross:
+            moved = alignment.chosen(ours.float(), theirs.float(), moved, smooth, unit)
+            smooth = None
+        moved = moved.contiguous()
         shifts = 5 if cross else (2 * radius + 1) ** 2
         programs = triton.cdiv(size[0] * size[1], CELLS)
         costs = current.new_empty(count, shifts, *size, dtype=torch.float32)
         sums = current.new_empty(count, shifts * programs, dtype=torch.float32)
-        has_moved = moved.numel() > 0
         _compare[programs, count, shifts](
-            ours, theirs, moved, costs, sums, *size, *coarse, channels, *_steps(ours),
-            *_steps(theirs), radius, cross, unit, has_moved, _padded(channels), CELLS)
+            ours, theirs, moved, costs, sums, *size, *moved.shape[2:], channels, *_steps(ours),
+            *_steps(theirs), radius, cross, unit, cross, _padded(channels), CELLS)
         result = current.new_empty(count, 2, *size, dtype=torch.float32)
         _choose[triton.cdiv(size[0] * size[1], FEW_CELLS), count](
-            costs, sums, shifts * programs, moved, result, *size, *coarse, radius, cross, unit,
-            has_moved, alignment.SHARPNESS, alignment.OUTSIDE, shifts,
+            costs, sums, shifts * programs, moved, result, *size, *moved.shape[2:], radius, cross,
+            unit, cross, alignment.SHARPNESS, alignment.OUTSIDE, shifts,
             triton.next_power_of_2(shifts), triton.next_power_of_2(shifts * programs), FEW_CELLS)
-        moved, coarse = result, ours.shape[2:]
+        moved = result
     return moved
 
 
