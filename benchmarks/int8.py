@@ -68,8 +68,10 @@ def accuracy(weights: str, root: str, folder: Path) -> dict[str, float]:
     """Return mIoU in percent on CamVid val: key frames, and the mean over the interval."""
     featshare('evaluate', '--weights', weights, '--interval', str(INTERVAL), '--data', 'camvid',
               '--root', root, '--json', str(folder / 'score.json'))
-    miou = json.loads((folder / 'score.json').read_text())['miou']
-    return {'key': round(miou['key'], 1), 'mean': round(miou['weighted'], 1)}
+    score = json.loads((folder / 'score.json').read_text())
+    miou = score['miou']
+    return {'key': round(miou['key'], 1), 'mean': round(miou['weighted'], 1),
+            'frames': score['frames']}
 
 
 def main() -> None:
@@ -108,7 +110,7 @@ def main() -> None:
     command = 'python benchmarks/int8.py --root CAMVID --calibrate ' + ' '.join(
         f"'{source.partition('=')[0]}=...'" for source in arguments.calibrate)
     text = json.dumps({**provenance(command, 'cpu'), 'size': '480x352', 'interval': INTERVAL,
-                       'frames': 87, 'miou': scores, 'ms': measured}, indent=1)
+                       'miou': scores, 'ms': measured}, indent=1)
     print(text)
     if arguments.json:
         arguments.json.write_text(text + '\n')
