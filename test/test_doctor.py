@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = ['Versions', 'Machine', 'Engines', 'One frame', 'Exported models', 'DDS']
 BAD = '! ' + ' ' * LABEL_WIDTH
 """Begin of a marked line without a label."""
-LAST_LINE = re.compile(r'To report a fault, paste all of this output; the home folder is written '
+LAST_LINE = re.compile(r'To report a bug, paste all of this output; the home folder is written '
                        r'as ~\.\n$')
 
 
