@@ -123,7 +123,7 @@ def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path:
                    'from featshare_ros.demo import preparation\n'
                    'preparation.choose_slowdown = lambda *_: 1.0'))
     assert done.returncode == 0, done.stderr
-    assert 'more than 5% of the frames were dropped: again, slower' in done.stdout
+    assert 'more than 5% of the frames were dropped: repeating at a lower rate' in done.stdout
     table = (tmp_path / 'latency.md').read_text()
     row = re.search(rf'\| replayed at +\| ([\d.]+) of {FAST} Hz: at ([\d.]+) Hz this machine '
                     r'dropped more than 5% of the frames +\|\n', table)

@@ -75,7 +75,7 @@ def test_kept_sizes_that_cannot_be_read_are_left_out(cache, tmp_path, content):
     logger = Logger()
     sizes = ImageSizes('/front/segmentation', logger)
     assert sizes.known == []
-    assert 'front.segmentation.json is left out' in logger.lines[0]
+    assert 'front.segmentation.json is ignored' in logger.lines[0]
     sizes.met((48, 64))
     assert ImageSizes('/front/segmentation', logger).known == [(48, 64)]
 
