@@ -1,11 +1,11 @@
 """
-How soon the real node answers: from its start, from its activation, and from the first image.
+Time to the first mask of the real node: from its start, its activation, and the first image.
 
     python benchmarks/first_mask.py [--size 1280x720] [--engines openvino torch] [--json FILE]
 
 A camera publishes at 10 Hz before the node starts, with images of a size that the network was
-not trained on. Each engine starts twice: on a machine that has met neither network nor size, and
-again. Latencies are from the publication of an image to the arrival of its mask, both in this
+not trained on. Each engine starts twice: with an empty cache, and again with what the first start
+has kept. Latencies are from the publication of an image to the arrival of its mask, both in this
 process.
 """
 from __future__ import annotations
@@ -28,7 +28,7 @@ from featshare_core.evaluation.provenance import provenance
 RATE_HZ = 10
 """The camera's rate."""
 STEADY = 50
-"""Number of images at the end whose median is the steady latency."""
+"""Number of the last images, whose median latency is the steady one."""
 
 
 def start(arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def start(arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
             number = 0
             while not answered or number < min(answered) + arguments.images:
                 number += 1
-                # The number stands in the stamp; it is 0.1 s later from image to image.
+                # The nanoseconds of the stamp hold the number; its seconds advance at 1 Hz.
                 message.header.stamp.sec, message.header.stamp.nanosec = number // 10, number
                 sent[number] = time.monotonic()
                 publisher.publish(message)

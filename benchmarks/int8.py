@@ -1,11 +1,11 @@
 """
-What int8 costs and saves: mIoU on CamVid val, and the time of frames, beside fp32 and bf16.
+What int8 costs and saves against fp32 and bf16: mIoU on CamVid val, and the time of frames.
 
     python benchmarks/int8.py --root CAMVID --calibrate 'NAME=VIDEO' [...] [--json FILE]
 
-Times are of a key and a current frame in OpenVINO, on one thread, in CPU time: the median over
-rounds in which all take turns. They are measured a second time with oneDNN limited to AVX2, which
-is what most robots' x86 CPUs have; of such a CPU's clock and caches that says nothing.
+Times are CPU times of a key and a current frame in OpenVINO on one thread: medians over rounds in
+which all variants take turns. They are measured again with oneDNN limited to AVX2, the newest
+instruction set of most robots' x86 CPUs. Clock and caches remain those of this CPU.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMIT = 'ONEDNN_MAX_CPU_ISA'
 
 
 def times(weights: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Return milliseconds of CPU of a key and of a current frame, for each of the engines."""
+    """Return the CPU time of a key and a current frame in ms, per weights and precision."""
     import numpy as np
     import torch
 

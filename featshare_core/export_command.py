@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
 
 CALIBRATION_FRAMES = 240
-"""Number of frames, from the whole video, that int8's ranges are taken from; in runs of 4."""
+"""Number of frames that are read for int8's calibration, in runs spread over the video."""
 RUN = 4
-"""Consecutive frames of the calibration: a key frame and current frames at lags up to 3."""
+"""Number of consecutive frames in a run: a key frame, and current frames at lags 1 to 3."""
 
 
 def export_command(arguments: argparse.Namespace) -> None:
@@ -25,10 +25,11 @@ def export_command(arguments: argparse.Namespace) -> None:
     featshare segment and featshare evaluate take it as weights; the other commands cut the
     network themselves and need its checkpoint. Images are uint8 RGB, of one size.
 
-    With --int8 most layers compute in 8 bits, in the engine openvino: faster on CPUs without
-    bf16. Ranges are taken from the frames of a video, which should be of the same camera: of
-    some minutes, by day and by night if it is to work at both. The folder holds key.xml, key.bin,
-    current.xml and current.bin instead. Measure what it costs with featshare evaluate.
+    With --int8 most layers compute in 8 bits, for the engine openvino: faster on CPUs without
+    bf16. The ranges of activations are taken from the frames of a video. It should come from the
+    robot's own camera, last some minutes, and show all light that the robot works in (day and
+    night). The folder holds key.xml, key.bin, current.xml and current.bin instead of the ONNX
+    models. Measure the loss of accuracy with featshare evaluate.
     """
     from featshare_core.inference.export.models import export
     from featshare_core.inference.pixels import network_size

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path('/proc')
-"""Where Linux tells about processes and hardware."""
+"""Folder in which Linux describes processes and hardware."""
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
-"""Where Linux mounts the control groups, by which containers are limited."""
+"""Folder in which Linux mounts the control groups, which limit containers."""
 
 
 def processor() -> str:
@@ -95,7 +95,7 @@ def _control_groups(controller: str) -> Iterator[Path]:
         else:
             continue
         group = mount / path.lstrip('/')
-        # In a container, the path may be the host's; the mount is then the container's group.
+        # In a container, the path may be the host's; the group is then the mount itself.
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
 
 

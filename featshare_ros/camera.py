@@ -62,7 +62,7 @@ class Camera:
 
     Its callbacks only store the newest message in the slot, under the lock of ``wake``, which is
     notified; the worker takes it from there. ``take`` and ``waiting`` are called with that lock.
-    ``info`` is the newest CameraInfo, None before one came. ``level_log`` logs the changes of the
+    ``info`` is the newest CameraInfo, None before the first. ``level_log`` logs changes of the
     camera's status.
     """
 
@@ -136,7 +136,7 @@ class Camera:
             self._losses.evaluate(self._has_one_source))
 
     def _has_one_source(self) -> bool:
-        """Return whether the nodes that publish images are those that publish camera_info."""
+        """Return whether the same nodes publish the images and camera_info."""
         images, infos = ({(info.node_namespace, info.node_name)
                           for info in self._node.get_publishers_info_by_topic(topic)}
                          for topic in (self.statistics.topic,

@@ -134,7 +134,7 @@ class CameraStatistics:
 
     @property
     def starting(self) -> bool:
-        """Whether no image has arrived yet, too soon after subscribing to mean anything."""
+        """Whether the subscription is so new that the absence of images means nothing yet."""
         return self.last_arrival is None and time.monotonic() - self._interrupted_at < SILENCE_S
 
     @property
@@ -150,7 +150,7 @@ class CameraStatistics:
         :param publishers: number of publishers of the topic.
         :param mismatch: why nothing can be received from them, or ''.
         :param idle: level and message where the node segments nothing at present, else None.
-        :param loss: that most images are lost before they arrive, or ''.
+        :param loss: the message that most images are lost before they arrive, or ''.
         """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._reported_at)

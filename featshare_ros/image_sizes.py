@@ -1,4 +1,4 @@
-"""The image sizes that a node has met, kept on disk, so that its next start prepares for them."""
+"""The image sizes of a node, kept on disk, so that its next start prepares for them."""
 from __future__ import annotations
 
 import json
@@ -9,14 +9,14 @@ from featshare_core.inference.export.cache import cache_folder
 from featshare_core.inference.pixels import Size
 
 KEPT = 2
-"""Number of sizes that are kept for each node, the newest; each prolongs its start."""
+"""Number of newest sizes that are kept per node; each makes its start longer."""
 LARGEST = 16384, 1 << 26
-"""Largest side of a size that is read, in pixels, and its largest number of pixels."""
+"""Limits of a size that is read from disk: its larger side and its area, in pixels."""
 
 
 class ImageSizes:
     """
-    The sizes that the engine was prepared for when the node of this name last ran.
+    The newest image sizes of which a node of this name has published masks, except stand-ins.
 
     :param node: the node's fully qualified name.
     :param logger: the node's.
@@ -30,7 +30,7 @@ class ImageSizes:
         self.known = self._read()
 
     def met(self, size: Size) -> None:
-        """Keep a (height, width), unless it is known or ``KEPT`` were added before."""
+        """Keep a (height, width), unless it is known or this run has added ``KEPT`` already."""
         if size in self.known or self._added == KEPT:
             return
         self._added += 1
@@ -41,8 +41,8 @@ class ImageSizes:
             unfinished.write_text(json.dumps(self.known))
             os.replace(unfinished, self._path)
         except OSError as error:
-            self._logger.warning(f'the size of the images cannot be kept, so the next start does '
-                                 f'not prepare for it: {error}')
+            self._logger.warning(f'the image size cannot be kept, so the next start does not '
+                                 f'prepare for it: {error}')
 
     def _read(self) -> list[Size]:
         try:
@@ -51,10 +51,10 @@ class ImageSizes:
             if not all(type(side) is int and 0 < side <= LARGEST[0]
                        for size in sizes for side in size) \
                     or any(height * width > LARGEST[1] for height, width in sizes):
-                raise ValueError('it does not hold sizes of images')
+                raise ValueError('it does not hold image sizes')
         except OSError:
             return []  # none yet; where the folder cannot be used, writing to it reports that
         except (ValueError, TypeError, RecursionError) as error:
-            self._logger.warning(f'{self._path} is left out: {error}')
+            self._logger.warning(f'{self._path} is ignored: {error}')
             return []
         return sizes[:KEPT]

@@ -10,9 +10,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 LINES, SECONDS = 2, 20.0
 """
-Largest number of lines about one status, and the time in seconds for which it holds.
+Largest number of lines about one status within a time, and that time in seconds.
 
-Two, so that the end of a short fault is logged at once, as its beginning is.
+Two, so that both the beginning and the end of a short fault are logged at once.
 """
 NAMES = {DiagnosticStatus.OK: 'OK', DiagnosticStatus.WARN: 'WARN', DiagnosticStatus.ERROR: 'ERROR'}
 
@@ -21,8 +21,8 @@ class LevelLog:
     """
     Logs each change of a status: of its level, and of what is wrong at the same level.
 
-    Messages that differ in figures alone are the same finding. Changes that come too fast are
-    counted, and the next line says how many there were and what the worst was.
+    Messages that differ only in their figures are the same finding. Changes beyond ``LINES`` in
+    ``SECONDS`` are counted, and the next line gives their number and the worst status.
 
     :param logger: the node's.
     :param name: of the camera, or `engine`.
@@ -62,7 +62,7 @@ class LevelLog:
         self._logged(now)
 
     def was_logged(self, level: bytes, message: str) -> None:
-        """Note that a status has just been logged, which ``update`` has yet to receive."""
+        """Note that a status has been logged already, so that ``update`` does not log it again."""
         self._finding = _finding(level, message)
         self._logged(time.monotonic())
 
@@ -73,5 +73,5 @@ class LevelLog:
 
 
 def _finding(level: bytes, message: str) -> tuple[bytes, str]:
-    """Return what must differ for two statuses to be different findings."""
+    """Return level and message without figures, which identify a finding."""
     return level, '' if level == DiagnosticStatus.OK else re.sub(r'\d+(\.\d+)?', '', message)

@@ -10,14 +10,14 @@ import numpy as np
 WINDOW = 5
 """Number of newest evaluations that are judged together."""
 PERSISTENCE = 3
-"""Smallest number of these evaluations that must each show the loss."""
+"""Smallest number of these evaluations that must show the loss, each by itself."""
 STAMPS = 256
 """Number of newest stamps that are kept."""
 SPACINGS, SPAN_S = 12, 3.0
-"""Smallest number of spacings between stamps that are judged, and their smallest sum in s."""
+"""Smallest number of spacings between stamps for a judgement, and their least sum in seconds."""
 CURE = ('start the camera driver, too, with the Fast DDS profile config/fastdds_large_images.xml; '
         'see docs/robot/operations.md')
-"""End of the message."""
+"""End of the message: what to do."""
 
 
 class Evaluation(NamedTuple):
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
     :param images: number of images that arrived.
     :param infos: number of camera_info messages that arrived.
     :param lost: number of images that the middleware has reported as lost.
-    :param paired: number of images whose stamp a camera_info message had, too.
+    :param paired: number of images whose stamp is also that of a camera_info message.
     :param thinned: result of ``thinned``, where an image arrived.
     """
 
@@ -73,8 +73,8 @@ class LossWatch:
         Return a message where most images of the last evaluations were lost, else ''.
 
         :param same_source: returns whether the images and the camera_info messages are published
-            by the same node; called only where that matters. Otherwise the images may have been
-            thinned out on purpose, as topic_tools' throttle does.
+            by the same node; called only where that matters. Images from another node may have
+            been throttled on purpose, as by topic_tools.
         """
         newest = list(self._stamps)[-self._images:] if self._images else []
         known = set(self._info_stamps) if newest else set()
@@ -86,7 +86,7 @@ class LossWatch:
             sum(column) for column in list(zip(*self._evaluations))[:4])
         if self._persists(lambda e: e.lost > e.images) and lost > images:
             return _message(images, images + lost, 'by the report of the middleware')
-        # Where the stamps differ, camera_info has a rate of its own and shows nothing.
+        # Where the stamps differ, the rate of camera_info says nothing about the images'.
         if self._persists(lambda e: e.infos > 2 * e.images) and infos > 2 * images \
                 and 2 * paired >= images > 0 and same_source():
             return _message(images, infos, 'by the number of camera_info messages')
@@ -107,12 +107,12 @@ def thinned(stamps: Sequence[float]) -> tuple[int, int] | None:
     """
     Return (images that came, images that were sent), where most were lost at random, else None.
 
-    Random losses leave spacings that are various multiples of the camera's own interval, in no
-    order, and some that are that interval. Throttled images, a camera that lowers its rate in the
-    dark, bursts, pauses and irregular cameras lack at least one of these marks.
+    Random losses leave spacings that are various multiples of the camera's interval, in no
+    regular order, and some that are one interval. Throttled images, a camera that lowers its rate
+    in the dark, bursts, pauses and irregular cameras lack at least one of these marks.
 
-    :param stamps: of the images that came, in seconds; those after the last backward jump, and
-        of these the newest few seconds, count.
+    :param stamps: of the images that came, in seconds. Those before the last backward jump are
+        not used, nor those older than ``WINDOW`` seconds, where enough newer ones remain.
     """
     times = np.array(stamps)
     back = np.flatnonzero(np.diff(times) <= 0)

@@ -1,5 +1,5 @@
 """
-The program of the node: what happens between its start and its end.
+The program of the node, from its start to its end.
 
 Only the standard library is imported before the signal handlers are installed: PyTorch, ROS and
 OpenVINO take seconds to import.
@@ -41,19 +41,19 @@ def main(args: list[str] | None = None) -> NoReturn:
         code = 1
     _flush()
     # Without the interpreter's own shutdown: destroying PyTorch and OpenVINO takes up to seconds,
-    # and crashes where an engine is still at work.
+    # and may crash while an engine runs.
     os._exit(code)
 
 
 def _watch_signals(ending: threading.Event, executors: list[SingleThreadedExecutor]) -> None:
     """
-    Set ``ending`` at the first signal, and end the process if it takes too long to end itself.
+    Set ``ending`` at the first signal; end the process if it still runs ``LONGEST_END_S`` later.
 
-    The signal is received by a thread of its own, because a Python handler runs on the main
-    thread, which would not run it before a library's import, or a wait for messages, returns.
+    A thread of its own receives the signal. Python runs signal handlers on the main thread only,
+    and not before the import of a library or a wait for messages has returned.
 
-    :param executors: the executor to wake up; while the list is empty there is nothing to shut
-        down, and the process ends at once.
+    :param executors: holds the executor to wake up, once there is one. While the list is empty,
+        there is nothing to shut down, and a signal ends the process at once.
     """
     received, write = os.pipe()
     os.set_blocking(write, False)
@@ -63,14 +63,14 @@ def _watch_signals(ending: threading.Event, executors: list[SingleThreadedExecut
         os.read(received, 1)
         ending.set()
         if executors:
-            # An executor returns from a wait only if there is work.
+            # A task makes the executor return from its wait for messages.
             executors[0].create_task(lambda: None)
             threading.Event().wait(LONGEST_END_S)
         os._exit(0)
 
     threading.Thread(target=watch, name='signals', daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Has Python write to the pipe; SIG_IGN would not.
+        # Python writes to the pipe only for signals with a handler.
         signal.signal(number, lambda number, frame: None)
 
 
@@ -109,7 +109,7 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentationNode,
             executor.spin_once()
         except Exception:
             node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
-            # If waiting itself fails, it must not be repeated at full speed.
+            # If waiting for messages fails, it must not be repeated without a pause.
             ending.wait(0.1)
 
 

@@ -37,7 +37,7 @@ class SegmentationNode(LifecycleNode):
     Configuring loads the network and creates the publishers, activating subscribes and starts
     the worker; cleanup and deactivation undo these. Images are received only while active.
 
-    :param ending: set, by any thread, when the process is to end: nothing is waited for any more.
+    :param ending: set, by any thread, when the process is to end; shortens or ends all waits.
     """
 
     def __init__(self, ending: threading.Event | None = None, **options: Any) -> None:
@@ -171,7 +171,7 @@ class SegmentationNode(LifecycleNode):
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """
-        Set parameters all at once, as rclpy does; integers are accepted for float parameters.
+        Set parameters all at once, as rclpy does, but accept integers for float parameters.
 
         rclpy's services for setting parameters call this method.
         """
@@ -214,15 +214,15 @@ class SegmentationNode(LifecycleNode):
         return segmenter
 
     def _warm_up(self, segmenter: VideoSegmenter) -> None:
-        """Prepare for the images of the last run; without one, for the network's own size."""
+        """Prepare for the image sizes of earlier runs, or for that of the training images."""
         try:
             if self._sizes.known:
                 segmenter.warm_up(self._sizes.known)
                 return
         except Exception as error:
-            # They may have been of another network, or device: no reason not to start.
-            self.get_logger().warning(f'the engine cannot be prepared for images of the last run: '
-                                      f'{error}')
+            # The earlier runs may have had another network or device: the node starts anyway.
+            self.get_logger().warning(f'the engine cannot be prepared for the image sizes of '
+                                      f'earlier runs: {error}')
         segmenter.warm_up()
 
     def _stop(self) -> None:
@@ -327,7 +327,7 @@ class SegmentationNode(LifecycleNode):
         return None
 
     def _diagnose(self) -> None:
-        """Compute every status, log what has changed, and publish them where that is wanted."""
+        """Compute every status, log changes, and publish /diagnostics if the parameter says so."""
         node = self.get_fully_qualified_name().lstrip('/')
         segmenter, state = self._segmenter, self._state
         hardware = segmenter.engine['device'] if segmenter else 'none'

@@ -178,13 +178,13 @@ def declare(node: Node) -> dict[str, str]:
 
 def _declare(node: Node, spec: Spec) -> None:
     """
-    Declare one parameter; an integer given at start for a float is taken as a float.
+    Declare one parameter; an integer given at start for a float parameter is converted.
 
     :raises InvalidParameterTypeException: where the value given at start is of another type.
     :raises InvalidParameterValueException: where it is out of range.
     """
     if isinstance(spec.default, float):
-        # rclpy refuses an integer for a float, and shows what was given only in a declaration.
+        # rclpy refuses an integer here, and only a declaration tells what was given at start.
         given: Parameter = node.declare_parameter(
             spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
         node.undeclare_parameter(spec.name)

@@ -32,7 +32,7 @@ class Processor:
     :param publishers: by camera name.
     :param values: the node's parameters.
     :param apply: applies the live parameters to a segmenter that was rebuilt.
-    :param sizes: is told the images' sizes that the engine was prepared for.
+    :param sizes: keeps the image sizes that the engine is prepared for.
     """
 
     def __init__(self, node: Any, segmenter: SupervisedSegmenter,

@@ -129,7 +129,7 @@ class SupervisedSegmenter:
         engine = segmenter.engine
         self.engine = {'network': engine.network_name, 'engine': engine.name,
                        'device': engine.device, 'precision': engine.precision}
-        # No camera waits until the engine is prepared for another's images.
+        # No camera must wait while the engine is prepared for another camera's images.
         engine.beside = True
         self._failures, self.problem = 0, ''
         self._segmenter = segmenter

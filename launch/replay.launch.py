@@ -29,7 +29,7 @@ IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2
 """Interval at which the launch checks whether the node is ready, in seconds."""
 
-# Without it, the player outlives a launch that is killed.
+# Without this prefix, the player outlives a launch that is killed.
 END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
 
 
@@ -99,7 +99,7 @@ def check_player(event: ProcessExited, context: LaunchContext) -> None:
     :raises RuntimeError: which ends the launch with exit code 1.
     """
     if event.returncode != 0 and not context.is_shutdown:
-        raise RuntimeError(f'the player has failed with exit code {event.returncode}')
+        raise RuntimeError(f'the player failed with exit code {event.returncode}')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -132,8 +132,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'use_sim_time',
             default_value='true',
-            description="Publish the recording's time on /clock, and take the time from there: "
-            'true or false.',
+            description="Publish the recording's time on /clock, and run the node by it: true or "
+            'false.',
         ),
     ]
     node = IncludeLaunchDescription(
@@ -142,6 +142,6 @@ def generate_launch_description() -> LaunchDescription:
     # The node comes first, since it also sets the DDS profile that the player needs.
     return LaunchDescription(
         [*own_arguments, *changed_arguments, OpaqueFunction(function=check), node,
-         LogInfo(msg='the recording is played once the node is active'),
+         LogInfo(msg='the recording will be played when the node is active'),
          OpaqueFunction(function=play)]
     )

@@ -36,7 +36,7 @@ PARAMETER_TYPES: dict[str, type] = {
 OLD_DISTROS = ('humble', 'iron', 'jazzy')
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
-# Without it, a node outlives a launch that is killed, or that fails while the node starts.
+# Without this prefix, a node outlives a launch that is killed, or that fails meanwhile.
 END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
 
 
@@ -44,7 +44,7 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
     """
     Return the node, and RViz, for the arguments that this launch was given.
 
-    :raises ValueError: where an argument is wrong; nothing has been started then.
+    :raises ValueError: where an argument is wrong; then nothing is started.
     """
 
     def argument(name: str, value_type: type = str) -> Any:
@@ -206,12 +206,12 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'use_respawn',
             default_value='false',
-            description='Restart the node 2 s after it has ended unexpectedly: true or false.',
+            description='Restart the node 2 s after its process has ended: true or false.',
         ),
         DeclareLaunchArgument(
             'respawn',
             default_value=LaunchConfiguration('use_respawn'),
-            description='Earlier name of use_respawn.',
+            description='Another name of use_respawn.',
         ),
     ]
     # With its default settings Fast DDS loses nearly every large best-effort image between two

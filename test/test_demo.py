@@ -23,7 +23,7 @@ from featshare_ros.recordings.bag import RecordedImage, open_recording, write_re
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
 FAST = 200
-"""Hz that the node does not hold: DDS and Python alone take longer than 5 ms."""
+"""Rate in Hz at which the node drops images: DDS and Python alone take longer than 5 ms."""
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +92,7 @@ def test_demo(checkpoint: Path, tmp_path: Path, fps: int) -> None:
     received, dropped, unreached = (
         sum(map(int, re.findall(rf'{row}[^|]*\| (\d+)', table)))
         for row in ('masks received', 'dropped by the node', 'did not reach the node'))
-    # Of the replay alone: not the images that the node was prepared with.
+    # Only those of the replay: the images that the node was prepared with are not counted.
     assert received + dropped + unreached == FRAMES
     assert received >= 0.9 * FRAMES
     assert unreached <= FRAMES // 8  # a starved machine loses one now and then; DDS is best effort
@@ -123,7 +123,7 @@ def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path:
                    'from featshare_ros.demo import preparation\n'
                    'preparation.choose_slowdown = lambda *_: 1.0'))
     assert done.returncode == 0, done.stderr
-    assert 'more than 5% of the frames were dropped: again, slower' in done.stdout
+    assert 'more than 5% of the frames were dropped: repeating at a lower rate' in done.stdout
     table = (tmp_path / 'latency.md').read_text()
     row = re.search(rf'\| replayed at +\| ([\d.]+) of {FAST} Hz: at ([\d.]+) Hz this machine '
                     r'dropped more than 5% of the frames +\|\n', table)
@@ -136,7 +136,7 @@ def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path:
 
 
 def replayed_at(table: str, fps: int) -> float:
-    """Return the rate of the replay in Hz, and check that it is one of those to choose from."""
+    """Return the rate of the replay in Hz, and check that it is one of the allowed rates."""
     row = re.search(r'\| replayed at +\| (.*?) +\|\n', table)
     assert row is not None
     if row[1] == f'{fps} Hz, as recorded':

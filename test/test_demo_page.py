@@ -1,4 +1,4 @@
-"""The demo's page: all that it refers to is there, and a browser shows and plays it."""
+"""The demo's page: every file that it refers to exists, and a browser shows and plays it."""
 from __future__ import annotations
 
 import html
@@ -29,7 +29,7 @@ from featshare_ros.recordings.bag import open_recording, write_recording
 SIZE, FPS, FRAMES = (320, 192), 8, 8
 ROWS = [('engine', 'OpenVINO, fp32, on cpu'), ('a <name>', 'a & b')]
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'firefox')
-"""Programs that are looked for on PATH; ``FEATSHARE_BROWSER`` names one elsewhere."""
+"""Browsers that are looked up on PATH; ``FEATSHARE_BROWSER`` names one elsewhere."""
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars',
          '--disable-background-networking', '--disable-component-update', '--disable-sync')
 """What Chromium needs in a container, and what keeps it from the network."""
@@ -47,7 +47,7 @@ setInterval(() => { document.body.dataset.seen = JSON.stringify({
 
 @dataclass
 class Page(HTMLParser):
-    """What a page refers to, and what it has for those who cannot see it."""
+    """The references of a page, and its texts for users who cannot see it."""
 
     text: str
     references: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ def check_page(folder: Path) -> None:
     assert {'overlay.webm', 'contact_sheet.png', 'latency.md'} <= set(page.references)
     for reference in page.references:
         parts = urlsplit(reference)
-        # A file of the folder by a relative path: the folder can be moved and sent.
+        # Relative paths within the folder, so that it can be moved and sent.
         assert not (parts.scheme or parts.netloc) and '..' not in parts.path, reference
         assert (folder / unquote(parts.path)).stat().st_size > 0, reference
         assert not Path(parts.path).is_absolute(), reference

@@ -31,7 +31,7 @@ PROCESS: Any = SimpleNamespace(with_log=lambda text: text)
 
 @dataclass
 class FakeReplay:
-    """Answers after the seconds of ``answers`` in turn (None: never), then after 0.03 s."""
+    """Returns masks after the seconds of ``answers`` in turn (None: never), then after 0.03 s."""
 
     answers: list[float | None] = field(default_factory=list)
     reports: list[bool] = field(default_factory=list)
@@ -102,7 +102,7 @@ def test_first_image_is_sent_until_it_is_answered() -> None:
 def test_timed_only_once_the_engine_is_prepared() -> None:
     replay = FakeReplay([0.1, *[0.5] * 3], [True, True, False])
     found = prepared(replay)
-    # The first image, one for each report, and the samples: once unmeasured, then measured.
+    # The first image, one image per report, and the samples: one pass unmeasured, then measured.
     assert len(replay.done) == 1 + 3 + (1 + PASSES) * len(IMAGES)
     assert found.engine_s is not None and set(found.times_s) == {0.03}
     assert prepared(FakeReplay([0.1, 0.5], [False])).engine_s is None

@@ -23,7 +23,7 @@ def faults(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def node(random_checkpoint, faults):
-    """One node with a camera a fault."""
+    """One node with one camera per fault."""
     process = NodeProcess(
         '-p', 'qos_overrides./d/strict/image.subscription.reliability:=reliable', namespace='d',
         faults=faults, weights=random_checkpoint, cameras=f'[{", ".join(CAMERAS)}]',

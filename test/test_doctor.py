@@ -1,4 +1,4 @@
-"""featshare doctor: a report that is whole wherever it is run, and can be pasted anywhere."""
+"""featshare doctor: its report is complete wherever it runs, and has nothing private."""
 from __future__ import annotations
 
 import ast
@@ -23,8 +23,8 @@ from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
 ROOT = Path(__file__).parents[1]
 SECTIONS = ['Versions', 'Machine', 'Engines', 'One frame', 'Exported models', 'DDS']
 BAD = '! ' + ' ' * LABEL_WIDTH
-"""Begin of a marked line without a label."""
-LAST_LINE = re.compile(r'To report a fault, paste all of this output; the home folder is written '
+"""Beginning of a marked line without a label."""
+LAST_LINE = re.compile(r'To report a bug, paste all of this output; the home folder is written '
                        r'as ~\.\n$')
 
 
@@ -69,7 +69,7 @@ def doctor(home: Path, *arguments: str, path: str | None = None,
                           env=environment, cwd=home.parent, capture_output=True, text=True,
                           timeout=300)
     output = done.stdout
-    # Whatever is found, the report is whole, and plain text in columns.
+    # Whatever is found, the report is complete, and plain text in columns.
     titles = [line for line in output.splitlines()[1:-1] if line and line[0] not in ' !']
     assert titles == SECTIONS, output + done.stderr
     assert LAST_LINE.search(output)

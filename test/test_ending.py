@@ -1,4 +1,4 @@
-"""Signals end the real node at every moment of its life, with exit code 0 and no traceback."""
+"""Signals end the real node at any time, with exit code 0 and no traceback."""
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from sensor_msgs.msg import Image
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 LONGEST_S = 10
-"""Limit of the time to the end, in seconds: one is the aim, the rest is for a busy machine."""
+"""Longest time to the end, in seconds: the aim is one; the rest allows for a busy machine."""
 
 
 def mapped(node, library):
@@ -48,7 +48,7 @@ def test_a_signal_ends_it_while_libraries_are_loaded(library, signs):
 def test_signals_end_an_active_node_and_its_log_is_complete(random_checkpoint, peer, tmp_path,
                                                           monkeypatch, signs):
     monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path))
-    # The C library buffers it where, as here, it is a file.
+    # The C library buffers stdout if it is a file, as here.
     monkeypatch.setenv('RCUTILS_LOGGING_USE_STDOUT', '1')
     monkeypatch.setenv('RCUTILS_LOGGING_BUFFERED_STREAM', '1')
     node = NodeProcess(weights=random_checkpoint, **FAST)

@@ -315,7 +315,7 @@ def test_the_choices_are_those_of_make_engine(stubs, packages):
             assert tried[-1].problem == str(error)
         else:
             assert made.name == able[0]
-        # What nothing keeps from running runs when it is named.
+        # An engine without a problem runs if it is named.
         for choice in choices:
             if not choice.problem and (has_cuda or not device.startswith('cuda')):
                 assert make_engine(arguments[0], choice.engine, device, precision)

@@ -1,4 +1,4 @@
-"""From the first image on there is a mask, whatever its size, and for every camera."""
+"""Every camera gets masks from its first image on, whatever the size of the image."""
 import time
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ SETTINGS = {'engine': 'openvino', 'device': 'cpu', 'precision': 'fp32'}
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A machine that has met no image."""
+    """An empty cache folder."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
 
 
@@ -68,14 +68,14 @@ def test_a_new_size_has_masks_while_it_is_prepared_and_is_known_at_the_next_star
 @pytest.mark.parametrize('content', [
     '[[0, 5]]', '[[99999999, 5]]', '[[16000, 16000]]', '{"a": 1}', '[[1]]', '\x00', '[[true, 8]]',
     '[["a", 8]]', '7', pytest.param('[' * 100000, id='deep')])
-def test_kept_sizes_that_cannot_be_read_are_left_out(cache, tmp_path, content):
+def test_kept_sizes_that_cannot_be_read_are_ignored(cache, tmp_path, content):
     folder = tmp_path / 'featshare' / 'image_sizes'
     folder.mkdir(parents=True)
     (folder / 'front.segmentation.json').write_text(content)
     logger = Logger()
     sizes = ImageSizes('/front/segmentation', logger)
     assert sizes.known == []
-    assert 'front.segmentation.json is left out' in logger.lines[0]
+    assert 'front.segmentation.json is ignored' in logger.lines[0]
     sizes.met((48, 64))
     assert ImageSizes('/front/segmentation', logger).known == [(48, 64)]
 
@@ -85,7 +85,7 @@ def test_the_newest_sizes_are_kept_by_node_and_few_are_written(cache, tmp_path):
     sizes = ImageSizes('/segmentation', logger)
     for size in ((1, 2), (3, 4), (1, 2), (5, 6), (7, 8)):
         sizes.met(size)
-    # Sizes that go on changing do not write a file each.
+    # If sizes keep changing, not every one is written to disk.
     assert ImageSizes('/segmentation', logger).known == [(3, 4), (1, 2)]
     assert ImageSizes('/other', logger).known == []
     later = ImageSizes('/segmentation', logger)
@@ -96,7 +96,7 @@ def test_the_newest_sizes_are_kept_by_node_and_few_are_written(cache, tmp_path):
     assert logger.lines == []
 
 
-def test_sizes_that_cannot_be_kept_are_told_once(tmp_path, monkeypatch):
+def test_sizes_that_cannot_be_kept_are_reported_once(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     logger = Logger()
@@ -128,7 +128,7 @@ def test_a_camera_whose_size_changes_does_not_starve_another(peer, random_checkp
             time.sleep(0.1)
         restless = newest()['segmentation: restless'][2]
         assert restless['failed'] == '0'
-        # It has an image in five: prepared for on the worker, each would take the time of many.
+        # `restless` sends one image in five. Prepared for on the worker, each would delay many.
         assert len(arrivals) > 2 * int(restless['processed']) > 10
         assert max(after - before for before, after in pairwise(arrivals)) < 5
         # Sizes that are never the same twice in a row are not prepared for.

@@ -1,4 +1,4 @@
-"""What the log says of the health of the cameras and the engine, in the real node."""
+"""What the real node logs about the health of its cameras and its engine."""
 import re
 import time
 from collections import Counter
@@ -47,11 +47,11 @@ def test_without_diagnostics_the_log_tells_of_topic_camera_and_every_transition(
         wait_for_line(node, 'WARN', 'camera: nobody publishes /wrong/image: .*remap.*topic list')
         (_, started, _), = lines(node, 'segmenting')
         (_, warned, _), = lines(node, 'nobody publishes')
-        # From two seconds on, and one between evaluations; the rest is for a busy machine.
+        # After two seconds, and up to one until the next evaluation; the rest allows for load.
         assert 1.0 < warned - started < 8
         assert peer.node.count_publishers('/diagnostics') == 0
         time.sleep(5)
-        # Once, though it is found again every second; nothing is said of the engine, which works.
+        # Once, although it is found every second. The engine works and is not mentioned.
         assert len(lines(node, 'nobody publishes')) == 1
         assert not lines(node, '^engine:')
 
@@ -106,7 +106,7 @@ def test_an_engine_that_fails_is_one_error_and_its_recovery_one_line(node, strea
     wait_for_line(node, 'ERROR', 'engine: .*it will be rebuilt in')
     wait_for_line(node, 'ERROR', 'camera: the engine failed and is being rebuilt')
     time.sleep(3)
-    # Attempts follow each other; the finding is the same.
+    # Messages that differ only in figures are the same finding.
     assert len(lines(node, '^engine: the engine cannot be rebuilt')) <= 1
     assert len(lines(node, '^camera: the engine failed and is being rebuilt')) == 1
     faults.write_text('')
@@ -152,7 +152,7 @@ class Lines:
 
 @pytest.fixture
 def log(monkeypatch):
-    """Return a function that gives a LevelLog a status at a time, and returns the new lines."""
+    """Return a function that updates a LevelLog at a given time, and returns the new lines."""
     now, logger = [0.0], Lines()
     monkeypatch.setattr(level_log.time, 'monotonic', lambda: now[0])
     levels = LevelLog(logger, 'front')

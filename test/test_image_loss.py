@@ -1,4 +1,4 @@
-"""Images that are lost before they arrive are reported, and nothing else is taken for that."""
+"""Images that are lost before they arrive are reported, and nothing else is reported as loss."""
 import os
 import random
 import re
@@ -23,7 +23,7 @@ RATE_HZ = 20
 
 
 def random_loss(share, count=2000, interval=1 / 30, jitter=0.001):
-    """Return the stamps that are left of a camera's where this share was lost at random."""
+    """Return the remaining stamps of a camera of which this share was lost at random."""
     draw = random.Random(7)
     return [index * interval + draw.uniform(-jitter, jitter) for index in range(count)
             if draw.random() >= share][-256:]
@@ -36,7 +36,7 @@ def test_random_losses_show_in_the_spacing_of_stamps(share):
 
 
 def throttled(rate, count=600):
-    """Return the stamps that topic_tools' throttle passes on of a camera of 30 Hz."""
+    """Return the stamps of a 30 Hz camera that topic_tools' throttle passes on."""
     draw, passed = random.Random(3), []
     for index in range(count):
         stamp = index / 30 + draw.uniform(-0.001, 0.001)
@@ -58,7 +58,7 @@ def throttled(rate, count=600):
     # Stamps that stand still, jump back, or are few.
     [1.0] * 50, [1.0, 0.5] * 50, [1.0], random_loss(0.8)[:8]])
 def test_other_spacings_are_no_loss(stamps):
-    # At no moment.
+    # At any time, with the stamps up to then.
     assert all(thinned(stamps[:end][-256:]) is None for end in range(1, len(stamps) + 1, 3))
 
 
@@ -80,7 +80,7 @@ def evaluations(events, same_source=True):
 def test_a_short_loss_or_one_of_less_than_half_is_not_reported():
     assert not any(evaluations([(20, 20, 0)] * 5 + [(2, 20, 18)] * 2 + [(20, 20, 0)] * 5))
     assert not any(evaluations([(12, 20, 8)] * 10))
-    # The images are discovered later than camera_info.
+    # The publisher of camera_info is discovered before that of the images.
     assert not any(evaluations([(0, 20, 0)] + [(20, 20, 0)] * 5))
 
 
@@ -171,13 +171,13 @@ def test_the_node_reports_lost_images_and_no_false_alarm(node, peer):
     assert not [message for message in statuses if LOST in message]
     for name in CAMERAS[2:]:
         assert f'{name}: {LOST}' not in node.log
-    # The cameras have stopped: that is another finding.
+    # The cameras have stopped, which is another finding.
     wait_until(lambda: all(status_of(newest, name)[1].startswith('no image for')
                            for name in CAMERAS), 30, lambda: f'silence; reported was {newest()}')
 
 
 def talk():
-    """Publish large images as a driver does that knows nothing of the profile."""
+    """Publish large images as a driver without the profile does."""
     rclpy.init()
     publisher = rclpy.create_node('driver').create_publisher(Image, '/loss/large/image',
                                                              BEST_EFFORT)

@@ -1,8 +1,8 @@
 """
-The launch files: what they start, and what ends them before anything starts.
+The launch files: what they start, and which errors end them before anything starts.
 
-Where the real `launch` is not installed (it comes with ROS 2, not from PyPI), stand-ins take its
-place, which keep what they are given.
+Where the real `launch` is not installed (it comes with ROS 2, not from PyPI), fakes replace it,
+which keep their arguments.
 """
 import importlib.util
 import os
@@ -138,7 +138,7 @@ def test_without_rviz2_the_node_is_started_and_the_log_says_so(load, monkeypatch
 
 @pytest.mark.parametrize(('given', 'respawns'), [
     ({}, 'false'), ({'use_respawn': 'true'}, 'true'), ({'respawn': 'true'}, 'true')])
-def test_use_respawn_and_its_earlier_name_are_accepted(load, given, respawns):
+def test_use_respawn_and_its_other_name_are_accepted(load, given, respawns):
     _, context = load('segmentation', **given)
     assert context.launch_configurations['respawn'] == respawns
 
@@ -171,7 +171,7 @@ def test_a_replay_obeys_use_sim_time(load, monkeypatch, tmp_path, given, clock):
     words = [word if isinstance(word, str) else word[0].text for word in player.cmd]
     assert words[:4] == ['ros2', 'bag', 'play', str(tmp_path)]
     assert ('--clock' in words) == clock
-    # The node is given the same.
+    # The node gets the same value.
     assert context.launch_configurations['use_sim_time'] == str(clock).lower()
     node, = (entity for entity in module.generate_launch_description().entities
              if type(entity).__name__ == 'IncludeLaunchDescription')

@@ -37,7 +37,7 @@ def test_what_was_made_is_found(folder):
 def test_what_is_kept_is_listed_by_its_last_use(folder):
     assert kept() == []
     for name in ('first', 'second', 'first'):
-        time.sleep(.02)  # the clock of files ticks slowly
+        time.sleep(.02)  # the times of files are coarse
         cached(name, lambda: FILES)
     (folder / 'third.123').touch()  # not finished yet
     assert kept() == [folder / 'first', folder / 'second']
@@ -99,7 +99,7 @@ def test_those_used_last_stay(folder, monkeypatch):
     folder.mkdir(parents=True)
     (folder / 'some.123').touch()  # of a process that was killed
     for name in ('first', 'second', 'first', 'third'):
-        time.sleep(.02)  # the clock of files ticks slowly
+        time.sleep(.02)  # the times of files are coarse
         cached(name, lambda: FILES)
     assert sorted(file.name for file in folder.iterdir()) == ['first', 'third']
 

@@ -1,4 +1,4 @@
-"""Image sizes that are prepared beside the frames, which a stand-in segments meanwhile."""
+"""Preparation for new image sizes in parallel with frames, which get stand-in masks meanwhile."""
 import threading
 import time
 
@@ -19,13 +19,13 @@ SIZES = ((96, 128), (96, 192))
 
 
 def load(engine: str, checkpoint: str):
-    if engine == 'graphs':  # the engine for CUDA, but for the capture
+    if engine == 'graphs':  # the engine for CUDA, except for the capture
         return CudaEngine(*load_checkpoint(checkpoint), torch.device('cpu'), 'fp32')
     return make_engine(checkpoint, engine, 'cpu', 'fp32')
 
 
 def make(engine: str, checkpoint: str) -> VideoSegmenter:
-    """Return a segmenter that is prepared for the first of ``SIZES``, and goes on beside."""
+    """Return a segmenter that is prepared for the first of ``SIZES``, with ``beside`` set."""
     segmenter = VideoSegmenter(load(engine, checkpoint), 100)
     segmenter.warm_up([SIZES[0]])
     segmenter.engine.beside = True

@@ -31,7 +31,7 @@ def doctor_command(arguments: argparse.Namespace) -> None:
     Print what is installed, which engine runs here and why, and the time of a frame.
 
     Lines marked with an exclamation mark need attention and say what to do. The output is meant
-    to be pasted into a report of a fault. The exit status is 1 where no engine runs.
+    to be pasted into a bug report. The exit status is 1 where no engine runs.
     """
     print('featshare doctor')
     _section('Versions', versions())
@@ -40,7 +40,7 @@ def doctor_command(arguments: argparse.Namespace) -> None:
     runs = _section('One frame', _frames(arguments))
     _section('Exported models', _models(arguments))
     _section('DDS', dds())
-    print(f'\nLines marked {BAD.strip()} need attention. To report a fault, paste all of this '
+    print(f'\nLines marked {BAD.strip()} need attention. To report a bug, paste all of this '
           'output; the home folder is written as ~.')
     if not runs:
         raise RuntimeError('no engine runs here: the section "One frame" says why')
@@ -49,14 +49,14 @@ def doctor_command(arguments: argparse.Namespace) -> None:
 def add_doctor_command(subparsers: Any) -> None:
     """Add ``doctor`` to the command line's subparsers."""
     command = subparsers.add_parser(
-        'doctor', help='what is installed, which engine runs here and why; for reports of faults',
+        'doctor', help='what is installed, which engine runs here and why; for bug reports',
         description=doctor_command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=doctor_command)
     add_engine_options(command)
 
 
 def _section(title: str, lines: Lines) -> bool:
-    """Print a section as far as it goes, each line at once; return whether it went to its end."""
+    """Print a section line by line, up to an error; return whether there was none."""
     print(f'\n{title}')
     try:
         for label, text in lines:
@@ -70,7 +70,7 @@ def _section(title: str, lines: Lines) -> bool:
 def _print(label: str, text: str) -> None:
     for line in shareable(text).splitlines():
         mark = BAD if line.startswith(BAD) else ' ' * len(BAD)
-        # At once: what a library does to the process must not take the lines before it along.
+        # Flushed, so that a library that ends the process does not suppress earlier lines.
         print(f'{mark}{label:<{LABEL_WIDTH}}{line.removeprefix(BAD)}'.rstrip(), flush=True)
         label = ''
 
@@ -102,7 +102,7 @@ def _engines(arguments: argparse.Namespace) -> Lines:
 
 
 def _frames(arguments: argparse.Namespace) -> Lines:
-    """Run the engine; raises what keeps it from running."""
+    """Run the engine; raises the error that keeps it from running."""
     import numpy as np
 
     from featshare_core.inference.options import make_segmenter
@@ -137,7 +137,7 @@ def _frames(arguments: argparse.Namespace) -> Lines:
 
 @contextmanager
 def _logged() -> Iterator[list[logging.LogRecord]]:
-    """Collect the library's warnings, instead of having them written between the lines."""
+    """Collect the library's warnings, so that they are not printed between the lines."""
     handler, logger = BufferingHandler(1000), logging.getLogger('featshare_core')
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
@@ -164,17 +164,17 @@ def _models(arguments: argparse.Namespace) -> Lines:
         return
     known = models.NetworkModels(*load_checkpoint(arguments.weights)).identity
     sizes = [file.name.partition('-')[2] for file in entries if file.name.startswith(known)]
-    yield 'sizes', (f'{", ".join(sizes) or "none"}: network inputs for which '
+    yield 'sizes', (f'{", ".join(sizes) or "none"}: sizes of the network input for which '
                     f'{arguments.weights} is kept')
 
 
 def _writable(folder: Path) -> str:
-    """Return how much can be written into a folder, or into the one to create it in."""
+    """Return the free space of a folder that is or can be created, or why it is not writable."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
             return f'writable, {gib(shutil.disk_usage(folder).free)} free'
     except OSError as error:
-        return (f'{BAD}cannot be written ({error.strerror}): what is not kept yet is exported at '
-                f'every start\n{BAD}mount a writable folder, or set XDG_CACHE_HOME to one')
+        return (f'{BAD}cannot be written ({error.strerror}): models that it lacks are exported '
+                f'at every start\n{BAD}mount a writable folder, or set XDG_CACHE_HOME to one')

@@ -15,7 +15,7 @@ CPU_FLAGS = {
     'aarch64': ('asimd', 'asimddp', 'bf16', 'i8mm')}
 """The flags of /proc/cpuinfo that decide how fast a network runs, by machine."""
 SHARED_MEMORY = 2 * 32 * 2**20
-"""Shared memory that the profile needs for a camera driver and the node, in bytes."""
+"""Shared memory that a camera driver and the node need with the DDS profile, in bytes."""
 
 
 def hardware() -> Lines:
@@ -46,7 +46,7 @@ def _cores() -> str:
     quota, usable = machine.cpu_quota(), machine.usable_cores()
     text = f'{usable} of {os.cpu_count()} usable by this process'
     if quota is not None:
-        text += f', limited to the time of {quota:g} by its control group'
+        text += f', limited to the CPU time of {quota:g} cores by its control group'
     return text
 
 
@@ -54,7 +54,7 @@ def _threads() -> str:
     import torch
     threads, usable = torch.get_num_threads(), machine.usable_cores()
     cores = min(usable, math.ceil(machine.cpu_quota() or usable))
-    text = f'{threads}, of PyTorch and of the engines'
+    text = f'{threads}, in PyTorch and in the engines'
     if threads > cores:
         text += (f'\n{BAD}more threads than cores slow each other down: '
                  f'export OMP_NUM_THREADS={cores}')
@@ -70,7 +70,7 @@ def _precision() -> str:
 
 def _load() -> str:
     load, cores = os.getloadavg()[0], machine.usable_cores()
-    busy = f'\n{BAD}other programs use the cores: the times below are longer than they would be'
+    busy = f'\n{BAD}other programs use the cores: the times below are longer than without them'
     return f'{load:.1f} in the last minute{busy if load > cores else ""}'
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Lines = Iterator[tuple[str, str]]
-"""Label and text of each line; the lines of a text that begin with ``BAD`` are marked."""
+"""Label and text of each entry; lines of a text that begin with ``BAD`` need attention."""
 
 BAD = '! '
 """Mark of what needs attention."""
@@ -17,7 +17,7 @@ def failure(error: Exception) -> str:
 
 
 def probed(probe: Callable[..., str], *arguments: Any) -> str:
-    """Return what a probe finds, or why it fails: the lines after it are printed all the same."""
+    """Return what a probe finds, or why it fails, so that one failure does not end the report."""
     try:
         return probe(*arguments)
     except Exception as error:  # of any type: each library has its own

@@ -32,13 +32,13 @@ ROS_PACKAGES = {
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 """Environment variables that name Fast DDS's profile, as in launch/segmentation.launch.py."""
 OLD_DISTROS = ('humble', 'iron', 'jazzy')
-"""Distributions that read the second of ``PROFILE_VARIABLES`` only."""
+"""Distributions whose Fast DDS reads only the second of ``PROFILE_VARIABLES``."""
 PROFILE = 'fastdds_large_images.xml'
 """Name of the profile in config/."""
 
 
 def versions() -> Lines:
-    """Yield what is installed, and what is lost without what is not."""
+    """Yield the installed versions, and for what is missing, what does not work without it."""
     yield 'featshare', probed(_featshare)
     yield 'Python', f'{platform.python_version()}, {sys.executable}'
     yield 'system', probed(_system)
@@ -77,7 +77,7 @@ def _library(module: str, missing: str) -> str:
         return missing
     try:
         imported = import_module(module)
-    except Exception as error:  # of any type: a damaged library raises what it likes
+    except Exception as error:  # of any type: a damaged library may raise anything
         return f'{BAD}installed, but cannot be imported:\n{failure(error)}'
     text = str(getattr(imported, '__version__', 'version unknown'))
     if module == 'torch':
@@ -103,7 +103,7 @@ def dds() -> Lines:
 
 
 def _profile(rmw: str) -> str:
-    """Return whether Fast DDS's profile for large images is set for this process."""
+    """Return which profile this process uses, and whether that is right for large images."""
     if 'fastrtps' not in rmw:
         return f'not needed: it is for Fast DDS, not for {rmw}'
     is_old = os.environ.get('ROS_DISTRO') in OLD_DISTROS

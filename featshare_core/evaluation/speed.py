@@ -129,11 +129,11 @@ def _sections(results: Path) -> Iterator[str]:
                   row['average_over_per_frame']] for row in sizes['rows']])
     yield '## Int8'
     int8 = read('int8-cpu')
-    yield (f'{int8["size"]}, 2 shared levels, OpenVINO on one thread, ms of CPU time, of a key '
-           f'frame / a current frame / the mean at interval {int8["interval"]}. *Limited to '
-           'AVX2*: the same CPU without its AVX-512 and bf16 instructions, which most robots do '
-           'not have; there `precision: auto` chooses fp32. How int8 is '
-           f'made, and what it costs: [networks](models/networks.md#in-int8). {_source(int8)}')
+    yield (f'{int8["size"]}, 2 shared levels, OpenVINO on one thread. CPU time in ms of a key '
+           f'frame / a current frame / the mean frame at interval {int8["interval"]}. *Limited to '
+           "AVX2*: the same CPU without its AVX-512 and bf16 instructions, as most robots' CPUs "
+           'are; there `precision: auto` chooses fp32. How to quantise to int8, and the loss of '
+           f'accuracy: [networks](models/networks.md#in-int8). {_source(int8)}')
     yield table(['', *int8['ms']],
                 [[name, *(_three_ms(by_name.get(name)) for by_name in int8['ms'].values())]
                  for name in next(iter(int8['ms'].values()))])
@@ -174,11 +174,12 @@ def _sections(results: Path) -> Iterator[str]:
                      for kind, runs in one['runs'].items() for run in runs])
     yield '## First mask'
     start = read('first-mask-cpu')
-    yield (f'The real node, with a camera of {start["size"]} at {start["rate_hz"]} Hz that '
-           'already publishes images of a size that the network was not trained on, at the first '
-           'start and at the next. Seconds; the latencies are from the publication of an image to '
-           'the arrival of its mask in another process. Stand-ins are masks that were made before '
-           f'the engine was prepared for that size. {_source(start)}')
+    yield ('The real node, started while a camera already publishes images of '
+           f'{start["size"]}, a size that the network was not trained on, at '
+           f'{start["rate_hz"]} Hz: once with an empty cache (*not met*), and once more (*met*). '
+           'Times are in seconds; latencies are from the publication of an image to the arrival '
+           'of its mask in another process. Stand-ins are masks from before the engine was '
+           f'prepared for the size. {_source(start)}')
     rows = [(f'{engine}, size {state}', one) for engine, states in start['engines'].items()
             for state, one in states.items()]
     yield table(['', *rows[0][1]], [[name, *one.values()] for name, one in rows])

@@ -33,7 +33,7 @@ class Prediction:
     :param lag: frames since the key frame whose deep features were used; 0 for its own.
     :param timings: milliseconds of each stage, in order.
     :param deferred: whether the deep half was started on this frame, in parallel with the next.
-    :param stand_in: whether the frame's size is not prepared yet; see ``Engine.beside``.
+    :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -63,9 +63,10 @@ class Engine(ABC):
 
     beside: bool = False
     """
-    Whether a new image size is prepared beside the frames, which a stand-in segments meanwhile.
+    Whether the engine is prepared for a new image size in parallel with the frames.
 
-    Otherwise the first frame of a size waits until it is prepared, so that the masks of a video do
+    Until it is, frames of that size get stand-in masks, computed at another size or more slowly.
+    Otherwise the first frame of a size waits for the preparation, so that the masks of a video do
     not depend on timing. May be set at any time.
     """
 
@@ -113,16 +114,17 @@ class Engine(ABC):
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """
-        Return what a stream's features must have been computed for, to be used on this frame.
+        Return a value that identifies how this frame will be run; empty unless ``beside``.
 
-        Called before each frame. Where it differs from that of the frame before, the frame must
-        be a key frame. It is empty unless new sizes are prepared ``beside``.
+        Features fit only frames with the same value: where it differs from that of the stream's
+        previous frame, the frame must be a key frame. Called before each frame; also begins and
+        ends preparations for new sizes.
         """
         return ()
 
     @property
     def preparing(self) -> str:
-        """The size that is being prepared ``beside``, for display, or why that failed; or ''."""
+        """The size that the engine is being prepared for, or why that failed; or ''."""
         return ''
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Preparer: prepares an engine for new image sizes, beside the frames."""
+"""Preparer: prepares an engine for new sizes on its own thread, in parallel with frames."""
 from __future__ import annotations
 
 import logging
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from featshare_core.inference.pixels import Size
 
 RETRY_S = 60.0
-"""Time after a failed preparation in which none is begun, in seconds."""
+"""Time from a failed preparation to the next one, in seconds."""
 
 log = logging.getLogger(__name__)
 Prepared = TypeVar('Prepared')
@@ -18,13 +18,14 @@ Prepared = TypeVar('Prepared')
 
 class Preparer(Generic[Prepared]):
     """
-    Prepares one size at a time on its own thread, and at most half of the time.
+    Prepares an engine for one size at a time; its thread is busy at most half of the time.
 
-    A size is prepared once two frames of a stream in a row are of that size: a stream whose size
-    changes on every frame gets none prepared. All methods are for the thread that runs frames.
+    Preparation for a size begins when a stream wants it twice in a row: for a stream whose size
+    changes on every frame, none begins. All methods are called by the thread that runs frames;
+    any thread may read ``state``.
 
-    :param prepare: returns what frames of a size are run with; called on the other thread.
-    :param discard: frees a result that comes after ``close``.
+    :param prepare: returns what frames of a size are run with; called on the preparer's thread.
+    :param discard: frees a result that is ready only after ``close``.
     """
 
     def __init__(self, prepare: Callable[[Size], Prepared],
@@ -37,7 +38,7 @@ class Preparer(Generic[Prepared]):
         self._problem = ''
 
     def want(self, stream: str, size: Size) -> None:
-        """Note that a stream's frame is of a size that is not prepared."""
+        """Note that a stream has sent a frame of a size that the engine is not prepared for."""
         again = self._asked.get(stream) == size
         self._asked[stream] = size
         now = time.monotonic()
@@ -45,7 +46,7 @@ class Preparer(Generic[Prepared]):
             self._begun = size, now, self._thread.submit(self._prepare, size)
 
     def take(self) -> tuple[Size, Prepared] | None:
-        """Return a size that has been prepared since the last call, and its result; or None."""
+        """Return a size that was prepared since the last call, and its result; or None."""
         if self._begun is None or not self._begun[2].done():
             return None
         size, since, future = self._begun
@@ -56,13 +57,13 @@ class Preparer(Generic[Prepared]):
         except Exception as error:  # of any type: each runtime has its own
             self._rests_until = now + RETRY_S
             self._problem = f'{size[1]}x{size[0]} cannot be prepared: {error}'
-            log.warning('%s; frames of that size go on as they are, and it is tried again in '
-                        '%.0f s', self._problem, RETRY_S)
+            log.warning('%s; frames of that size keep getting stand-in masks, and the next '
+                        'attempt follows in %.0f s', self._problem, RETRY_S)
             return None
 
     @property
     def state(self) -> str:
-        """What is being prepared, and for how long, or why the last size failed; or empty."""
+        """The size in preparation, and for how long; why the last one failed; or empty."""
         begun = self._begun
         if begun is None:
             return self._problem
@@ -74,7 +75,7 @@ class Preparer(Generic[Prepared]):
         self._asked.pop(stream, None)
 
     def close(self) -> None:
-        """End the thread without waiting: exporting or capturing cannot be interrupted."""
+        """End the thread without waiting for it: an export or a capture cannot be interrupted."""
         begun, self._begun = self._begun, None
         self._thread.shutdown(wait=False, cancel_futures=True)
         if begun is not None:

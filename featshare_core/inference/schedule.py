@@ -122,8 +122,8 @@ class KeyFrameSchedule:
         """
         Advance a stream by one frame and return the role of that frame.
 
-        :param size: the image's (height, width), and whatever else makes the features of the
-            frame before unfit.
+        :param size: the image's (height, width), and any further values that must stay the same
+            for features to be reusable; a change makes a key frame.
         :param stamp: seconds; None where unknown, which never causes a key frame.
         :param frame: HxWx3 uint8 RGB; used only with a ``change_threshold``.
         :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream

@@ -36,7 +36,7 @@ class Result:
         ``size`` or ``backwards``; empty on a current frame.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
-    :param stand_in: whether the frame's size was not prepared yet; see ``Engine.beside``.
+    :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
     """
 
     mask: npt.NDArray[np.uint8]

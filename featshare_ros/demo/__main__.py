@@ -1,9 +1,9 @@
 """
 Show the whole path: a camera recording in, masks out, through real ROS 2.
 
-Starts the segmentation node as its own process, waits for the first mask, replays a recording
-into it at the recorded rate or the highest that the node holds, receives the masks over ROS 2, and
-writes a page with a video, a contact sheet and a latency table.
+Starts the segmentation node as its own process, waits for the first mask, and replays a recording
+into the node, at the recorded rate or the highest at which it drops few frames. Receives the masks
+over ROS 2, and writes a page with a video, a contact sheet and a latency table.
 Run as ``python -m featshare_ros.demo``.
 """
 from __future__ import annotations
@@ -113,7 +113,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
                 Replay(compressed) as replay:
             print('waiting for the node ...')
             replay.wait_for_node(process)
-            print('first image: the engine is prepared for its size, and timed ...')
+            print('preparing the engine for the size of the images, and timing it ...')
             preparation = prepare(replay, process, samples(recording))
             slowdown = replay_at_a_rate_that_holds(replay, process, recording,
                                                    preparation.slowdown)
@@ -235,7 +235,7 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
 def latency_rows(run: Run, preparation: Preparation, rate: str, recording: Recording, title: str,
                  ) -> list[tuple[str, str]]:
     """
-    Return the rows of the table, name and value: of the replay, unless they say otherwise.
+    Return the rows of the table, name and value. They describe the replay, unless they name more.
 
     :param rate: of the replay, as text.
     """
@@ -263,7 +263,7 @@ def latency_rows(run: Run, preparation: Preparation, rate: str, recording: Recor
     if preparation.engine_s is not None:
         rows.insert(10, ('before the replay: first image to the engine prepared for its size',
                          f'{preparation.engine_s:.1f} s'))
-    faults = {'frames segmented at another size, while theirs was prepared':
+    faults = {'stand-in masks, before the engine was prepared for the size':
               int(status.get('stand-ins', 0)),
               'images that the node could not segment': int(status.get('failed', 0)),
               'frames that did not reach the node': sent - int(status.get('received', sent)),

@@ -38,7 +38,7 @@ tr:nth-child(odd) {{ background: #f7f8fa; }}
 <p>Each image of the recording went to the segmentation node over ROS 2; the colours are the mask
 that the node published for it. On a <b>key</b> frame the whole network ran, on a <b>current</b>
 frame its shallow half, with the deep features of the last key frame. The time is from publishing
-the image to receiving its mask. A <b>dropped</b> image got no mask: the last one is shown.</p>
+the image to receiving its mask. A <b>dropped</b> image got no mask: the last mask is shown.</p>
 <video src="overlay.webm" controls autoplay loop muted playsinline
   aria-label="The recording under the colours of its masks">
 <p>This browser does not play the video: <a href="overlay.webm">overlay.webm</a>.</p>

@@ -1,4 +1,4 @@
-"""What precedes the replay: the engine is prepared, and the rate that the node holds measured."""
+"""Before the replay: prepare the engine for the images' size, and choose the rate."""
 from __future__ import annotations
 
 import math
@@ -13,17 +13,17 @@ from featshare_ros.demo.replay import NodeProcess, Replay, ReplayError
 from featshare_ros.recordings.bag import RecordedImage, Recording
 
 SAMPLES = 12
-"""Number of images, the recording's first, that the engine is prepared and timed with."""
+"""Number of the recording's first images with which the engine is prepared and timed."""
 PASSES = 2
 """Number of times that each sample is timed."""
 SLOWDOWNS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Factors by which the replay's intervals may be longer than the recording's."""
 HEADROOM = 1.25
-"""Least ratio of the replay's interval to the time per frame that was measured."""
+"""Smallest ratio of the replay's interval to the measured time per frame."""
 MOST_DROPPED = 0.05
-"""Share of the frames that may be dropped before the replay is repeated at a lower rate."""
+"""Share of dropped frames above which the replay is repeated at a lower rate."""
 RESEND_S = 2.0
-"""Time without a mask after which the first image is sent again, in seconds: it may be lost."""
+"""Time without a mask, in seconds, after which the first image counts as lost and is resent."""
 ANSWER_TIMEOUT = 5.0
 """Longest wait for the mask of a sample, in seconds."""
 PREPARE_TIMEOUT = 180.0
@@ -39,9 +39,9 @@ class Preparation:
 
     :param first_mask_s: from the first image to its mask, in seconds.
     :param engine_s: from the first image until the engine was prepared for the images' size, in
-        seconds; None where it was with the first mask.
+        seconds; None where it was prepared when the first mask came.
     :param times_s: from sending a sample to its mask, in seconds, one sample at a time.
-    :param slowdown: the one of ``SLOWDOWNS`` that these times allow.
+    :param slowdown: the smallest of ``SLOWDOWNS`` at which the node keeps up, by these times.
     """
 
     first_mask_s: float
@@ -53,7 +53,7 @@ class Preparation:
         """
         Return the rate of the replay, with the reason where it is not the recorded one.
 
-        :param slowdown: of the replay; larger than that of the preparation where it had to be.
+        :param slowdown: of the replay; larger than ``self.slowdown`` if it had to be repeated.
         """
         if slowdown == 1:
             return f'{recorded_hz:.3g} Hz, as recorded'
@@ -76,8 +76,8 @@ def prepare(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImag
     """
     begin = time.monotonic()
     first_mask_s = _first_mask(replay, process, samples[0])
-    # A size is prepared beside the frames, once a second frame has it. Few frames are sent
-    # meanwhile: they take the processor from the preparation.
+    # Preparation for a size begins at its second frame and runs in parallel with the frames. Few
+    # are sent meanwhile: they take processor time from it.
     replay.ask(samples[0], process, ANSWER_TIMEOUT)
     replay.wait_for_reports(2)
     engine_s = None
@@ -95,8 +95,8 @@ def choose_slowdown(times_s: Sequence[float], interval: float) -> float:
     """
     Return the smallest of ``SLOWDOWNS`` at which the node keeps up, or the largest.
 
-    It keeps up where a frame takes at most one interval on average, and a slow one two: while a
-    frame is being segmented, one more may wait.
+    It keeps up where frames take at most one interval on average, and nine of ten at most two:
+    while one frame is segmented, another may wait. ``HEADROOM`` is added to both.
 
     :param times_s: of each frame alone, in seconds.
     :param interval: between the recording's frames, in seconds.
@@ -106,7 +106,7 @@ def choose_slowdown(times_s: Sequence[float], interval: float) -> float:
 
 
 def interval_s(images: Iterable[RecordedImage]) -> float:
-    """Return the median interval at which images were recorded, in seconds; of one, infinity."""
+    """Return the median interval between recorded images, in seconds; infinity for one image."""
     times = [image.log_time_ns for image in images]
     return float(np.median(np.diff(times))) / 1e9 if len(times) > 1 else math.inf
 
@@ -117,7 +117,7 @@ def replay_at_a_rate_that_holds(
     Replay a recording; repeat it at the next lower rate while too many frames are dropped.
 
     :param slowdown: the one of ``SLOWDOWNS`` to begin with.
-    :returns: the one with which it was replayed to the end.
+    :returns: the slowdown of the replay that went to the end.
     :raises ReplayError: as ``Replay.play``.
     """
     for factor in SLOWDOWNS[SLOWDOWNS.index(slowdown):]:
@@ -126,7 +126,8 @@ def replay_at_a_rate_that_holds(
         with tqdm(recording, 'replay', recording.frame_count, unit='frame', disable=None) as bar:
             if replay.play(bar, process, factor, most):
                 break
-        print(f'more than {MOST_DROPPED:.0%} of the frames were dropped: again, slower')
+        print(f'more than {MOST_DROPPED:.0%} of the frames were dropped: repeating at a lower '
+              f'rate')
     return factor
 
 
@@ -144,5 +145,5 @@ def _first_mask(replay: Replay, process: NodeProcess, image: RecordedImage) -> f
 
 def _time(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImage],
           ) -> list[float]:
-    """Send the samples, each after the mask of the one before; return each one's seconds."""
+    """Send the samples one at a time; return the seconds from each to its mask."""
     return [replay.ask(image, process, ANSWER_TIMEOUT) or ANSWER_TIMEOUT for image in samples]

@@ -133,7 +133,7 @@ class Run:
 
 
 def says_preparing(status: DiagnosticStatus) -> bool:
-    """Return whether a status of the node says that its engine is being prepared for a size."""
+    """Return whether the node's status says that the engine is being prepared for a size."""
     return any(item.key == 'preparing' and re.search(r' for \d+ s$', item.value)
                for item in status.values)
 
@@ -247,7 +247,7 @@ class Replay:
         """
         Wait for the node's next /diagnostics, but no longer than two of its intervals for each.
 
-        :param count: of messages; the first may be older than this call, the second is not.
+        :param count: of messages; the first may have been made before this call, the second not.
         """
         for _ in range(count):
             self._diagnosed.clear()
@@ -285,12 +285,11 @@ class Replay:
         """
         Publish images at ``slowdown`` times the intervals of their log times; wait for the masks.
 
-        The headers' stamps stay as recorded. By them the node judges how old a key frame is, so
-        it chooses the same key frames at every slowdown.
+        The headers' stamps stay as recorded. The node computes the age of a key frame from them,
+        so that it chooses the same key frames at every slowdown.
 
-        :param most_dropped: number of frames; the replay ends when the node has dropped more.
-        :returns: whether it has dropped no more.
-
+        :param most_dropped: number of dropped frames above which the replay ends early.
+        :returns: whether the node dropped no more than that.
         :raises ReplayError: where the node ends meanwhile, or two images have the same stamp.
         """
         start = first_log_time = None

@@ -84,8 +84,8 @@ class OverlayVideo:
             writer = cv2.VideoWriter(self._path, cv2.VideoWriter.fourcc(*'VP80'), self._fps,
                                      total)
         if not writer.isOpened():
-            raise ReportError(f'OpenCV cannot write {self._path}: no permission, or it was built '
-                              'without a video encoder')
+            raise ReportError(f'OpenCV cannot write {self._path}: the folder is not writable, or '
+                              'OpenCV was built without a VP8 encoder')
         return writer
 
     def add(self, rgb: Picture, mask: npt.NDArray[np.uint8] | None, text: str,

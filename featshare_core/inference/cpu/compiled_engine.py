@@ -38,10 +38,10 @@ class CompiledEngine(HostEngine):
     """
     Compiles a source's models when an image size is first seen.
 
-    Where sizes are prepared ``beside``, the prepared one of the most similar aspect ratio stands
-    in: the image is stretched to it.
+    For a stand-in mask (see ``Engine.beside``) the image is stretched to the prepared size of the
+    most similar aspect ratio.
 
-    :param precision: what the models compute in.
+    :param precision: what the models compute in, except for layers in int8.
     :raises ValueError: where exported models are of another size than ``input_size``.
     """
 
@@ -67,7 +67,7 @@ class CompiledEngine(HostEngine):
         """Compile the models."""
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
-        """Return the (height, width) at which the network runs on this frame."""
+        """Return the (height, width) at which the network will run; () unless ``beside``."""
         if not self.beside:
             return ()
         done = self._preparer.take()
@@ -80,7 +80,7 @@ class CompiledEngine(HostEngine):
 
     @property
     def preparing(self) -> str:
-        """The network's input size that is being prepared, or why that failed; or ''."""
+        """The network's input size in preparation, or why that failed; or ''."""
         return self._preparer.state
 
     def forget(self, stream: str) -> None:

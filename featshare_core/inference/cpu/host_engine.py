@@ -144,7 +144,7 @@ class HostEngine(Engine):
         return self._own_size(frame)
 
     def _own_size(self, frame: Frame) -> Size:
-        """Return the (height, width) that fits a frame best."""
+        """Return the (height, width) at which the network runs once prepared for the frame."""
         height, width = frame.shape[:2]
         return self._input_size or network_size((height, width), self.trained_size, self._multiple)
 

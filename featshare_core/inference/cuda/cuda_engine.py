@@ -39,7 +39,7 @@ class CudaEngine(Engine):
     Each mode is captured as a graph when an image size is first seen, in 16 bits with Triton's
     kernels for most operations. Where these fail, or the graph's masks differ from the network's,
     graphs of PyTorch's operations replace them, and where these fail, eager execution, with the
-    reason in ``fallback``. Where sizes are prepared ``beside``, eager execution stands in.
+    reason in ``fallback``. Stand-in masks (see ``Engine.beside``) are computed eagerly.
 
     :param network: changed in place: it is moved to the device and cast.
     :param device: a CUDA device; tests run the same code, without graphs, on the CPU.
@@ -80,7 +80,7 @@ class CudaEngine(Engine):
         self._caches: dict[str, StreamCache] = {}
         self._standing_in: set[Size] = set()
         self._preparer = Preparer(self._prepared, Plan.close)
-        # No frame is run while a graph is captured on the other thread.
+        # No frame is run while the preparer's thread captures a graph.
         self._capturing = threading.RLock()
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
@@ -128,7 +128,7 @@ class CudaEngine(Engine):
         return replace(prediction, deferred=True)
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
-        """Return ``(1,)`` for a size that is prepared, ``(0,)`` for another."""
+        """Return ``(1,)`` for a prepared size, ``(0,)`` for another; () unless ``beside``."""
         if not self.beside:
             return ()
         done = self._preparer.take()
@@ -142,7 +142,7 @@ class CudaEngine(Engine):
 
     @property
     def preparing(self) -> str:
-        """The image size that is being prepared, or why that failed; or ''."""
+        """The image size in preparation, or why that failed; or ''."""
         return self._preparer.state
 
     def forget(self, stream: str) -> None:
@@ -204,7 +204,7 @@ class CudaEngine(Engine):
             dropped.close()
 
     def _prepared(self, shape: Size) -> Plan:
-        # A copy, with the same weights: a plan changes the network's operations while it is made.
+        # A copy, with the same weights: a plan changes the network's operations while it is built.
         network = copy.copy(self._network)
         stream = torch.cuda.Stream(self._device) if self._device.type == 'cuda' else None
         with torch.inference_mode(), torch.cuda.stream(stream):
@@ -214,7 +214,7 @@ class CudaEngine(Engine):
         return plan
 
     def _replace(self, shape: Size, plan: Plan) -> None:
-        """Use a plan that has been prepared instead of the one that stood in for it."""
+        """Replace the eager plan of a size by the prepared one."""
         before = self._plans.pop(shape, None)
         self._standing_in.discard(shape)
         if before is not None:

@@ -71,25 +71,25 @@ def _version(library: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where what can be made again is kept; the folder may not exist."""
+    """Return the package's cache folder; it may not exist."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     # Where there is no home, ~ is not expanded: then a folder that cannot be created.
     return Path(base if base[0] != '~' else os.devnull, 'featshare')
 
 
 def folder() -> Path:
-    """Return where exported models are kept; the folder may not exist."""
+    """Return the folder of exported models; it may not exist."""
     return cache_folder() / 'models'
 
 
 def kept() -> list[Path]:
     """
-    Return the files with the kept models, those used last first.
+    Return the files with the kept models, the most recently used first.
 
     :raises OSError: where the folder exists and cannot be read.
     """
     try:
-        # Those that are being written have an ending.
+        # Unfinished files have a suffix.
         files = [file for file in folder().iterdir() if not file.suffix]
     except (FileNotFoundError, NotADirectoryError):
         return []

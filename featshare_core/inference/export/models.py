@@ -41,8 +41,8 @@ class Models(NamedTuple):
     ONNX models of one image size; ``image`` is 1xhxwx3 uint8 RGB.
 
     ``key`` yields ``logits`` (1xCxh'xw') and ``shared0``, ``shared1``, ...; ``current`` takes
-    these beside its ``image`` and yields ``logits``. Models in int8 are OpenVINO's, with weights
-    of their own.
+    these beside its ``image`` and yields ``logits``. Models in int8 are in OpenVINO's format,
+    which keeps the weights separately.
     """
 
     key: bytes
@@ -76,7 +76,7 @@ class NetworkModels(ModelSource):
 
     @property
     def identity(self) -> str:
-        """The beginning of the names that its models are kept under, of all sizes."""
+        """The prefix of the names under which its models are kept, the same for all sizes."""
         network, config = self._network, self.config
         return identity(network, network.shared_levels, network.aligned, network.mends,
                         config.network, config.options, config.mean, config.std, OPSET)
@@ -182,11 +182,12 @@ def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size
     """
     Write the models and their config.json for images of (height, width) pixels.
 
-    :param runs: quantise the models to int8, with the ranges that they have on these HxWx3 uint8
-        frames of any size; each run is a key frame and the frames that follow.
-    :raises ValueError: where the network cannot take images of that size, or no run has two.
-    :raises ImportError: where onnx, which PyTorch exports with, is not installed, or what int8
-        needs.
+    :param runs: HxWx3 uint8 frames of any size, on which the models are quantised to int8; each
+        run is a key frame and the frames that follow. None for ONNX models.
+    :raises ValueError: where the network cannot take images of that size, or no run has two
+        frames.
+    :raises ImportError: where onnx, which PyTorch exports with, or a package that int8 needs is
+        not installed.
     """
     if not find_spec('onnx'):
         raise ImportError('exporting needs onnx: pip install onnx')

@@ -13,18 +13,18 @@ from featshare_core.inference.export.models import Models
 
 def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
     """
-    Return OpenVINO's models whose convolutions compute in int8.
+    Return OpenVINO models most of whose layers compute in int8.
 
-    Weights are quantised for each channel, activations for each tensor, from the ranges that they
-    take on the frames; biases are corrected (NNCF's defaults).
+    Weights are quantised per channel. Activations are quantised per tensor, by their ranges on the
+    frames. Biases are corrected. These are NNCF's defaults.
 
     :param models: ONNX models.
-    :param runs: of hxwx3 uint8 frames of the models' size; the first of each is a key frame, the
-        others are its current frames.
+    :param runs: hxwx3 uint8 frames of the models' size. The first frame of a run is a key frame;
+        one of the others, at a lag that changes from run to run, is used as a current frame.
     :raises ImportError: where NNCF or OpenVINO is not installed.
     :raises ValueError: where no run has a current frame.
     """
-    # It would send statistics of its use to its makers.
+    # Otherwise NNCF sends usage statistics to its developers.
     os.environ.setdefault('NNCF_CI', '1')
     try:
         import nncf
