@@ -66,7 +66,7 @@ def test_deferred_key_frames_run_in_int8_too(exported, video):
 
 
 def test_only_openvino_runs_it(exported):
-    with pytest.raises(ValueError, match='in int8, for OpenVINO: choose engine openvino'):
+    with pytest.raises(RuntimeError, match='in int8, for OpenVINO: choose engine openvino'):
         make_engine(exported, 'onnx', 'cpu')
     assert make_engine(exported, device='cpu').name == 'openvino'
 

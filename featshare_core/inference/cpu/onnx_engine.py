@@ -25,8 +25,8 @@ class OnnxEngine(CompiledEngine):
 
     :param provider: a key of ``PROVIDERS``.
     :param index: number of the CUDA device.
-    :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start.
-    :raises ValueError: where the models are quantised for OpenVINO.
+    :raises RuntimeError: where this ONNX Runtime lacks the provider, or it cannot start, or where
+        the models are quantised for OpenVINO.
     """
 
     name = 'onnx'
@@ -39,7 +39,8 @@ class OnnxEngine(CompiledEngine):
             raise RuntimeError(f'this ONNX Runtime has no {PROVIDERS[provider]}, it has '
                                f'{", ".join(available)}: install the onnxruntime build for it')
         if source.precision:
-            raise ValueError(f'the models are in {source.precision}, for OpenVINO: choose engine '
+            # RuntimeError: ``auto`` then goes on to OpenVINO.
+            raise RuntimeError(f'the models are in {source.precision}, for OpenVINO: choose engine '
                              f'openvino')
         super().__init__(source, 'fp32', input_size, full_size)
         self._provider, self._index = provider, index
