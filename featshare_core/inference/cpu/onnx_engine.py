@@ -40,8 +40,8 @@ class OnnxEngine(CompiledEngine):
                                f'{", ".join(available)}: install the onnxruntime build for it')
         if source.precision:
             # RuntimeError: ``auto`` then goes on to OpenVINO.
-            raise RuntimeError(f'the models are in {source.precision}, for OpenVINO: choose engine '
-                             f'openvino')
+            raise RuntimeError(f'the models are in {source.precision}, for OpenVINO: choose '
+                               f'engine openvino')
         super().__init__(source, 'fp32', input_size, full_size)
         self._provider, self._index = provider, index
         self.device = f'{provider}:{index}' if provider in ON_CUDA else provider
