@@ -208,6 +208,8 @@ class CameraStatistics:
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch
+            if publishers and self.starting:
+                return DiagnosticStatus.OK, f'waiting for the first image on {self.topic}'
             if publishers:
                 return (DiagnosticStatus.WARN,
                         f'nothing has arrived on {self.topic}, though there are publishers: the '

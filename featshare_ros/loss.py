@@ -15,8 +15,8 @@ STAMPS = 256
 """Number of newest stamps that are kept."""
 SPACINGS, SPAN_S = 12, 3.0
 """Smallest number of spacings between stamps for a judgement, and their least sum in seconds."""
-CURE = ('start the camera driver, too, with the Fast DDS profile config/fastdds_large_images.xml; '
-        'see docs/robot/operations.md')
+CURE = ('start both the camera driver and this node with the Fast DDS profile '
+        'config/fastdds_large_images.xml (`featshare doctor` prints the command)')
 """End of the message: what to do."""
 
 

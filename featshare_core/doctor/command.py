@@ -116,7 +116,7 @@ def _frames(arguments: argparse.Namespace) -> Lines:
             yield 'engine', f'{engine.name} on {engine.device} in {engine.precision}'
             yield 'network', engine.network_name
             height, width = engine.trained_size
-            yield 'image', f'{width}x{height}, the size that the network was trained on'
+            yield 'image', f'{width}x{height}'
             yield 'prepared in', f'{prepared:.1f} s'
             frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
             for label, run in (('key frame', engine.key), ('current frame', engine.current)):

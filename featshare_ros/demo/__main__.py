@@ -127,6 +127,7 @@ def run_demo(path: Path | None, topic: str, output: Path, weights: str, key_inte
         table = markdown_table(rows)
         (output / 'latency.md').write_text(f'# Latency of the demo\n\n{table}\n')
         print(f'\n{table}\n')
+        print('writing the video and the pictures ...')
         labels = read_config(weights).labels
         write_pictures(recording, run, key_stamps(run, key_interval), labels, output)
     write_page(output, title, labels, rows)

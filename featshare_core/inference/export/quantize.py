@@ -30,8 +30,8 @@ def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
         import nncf
         import openvino as ov
     except ImportError as error:
-        raise ImportError(f"int8 needs NNCF and OpenVINO ({error}): pip install "
-                          f"'featshare_ros[int8]'") from error
+        raise ImportError(f'int8 needs NNCF and OpenVINO ({error}): pip install nncf openvino '
+                          f'onnx') from error
     core = ov.Core()
     key, current = (core.read_model(model) for model in (models.key, models.current))
     network = core.compile_model(key, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
