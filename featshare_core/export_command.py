@@ -78,4 +78,4 @@ def add_export_command(subparsers: Any) -> None:
                               "aspect ratio)")
     command.add_argument('--int8', type=Path, metavar='VIDEO',
                          help='quantise to int8, calibrated on a video file or a folder of '
-                              "consecutive images; needs pip install nncf openvino onnx")
+                              'consecutive images; needs pip install nncf openvino onnx')

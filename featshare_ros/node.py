@@ -82,8 +82,8 @@ class SegmentationNode(LifecycleNode):
             values = self._values.current
             if self._values.problems:
                 raise ValueError('; '.join(self._values.problems.values()))
-            self.get_logger().info(f'loading {values["weights"]}; on a new machine, the network is '
-                                   f'exported first')
+            self.get_logger().info(f'loading {values["weights"]}; on a new machine it is exported '
+                                   f'first')
             self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger(),
                                                   self._running, self._loader)
             self._apply()

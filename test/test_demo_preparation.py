@@ -123,7 +123,7 @@ def test_no_first_mask_ends_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_replay_is_repeated_slower_where_frames_are_dropped() -> None:
-    recording: Any = type('Recording', (list,), {'frame_count': 100})()
+    recording: Any = type('Recording', (list,), {'frame_count': 100, 'duration': 4.0})()
     for drops_until, played in ((0.0, [1.5]), (3.0, [1.5, 2.0, 3.0]),
                                 (99.0, list(SLOWDOWNS[1:]))):
         replay = FakeReplay(drops_until=drops_until)

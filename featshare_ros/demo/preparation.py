@@ -123,7 +123,8 @@ def replay_at_a_rate_that_holds(
     for factor in SLOWDOWNS[SLOWDOWNS.index(slowdown):]:
         most = MOST_DROPPED * recording.frame_count if factor < SLOWDOWNS[-1] else math.inf
         replay.start_over(process)
-        print(f'replaying {recording.frame_count} frames in {factor * recording.duration:.0f} s ...')
+        seconds = factor * recording.duration
+        print(f'replaying {recording.frame_count} frames in {seconds:.0f} s ...')
         with tqdm(recording, 'replay', recording.frame_count, unit='frame', disable=None) as bar:
             if replay.play(bar, process, factor, most):
                 break
