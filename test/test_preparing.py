@@ -1,6 +1,7 @@
 """Image sizes that are prepared beside the frames, which a stand-in segments meanwhile."""
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from featshare_core.inference import preparing
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
+from featshare_core.inference.device import one_thread
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.preparing import Preparer
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -179,3 +181,28 @@ def test_what_is_ready_after_closing_is_freed():
     assert time.monotonic() - start < 30
     go_on.set()
     assert freed.wait(60)
+
+
+@pytest.mark.parametrize('name', ['openvino', 'onnx'])
+def test_a_size_prepared_beside_runs_on_all_threads(random_checkpoint, name):
+    # PyTorch reports 1 to a thread that computes for the first time while another thread is
+    # within ``one_thread``, and goes on reporting it to that thread.
+    torch.set_num_threads(3)
+    segmenter = make(name, random_checkpoint)
+    with one_thread(), ThreadPoolExecutor(1) as other:
+        runner = other.submit(segmenter.engine._prepared, SIZES[1]).result()
+    assert 3 == (runner._threads if name == 'openvino' else
+                 runner._key.get_session_options().intra_op_num_threads)
+    segmenter.close()
+
+
+def test_of_two_equally_similar_sizes_always_the_same_stands_in(random_checkpoint):
+    segmenter = make('openvino', random_checkpoint)
+    engine = segmenter.engine
+    first = engine._runners.popitem()[1]
+    engine._runners.update({(64, 128): first, (128, 64): first})
+    square = np.zeros((96, 96, 3), np.uint8)
+    stands_in = engine._size_for(square)
+    engine._runners.move_to_end(stands_in)  # as running it does
+    assert engine._size_for(square) == stands_in
+    segmenter.close()
