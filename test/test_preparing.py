@@ -191,8 +191,8 @@ def test_a_size_prepared_beside_runs_on_all_threads(random_checkpoint, name):
     segmenter = make(name, random_checkpoint)
     with one_thread(), ThreadPoolExecutor(1) as other:
         runner = other.submit(segmenter.engine._prepared, SIZES[1]).result()
-    assert 3 == (runner._threads if name == 'openvino' else
-                 runner._key.get_session_options().intra_op_num_threads)
+    assert (runner._threads if name == 'openvino' else
+                 runner._key.get_session_options().intra_op_num_threads) == 3
     segmenter.close()
 
 
@@ -206,3 +206,21 @@ def test_of_two_equally_similar_sizes_always_the_same_stands_in(random_checkpoin
     engine._runners.move_to_end(stands_in)  # as running it does
     assert engine._size_for(square) == stands_in
     segmenter.close()
+
+
+def test_a_size_that_fails_delays_no_other_one():
+    failing, good = (1, 2), (3, 4)
+
+    def prepare(size):
+        if size == failing:
+            raise RuntimeError('no memory')
+        return size
+    preparer = Preparer(prepare)
+    done, deadline = None, time.monotonic() + preparing.RETRY_S / 2
+    while done is None and time.monotonic() < deadline:
+        for stream, size in (('first', failing), ('second', good)):
+            done = done or preparer.take()
+            preparer.want(stream, size)
+        time.sleep(0.005)
+    assert done == (good, good)
+    preparer.close()
