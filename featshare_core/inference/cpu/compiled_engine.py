@@ -59,7 +59,7 @@ class CompiledEngine(HostEngine):
         self.precision = precision
         if source.precision:
             self.network_name += f', {source.precision}'
-        # Read here: a thread that computes for the first time, as the one that prepares sizes does,
+        # Read here: a thread that computes for the first time, as the one that prepares sizes,
         # reports 1 if another is within ``one_thread``.
         self._threads = torch.get_num_threads()
         self._source = source
