@@ -106,6 +106,13 @@ def test_a_known_size_is_not_touched_by_a_new_one(segmenter):
         time.sleep(0.01)
 
 
+def test_every_frame_after_closing_is_refused_with_the_reason(segmenter):
+    segmenter.close()
+    for frame in images(SIZES[1], 3):
+        with pytest.raises(RuntimeError, match='the engine is closed'):
+            segmenter.segment(frame)
+
+
 def test_sizes_that_change_with_every_frame_are_not_prepared(random_checkpoint):
     segmenter = make('openvino', random_checkpoint)
     asked = []

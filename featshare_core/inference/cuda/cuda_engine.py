@@ -129,7 +129,7 @@ class CudaEngine(Engine):
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """Return ``(1,)`` for a size that is prepared, ``(0,)`` for another."""
-        if not self.beside:
+        if not self.beside or self.closed:
             return ()
         done = self._preparer.take()
         if done is not None:
