@@ -10,11 +10,12 @@ from featshare_core.inference.options import size_argument
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
+    from featshare_core.inference.pixels import Size
 
-CALIBRATION_FRAMES = 240
-"""Number of frames that are read for int8's calibration, in runs spread over the video."""
-RUN = 4
-"""Number of consecutive frames in a run: a key frame, and current frames at lags 1 to 3."""
+PAIRS = 60
+"""Largest number of pairs of a key and a current frame that int8 is calibrated on."""
+LAGS = 3
+"""Largest lag of the current frames, in frames."""
 
 
 def export_command(arguments: argparse.Namespace) -> None:
@@ -31,34 +32,40 @@ def export_command(arguments: argparse.Namespace) -> None:
     night). The folder holds key.xml, key.bin, current.xml and current.bin instead of the ONNX
     models. Measure the loss of accuracy with featshare evaluate.
     """
+    from featshare_core.data.frames import frames_of
     from featshare_core.inference.export.models import export
     from featshare_core.inference.pixels import network_size
     from featshare_core.networks.checkpoint import load_checkpoint
     network, config = load_checkpoint(arguments.weights, arguments.shared_levels)
     multiple, (width, height) = network.input_multiple, config.input_size
-    runs = _runs(arguments.int8) if arguments.int8 else None
     if arguments.size:
         width, height = arguments.size
-    elif runs:
-        height, width = network_size(runs[0][0].shape[:2], (height, width), multiple)
+    elif arguments.int8:
+        first = next(frame for _, frame in frames_of(arguments.int8))
+        height, width = network_size((first.shape[0], first.shape[1]), (height, width), multiple)
     else:
         width, height = width // multiple * multiple, height // multiple * multiple
+    runs = _runs(arguments.int8, (height, width)) if arguments.int8 else None
     export(network, config, arguments.output, (height, width), runs)
     print(f'{config.network}, {network.shared_levels} shared levels{", int8" if runs else ""}, '
           f'for images of {width}x{height}: {arguments.output}')
 
 
-def _runs(video: Path) -> list[list[Frame]]:
-    """Return runs of ``RUN`` consecutive frames, evenly spaced over a video or folder."""
+def _runs(video: Path, size: Size) -> list[list[Frame]]:
+    """
+    Return pairs of a key frame and a current frame of a size, evenly spaced over a video.
+
+    Only these are held in memory, hxwx3. The current frames have lags 1 to ``LAGS`` in turn.
+    """
     from featshare_core.data.frames import count_frames, frames_of
-    wanted = CALIBRATION_FRAMES // RUN
-    step = max(RUN, count_frames(video) // wanted)
+    from featshare_core.inference.pixels import resized
+    step = max(LAGS + 1, count_frames(video) // PAIRS)
     runs: list[list[Frame]] = []
-    for index, (_, frame) in enumerate(islice(frames_of(video), step * wanted)):
-        if index % step == 0:
-            runs.append([])
-        if index % step < RUN:
-            runs[-1].append(frame)
+    for index, (_, frame) in enumerate(islice(frames_of(video), step * PAIRS)):
+        number, lag = divmod(index, step)
+        if lag in (0, 1 + number % LAGS):
+            runs += [[]] if lag == 0 else []
+            runs[-1].append(resized(frame, size))
     return runs
 
 

@@ -38,8 +38,11 @@ class ImageSizes:
         unfinished = self._path.with_suffix(f'.{os.getpid()}')
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(self.known))
-            os.replace(unfinished, self._path)
+            try:
+                unfinished.write_text(json.dumps(self.known))
+                os.replace(unfinished, self._path)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             self._logger.warning(f'the image size cannot be kept, so the next start does not '
                                  f'prepare for it: {error}')

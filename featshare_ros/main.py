@@ -30,6 +30,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     The exit code is 0 after a signal, and 1 after an error, which is printed. Further signals
     change nothing.
     """
+    _open_standard_files()
     ending = threading.Event()
     executors: list[SingleThreadedExecutor] = []
     _watch_signals(ending, executors)
@@ -43,6 +44,20 @@ def main(args: list[str] | None = None) -> NoReturn:
     # Without the interpreter's own shutdown: destroying PyTorch and OpenVINO takes up to seconds,
     # and may crash while an engine runs.
     os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """
+    Open the null device as whichever of stdin, stdout and stderr was closed at start.
+
+    Otherwise their numbers go to the next files that are opened, the pipe of the signals or a
+    socket, and what the C library logs is written into these.
+    """
+    while True:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            return
 
 
 def _watch_signals(ending: threading.Event, executors: list[SingleThreadedExecutor]) -> None:

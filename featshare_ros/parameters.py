@@ -181,17 +181,19 @@ def _declare(node: Node, spec: Spec) -> None:
     Declare one parameter; an integer given at start for a float parameter is converted.
 
     :raises InvalidParameterTypeException: where the value given at start is of another type.
-    :raises InvalidParameterValueException: where it is out of range.
+    :raises InvalidParameterValueException: where it is out of range, or empty.
     """
-    if isinstance(spec.default, float):
-        # rclpy refuses an integer here, and only a declaration tells what was given at start.
-        given: Parameter = node.declare_parameter(
-            spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
-        node.undeclare_parameter(spec.name)
-        if given.type_ == Parameter.Type.INTEGER:
-            node.declare_parameter(spec.name, float(given.value), spec.descriptor(),
-                                   ignore_override=True)
-            return
+    # rclpy refuses an integer for a float and takes an empty list for no value at all, and shows
+    # what was given only in a declaration.
+    given: Parameter = node.declare_parameter(
+        spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
+    node.undeclare_parameter(spec.name)
+    if given.type_ == Parameter.Type.NOT_SET:
+        raise InvalidParameterValueException(spec.name, given.value, 'it must have a value')
+    if given.type_ == Parameter.Type.INTEGER and isinstance(spec.default, float):
+        node.declare_parameter(spec.name, float(given.value), spec.descriptor(),
+                               ignore_override=True)
+        return
     node.declare_parameter(spec.name, spec.default, spec.descriptor())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
-from harness import NodeProcess, good_image, wait_until
+from harness import NodeProcess, good_image, linked, wait_until
 from sensor_msgs.msg import Image
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
@@ -79,3 +79,20 @@ def test_signals_are_handled_before_anything_large_is_imported():
             'print({"torch", "rclpy", "numpy", "openvino", "cv2"} & sys.modules.keys())')
     assert subprocess.run([sys.executable, '-c', code], check=True, text=True,
                           capture_output=True).stdout == 'set()\n'
+
+
+@pytest.mark.parametrize('closed', ['>&- 2>&-', '<&- >&- 2>&-'])
+def test_it_runs_on_where_its_output_is_closed(random_checkpoint, peer, closed):
+    # The number of a closed file is given to the next that is opened: log lines must not be
+    # written into the pipe that signals are received from.
+    process = subprocess.Popen(
+        ['bash', '-c', f'exec "$0" -m featshare_ros.main --ros-args "$@" {closed}', sys.executable,
+         '-p', f'weights:={random_checkpoint}',
+         *(word for name, value in FAST.items() for word in ('-p', f'{name}:={value}'))])
+    try:
+        masks = peer.collect(Image, '/segmentation/mask')
+        linked(masks, peer.publisher(Image, '/image'))
+        process.send_signal(SIGINT)
+        assert process.wait(LONGEST_S) == 0
+    finally:
+        process.kill()

@@ -103,7 +103,7 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: state.cuda)
     monkeypatch.setattr(engines, 'load_checkpoint', lambda *_: ('network', 'config'))
     for source in ('ExportedModels', 'NetworkModels'):
-        monkeypatch.setattr(engines, source, lambda *_: None)
+        monkeypatch.setattr(engines, source, lambda *_: SimpleNamespace(precision=''))
     monkeypatch.setattr(engines, 'TorchEngine', lambda network, config, precision, *_: Stub(
         'torch', 'cpu', precision))
     monkeypatch.setattr(

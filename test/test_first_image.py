@@ -96,6 +96,16 @@ def test_the_newest_sizes_are_kept_by_node_and_few_are_written(cache, tmp_path):
     assert logger.lines == []
 
 
+def test_what_cannot_be_renamed_is_removed(cache, tmp_path):
+    # Each start would have left a file of another name.
+    folder = tmp_path / 'featshare' / 'image_sizes'
+    (folder / 'segmentation.json').mkdir(parents=True)
+    logger = Logger()
+    ImageSizes('/segmentation', logger).met((48, 64))
+    assert 'cannot be kept' in logger.lines[0]
+    assert [path.name for path in folder.iterdir()] == ['segmentation.json']
+
+
 def test_sizes_that_cannot_be_kept_are_reported_once(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))

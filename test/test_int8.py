@@ -5,11 +5,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from featshare_core import export_command
 from featshare_core.cli import main as featshare
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference.engines import make_engine
+from featshare_core.inference import engines
+from featshare_core.inference.engines import engine_choices, make_engine
 from featshare_core.inference.export.models import ExportedModels, fingerprint
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.checkpoint import CheckpointError
@@ -71,6 +73,19 @@ def test_only_openvino_runs_it(exported):
     assert make_engine(exported, device='cpu').name == 'openvino'
 
 
+def test_auto_tries_nothing_but_openvino(exported, tmp_path, monkeypatch):
+    # On a machine with CUDA, ONNX Runtime came first, and its refusal ended the choice.
+    monkeypatch.setattr(engines, 'choose_device', lambda wanted: torch.device('cuda:0'))
+    assert make_engine(exported).name == 'openvino'
+    assert [choice.engine for choice in engine_choices(exported) if choice.tried] == ['openvino']
+    # Of a damaged folder, the cause is reported, not that ONNX Runtime cannot run it.
+    folder = tmp_path / 'damaged'
+    shutil.copytree(exported, folder)
+    (folder / 'current.bin').write_bytes(b'')
+    with pytest.raises(RuntimeError):
+        make_engine(folder, device='cpu').key(np.zeros((128, 256, 3), np.uint8))
+
+
 def test_the_size_is_the_videos_own(video, tmp_path):
     assert featshare(['export', str(tmp_path / 'out'), '--weights', 'light', '--int8',
                       str(video[0])]) == 0
@@ -89,6 +104,9 @@ def test_a_damaged_folder_is_refused(exported, tmp_path):
     with pytest.raises(CheckpointError, match=r'holds no current\.bin'):
         make_engine(folder, 'openvino', 'cpu')
     content = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text('[' * 100_000)
+    with pytest.raises(CheckpointError, match='RecursionError'):
+        make_engine(folder, 'openvino', 'cpu')
     (folder / 'config.json').write_text(json.dumps({**content, 'precision': 'int4'}))
     with pytest.raises(CheckpointError, match='int4'):
         make_engine(folder, 'openvino', 'cpu')
@@ -105,10 +123,10 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path, video, capsys):
         assert not (tmp_path / 'out').exists()
 
 
-def test_calibration_frames_are_runs_from_the_whole_video(tmp_path, monkeypatch):
+def test_calibration_frames_are_pairs_from_the_whole_video(tmp_path, monkeypatch):
     for index in range(23):
         cv2.imwrite(str(tmp_path / f'{index:02d}.png'), np.full((8, 8, 3), index, np.uint8))
-    monkeypatch.setattr(export_command, 'CALIBRATION_FRAMES', 8)
-    runs = export_command._runs(tmp_path)
-    assert [[int(frame[0, 0, 0]) for frame in run] for run in runs] == [[0, 1, 2, 3],
-                                                                       [11, 12, 13, 14]]
+    monkeypatch.setattr(export_command, 'PAIRS', 3)
+    runs = export_command._runs(tmp_path, (4, 6))
+    assert [[int(frame[0, 0, 0]) for frame in run] for run in runs] == [[0, 1], [7, 9], [14, 17]]
+    assert runs[0][0].shape == (4, 6, 3)

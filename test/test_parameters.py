@@ -83,6 +83,24 @@ def test_a_value_refused_at_start_is_put_right_by_setting_it(node):
     assert not node._values.problems
 
 
+@pytest.mark.parametrize('name', [spec.name for spec in parameters.PARAMETERS])
+def test_an_empty_list_at_start_is_a_problem_of_configuring(name):
+    # For rclpy it is no value: the node ended with a traceback.
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '-p', f'{name}:=[]'])
+    node = rclpy.create_node('declaring', context=context)
+    try:
+        problems = parameters.declare(node)
+        assert list(problems) == [name]
+        assert 'must have a value' in problems[name]
+        spec = next(spec for spec in parameters.PARAMETERS if spec.name == name)
+        assert node.get_parameter(name).value == spec.default
+        assert node.describe_parameter(name).read_only == spec.at_start
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 def test_integers_are_accepted_for_every_float_parameter(random_checkpoint, peer, tmp_path):
     floats = {spec.name: spec.limits for spec in parameters.PARAMETERS
               if isinstance(spec.default, float)}

@@ -1,6 +1,7 @@
 """Preparation for new image sizes in parallel with frames, which get stand-in masks meanwhile."""
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from featshare_core.inference import preparing
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
+from featshare_core.inference.device import one_thread
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.preparing import Preparer
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -104,6 +106,13 @@ def test_a_known_size_is_not_touched_by_a_new_one(segmenter):
         time.sleep(0.01)
 
 
+def test_every_frame_after_closing_is_refused_with_the_reason(segmenter):
+    segmenter.close()
+    for frame in images(SIZES[1], 3):
+        with pytest.raises(RuntimeError, match='the engine is closed'):
+            segmenter.segment(frame)
+
+
 def test_sizes_that_change_with_every_frame_are_not_prepared(random_checkpoint):
     segmenter = make('openvino', random_checkpoint)
     asked = []
@@ -179,3 +188,46 @@ def test_what_is_ready_after_closing_is_freed():
     assert time.monotonic() - start < 30
     go_on.set()
     assert freed.wait(60)
+
+
+@pytest.mark.parametrize('name', ['openvino', 'onnx'])
+def test_a_size_prepared_beside_runs_on_all_threads(random_checkpoint, name):
+    # PyTorch reports 1 to a thread that computes for the first time while another thread is
+    # within ``one_thread``, and goes on reporting it to that thread.
+    torch.set_num_threads(3)
+    segmenter = make(name, random_checkpoint)
+    with one_thread(), ThreadPoolExecutor(1) as other:
+        runner = other.submit(segmenter.engine._prepared, SIZES[1]).result()
+    assert (runner._threads if name == 'openvino' else
+                 runner._key.get_session_options().intra_op_num_threads) == 3
+    segmenter.close()
+
+
+def test_of_two_equally_similar_sizes_always_the_same_stands_in(random_checkpoint):
+    segmenter = make('openvino', random_checkpoint)
+    engine = segmenter.engine
+    first = engine._runners.popitem()[1]
+    engine._runners.update({(64, 128): first, (128, 64): first})
+    square = np.zeros((96, 96, 3), np.uint8)
+    stands_in = engine._size_for(square)
+    engine._runners.move_to_end(stands_in)  # as running it does
+    assert engine._size_for(square) == stands_in
+    segmenter.close()
+
+
+def test_a_size_that_fails_delays_no_other_one():
+    failing, good = (1, 2), (3, 4)
+
+    def prepare(size):
+        if size == failing:
+            raise RuntimeError('no memory')
+        return size
+    preparer = Preparer(prepare)
+    done, deadline = None, time.monotonic() + preparing.RETRY_S / 2
+    while done is None and time.monotonic() < deadline:
+        for stream, size in (('first', failing), ('second', good)):
+            done = done or preparer.take()
+            preparer.want(stream, size)
+        time.sleep(0.005)
+    assert done == (good, good)
+    preparer.close()

@@ -171,7 +171,7 @@ class Compiled(CompiledEngine):
     def __init__(self):
         class Source:
             config = Config('none', CAMVID, SIZE[::-1])
-            multiple, shared_levels = 32, 2
+            multiple, shared_levels, precision = 32, 2, ''
 
             def models(self, size):
                 return size

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from featshare_core.inference.export.models import (
     NetworkModels,
     is_exported,
 )
-from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,11 @@ ENGINES = {
 
 AUTO = {('cpu', False): ('openvino', 'torch'), ('cuda', False): ('graphs',),
         ('cpu', True): ('openvino', 'onnx'), ('cuda', True): ('onnx-cuda',)}
-"""The engines that ``auto`` tries in order, by the type of device and whether it is exported."""
+"""
+The engines that ``auto`` tries in order, by the type of device and whether it is exported.
+
+Models in int8 run with OpenVINO alone.
+"""
 
 ENGINE_NAMES = ('auto', *ENGINES)
 """Allowed values of the argument ``engine``."""
@@ -142,7 +147,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
         raise ValueError(f'the shared levels and the alignment of {weights}, which is exported, '
                          f'are fixed: export it again to change them')
     passed_over: list[str] = []
-    candidates = _candidates(engine, device, exported)
+    candidates = _candidates(engine, device, weights)
     last = candidates[-1]
     for name, where in candidates:
         request = Request(weights, exported, shared_levels, aligned, where, precision, input_size,
@@ -197,8 +202,8 @@ def engine_choices(weights: str | Path = 'default', engine: str = 'auto', device
     """
     _check_words(engine, precision)
     exported = is_exported(weights)
-    tried = _candidates(engine, device, exported)
-    others = [(name, _candidates(name, device, exported)[0][1]) for name in ENGINES
+    tried = _candidates(engine, device, weights)
+    others = [(name, _candidates(name, device, weights)[0][1]) for name in ENGINES
               if name not in dict(tried)]
     return [Choice(name, (name, where) in tried, str(_refusal(name, Request(
         weights, exported, None, None, where, precision, None, True)) or ''))
@@ -222,7 +227,8 @@ def _check_words(engine: str, precision: str) -> None:
         raise ValueError(f'precision {precision!r} is none of auto, {", ".join(PRECISIONS)}')
 
 
-def _candidates(engine: str, device: str, exported: bool) -> list[tuple[str, torch.device]]:
+def _candidates(engine: str, device: str,
+                weights: str | Path) -> list[tuple[str, torch.device]]:
     """Return the engines to try, in order, each with its device; the last one must run."""
     named = named_device(device)
     if engine != 'auto':
@@ -230,12 +236,22 @@ def _candidates(engine: str, device: str, exported: bool) -> list[tuple[str, tor
         # These run on one type of device, and find one on their own, without PyTorch.
         default = next(iter(kind.precisions)) if kind.runs_models else 'auto'
         return [(engine, named or named_device(default) or choose_device('auto'))]
+    exported = is_exported(weights)
+    if exported and _quantized(weights):
+        return [('openvino', named or torch.device('cpu'))]
     where = named or choose_device('auto')
     found = [(name, where) for name in AUTO[where.type, exported]]
     if named is None and exported and where.type == 'cuda':
         # CUDA was not named by the user, and ONNX Runtime may be built without it.
         found += [(name, torch.device('cpu')) for name in AUTO['cpu', True]]
     return found
+
+
+def _quantized(weights: str | Path) -> bool:
+    """Return whether a folder holds models in int8, which OpenVINO alone runs."""
+    with suppress(CheckpointError):  # reported when the models are loaded
+        return bool(ExportedModels(Path(weights).expanduser()).precision)
+    return False
 
 
 def _refusal(name: str, request: Request) -> Exception | None:

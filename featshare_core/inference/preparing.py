@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from featshare_core.inference.pixels import Size
 
 RETRY_S = 60.0
-"""Time from a failed preparation to the next one, in seconds."""
+"""Time after a failed preparation before that size is tried again, in seconds."""
 
 log = logging.getLogger(__name__)
 Prepared = TypeVar('Prepared')
@@ -35,6 +35,7 @@ class Preparer(Generic[Prepared]):
         self._asked: dict[str, Size] = {}
         self._begun: tuple[Size, float, Future[Prepared]] | None = None
         self._rests_until = 0.0
+        self._retried: dict[Size, float] = {}
         self._problem = ''
 
     def want(self, stream: str, size: Size) -> None:
@@ -42,7 +43,8 @@ class Preparer(Generic[Prepared]):
         again = self._asked.get(stream) == size
         self._asked[stream] = size
         now = time.monotonic()
-        if again and self._begun is None and now >= self._rests_until:
+        if again and self._begun is None \
+                and now >= max(self._rests_until, self._retried.get(size, 0.0)):
             self._begun = size, now, self._thread.submit(self._prepare, size)
 
     def take(self) -> tuple[Size, Prepared] | None:
@@ -55,7 +57,10 @@ class Preparer(Generic[Prepared]):
         try:
             return size, future.result()
         except Exception as error:  # of any type: each runtime has its own
-            self._rests_until = now + RETRY_S
+            # Other sizes need not wait as long.
+            self._retried = {other: until for other, until in self._retried.items()
+                             if until > now}
+            self._retried[size] = now + RETRY_S
             self._problem = f'{size[1]}x{size[0]} cannot be prepared: {error}'
             log.warning('%s; frames of that size keep getting stand-in masks, and the next '
                         'attempt follows in %.0f s', self._problem, RETRY_S)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from featshare_core.inference.cpu.host_engine import HostEngine, Mark
 from featshare_core.inference.device import one_thread
@@ -58,13 +59,16 @@ class CompiledEngine(HostEngine):
         self.precision = precision
         if source.precision:
             self.network_name += f', {source.precision}'
+        # Read here: a thread that computes for the first time, as the one that prepares sizes,
+        # reports 1 if another is within ``one_thread``.
+        self._threads = torch.get_num_threads()
         self._source = source
         self._runners: OrderedDict[Size, Runner] = OrderedDict()
         self._preparer = Preparer(self._prepared)
 
     @abstractmethod
     def _load(self, models: Models) -> Runner:
-        """Compile the models."""
+        """Compile the models, to run on ``self._threads`` threads."""
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """Return the (height, width) at which the network will run; () unless ``beside``."""
@@ -92,8 +96,9 @@ class CompiledEngine(HostEngine):
         own = self._own_size(frame)
         if not self.beside or own in self._runners or not self._runners:
             return own
-        return min(self._runners, key=lambda size: abs(math.log(
-            size[1] * own[0] / (size[0] * own[1]))))
+        # Of equally similar ones, always the same: they are in the order of their last use.
+        return min(self._runners, key=lambda size: (abs(math.log(
+            size[1] * own[0] / (size[0] * own[1]))), size))
 
     def _image(self, frame: Frame, size: Size) -> Frame:
         # No slower than on several, which would spin on and slow the models that run next.

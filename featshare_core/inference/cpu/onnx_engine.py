@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any
 
 import onnxruntime as ort
-import torch
 
 from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
 from featshare_core.inference.engine import Frame
@@ -48,7 +47,7 @@ class OnnxEngine(CompiledEngine):
 
     def _load(self, models: Models) -> _Runner:
         try:
-            return _Runner(models, self._provider, self._index)
+            return _Runner(models, self._provider, self._index, self._threads)
         except RuntimeError:
             raise
         except Exception as error:  # ONNX Runtime's own types, of damaged models for example
@@ -56,9 +55,9 @@ class OnnxEngine(CompiledEngine):
 
 
 class _Runner:
-    def __init__(self, models: Models, provider: str, index: int) -> None:
+    def __init__(self, models: Models, provider: str, index: int, threads: int) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads
         # Threads that spin while they wait take the cores from the decoding of images.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         where = {'device_id': str(index)} if provider in ON_CUDA else {}

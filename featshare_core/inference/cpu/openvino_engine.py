@@ -32,13 +32,13 @@ class OpenVinoEngine(CompiledEngine):
                          full_size)
 
     def _load(self, models: Models) -> _Runner:
-        return _Runner(models, PRECISION_HINTS[self.precision])
+        return _Runner(models, PRECISION_HINTS[self.precision], self._threads)
 
 
 class _Runner:
-    def __init__(self, models: Models, precision: str) -> None:
+    def __init__(self, models: Models, precision: str, threads: int) -> None:
         self._core = ov.Core()
-        self._precision, self._threads = precision, torch.get_num_threads()
+        self._precision, self._threads = precision, threads
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
         self._key, self._current = (
             self._compiled(self._read(*model), self._threads)

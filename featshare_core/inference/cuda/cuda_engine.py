@@ -129,7 +129,7 @@ class CudaEngine(Engine):
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """Return ``(1,)`` for a prepared size, ``(0,)`` for another; () unless ``beside``."""
-        if not self.beside:
+        if not self.beside or self.closed:
             return ()
         done = self._preparer.take()
         if done is not None:

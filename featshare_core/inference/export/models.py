@@ -116,7 +116,8 @@ class ExportedModels(ModelSource):
             self.shared_levels = int(content['shared_levels'])
             if self.multiple < 1:
                 raise ValueError(f'multiple {self.multiple} is not 1 or more')
-        except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        except (OSError, LookupError, TypeError, ValueError, OverflowError,
+                RecursionError) as error:
             raise CheckpointError(f'{path} cannot be read ({error!r})') from error
         for name in self.files:
             self._find(name)
