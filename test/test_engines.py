@@ -18,7 +18,7 @@ from featshare_core.inference.cuda.tiles import winning_class
 from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.inference.export.models import ExportedModels, export
 from featshare_core.inference.parts import Pixels, prepare
-from featshare_core.inference.pixels import resize
+from featshare_core.inference.pixels import resized
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 
@@ -263,11 +263,11 @@ def test_a_resize_leaves_the_cores_to_the_models(engine, video, monkeypatch):
     """PyTorch's threads spin after it, on cores that the models' threads need then."""
     threads = []
 
-    def resized(*arguments):
+    def noted(*arguments):
         threads.append(torch.get_num_threads())
-        return resize(*arguments)
+        return resized(*arguments)
 
-    monkeypatch.setattr(host_engine, 'resize', resized)
+    monkeypatch.setattr(host_engine, 'resized', noted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -132,7 +132,7 @@ def try_all(node, compressed, messages):
     camera = Camera(node, 'packed' if compressed else '', compressed, threading.Condition())
     publishers = Publishers(node, camera.name)
     processor = Processor(node, node._segmenter, {camera.name: publishers}, EngineStatistics(),
-                          node._values, node._apply)
+                          node._values, node._apply, node._sizes)
 
     @settings(max_examples=EXAMPLES, **COMMON)
     @given(messages)

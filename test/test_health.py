@@ -115,25 +115,6 @@ def test_an_engine_that_fails_is_one_error_and_its_recovery_one_line(node, strea
     wait_for_line(node, 'INFO', r'camera: OK: \d+\.\d masks/s')
 
 
-def test_a_camera_that_flaps_logs_one_line_in_ten_seconds(node, stream):
-    seen = len(lines(node, '^camera:'))
-
-    def flap(message):
-        # Good and bad images by turns, three seconds each.
-        if time.monotonic() % 6 < 3:
-            message.encoding = 'infrared9'
-    stream.change = flap
-    time.sleep(45)
-    stream.change = lambda message: None
-    found = lines(node, '^camera:')[seen:]
-    stamps = [stamp for _, stamp, _ in found]
-    assert len(found) >= 2, node.log
-    assert all(later - earlier >= level_log.SECONDS - 0.5 for earlier, later in zip(
-        stamps, stamps[level_log.LINES:])), found
-    assert any('times since the last line; the worst was ERROR: ' in text
-               for _, _, text in found), found
-
-
 class Lines:
     """A logger that keeps (severity, text)."""
 

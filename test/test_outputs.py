@@ -158,7 +158,7 @@ def process(peer, publishers):
     node = types.SimpleNamespace(get_logger=lambda: logger, context=peer.context)
     values = types.SimpleNamespace(current={'publish_confidence': False, 'overlay_opacity': 0.5})
     processor = Processor(node, Segmenter(), {'': publishers}, EngineStatistics(), values,
-                          lambda: None)
+                          lambda: None, types.SimpleNamespace(met=lambda size: None))
 
     def process(info=None):
         camera.info = info

@@ -63,6 +63,9 @@ class Hanging:
         self.inside -= 1
         return run(*arguments)
 
+    def fit(self, frame, stream):
+        return ()
+
     def key(self, *arguments):
         return self._run(self._engine.key, *arguments)
 

@@ -107,9 +107,9 @@ def _sections(results: Path) -> Iterator[str]:
     yield '# Speed'
     yield (f'Engines on a CPU measured at {commits}, engines on CUDA measured at '
            f'`{cuda["commit"]}`, {cuda["note"]}; each table names its own commit, machine and '
-           'command. Those measured before `bf213f2` are of an earlier displacement search, which '
-           'took 1 to 5 % less of a current frame on a CPU; *before the search at strides 64 and '
-           '4* that was another 4 to 6 %. On CUDA neither has been measured. Drawn by '
+           'command. All but *Int8* and *First mask* are of an earlier displacement search, '
+           'which took 1 to 5 % less of a current frame on a CPU; *before the search at strides '
+           '64 and 4* that was another 4 to 6 %. On CUDA neither has been measured. Drawn by '
            '`python -m featshare_core.evaluation.pages` from the JSON files in '
            '[results](results).')
     yield ('Batch 1, from the uint8 image in host memory to the mask in host memory. A key frame '
