@@ -45,13 +45,13 @@ def export_command(arguments: argparse.Namespace) -> None:
         height, width = network_size((first.shape[0], first.shape[1]), (height, width), multiple)
     else:
         width, height = width // multiple * multiple, height // multiple * multiple
-    runs = _runs(arguments.int8, (height, width)) if arguments.int8 else None
-    export(network, config, arguments.output, (height, width), runs)
-    print(f'{config.network}, {network.shared_levels} shared levels{", int8" if runs else ""}, '
+    pairs = _pairs(arguments.int8, (height, width)) if arguments.int8 else None
+    export(network, config, arguments.output, (height, width), pairs)
+    print(f'{config.network}, {network.shared_levels} shared levels{", int8" if pairs else ""}, '
           f'for images of {width}x{height}: {arguments.output}')
 
 
-def _runs(video: Path, size: Size) -> list[list[Frame]]:
+def _pairs(video: Path, size: Size) -> list[list[Frame]]:
     """
     Return pairs of a key frame and a current frame of a size, evenly spaced over a video.
 
@@ -60,13 +60,13 @@ def _runs(video: Path, size: Size) -> list[list[Frame]]:
     from featshare_core.data.frames import count_frames, frames_of
     from featshare_core.inference.pixels import resized
     step = max(LAGS + 1, count_frames(video) // PAIRS)
-    runs: list[list[Frame]] = []
+    pairs: list[list[Frame]] = []
     for index, (_, frame) in enumerate(islice(frames_of(video), step * PAIRS)):
         number, lag = divmod(index, step)
         if lag in (0, 1 + number % LAGS):
-            runs += [[]] if lag == 0 else []
-            runs[-1].append(resized(frame, size))
-    return runs
+            pairs += [[]] if lag == 0 else []
+            pairs[-1].append(resized(frame, size))
+    return pairs
 
 
 def add_export_command(subparsers: Any) -> None:

@@ -95,6 +95,21 @@ def peer():
     peer.close()
 
 
+@pytest.fixture(scope='module')
+def faults(tmp_path_factory) -> Path:
+    """The file that tells a faulty node what to do."""
+    return tmp_path_factory.mktemp('node') / 'faults'
+
+
+@pytest.fixture
+def stream(node, peer):
+    """A camera of the module's node."""
+    from harness import Stream
+    stream = Stream(peer)
+    yield stream
+    stream.stop()
+
+
 @pytest.fixture
 def streets_rendered_once(monkeypatch):
     """Training runs of this process render each street once."""

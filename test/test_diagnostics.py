@@ -17,11 +17,6 @@ CAMERAS = ('front', 'strict', 'absent', 'other')
 
 
 @pytest.fixture(scope='module')
-def faults(tmp_path_factory):
-    return tmp_path_factory.mktemp('node') / 'faults'
-
-
-@pytest.fixture(scope='module')
 def node(random_checkpoint, faults):
     """One node with one camera per fault."""
     process = NodeProcess(

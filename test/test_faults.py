@@ -49,11 +49,6 @@ def start(random_checkpoint, faults):
 
 
 @pytest.fixture(scope='module')
-def faults(tmp_path_factory):
-    return tmp_path_factory.mktemp('node') / 'faults'
-
-
-@pytest.fixture(scope='module')
 def node(random_checkpoint, faults):
     """One node that most tests share; the first sees it fresh."""
     process = start(random_checkpoint, faults)
@@ -61,13 +56,6 @@ def node(random_checkpoint, faults):
     faults.write_text('')
     code, _ = process.stop()
     assert code == 0, process.log
-
-
-@pytest.fixture
-def stream(node, peer):
-    stream = Stream(peer)
-    yield stream
-    stream.stop()
 
 
 @pytest.mark.parametrize(('level', 'message', 'good'), [

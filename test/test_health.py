@@ -80,11 +80,6 @@ def test_without_diagnostics_the_log_tells_of_topic_camera_and_every_transition(
 
 
 @pytest.fixture(scope='module')
-def faults(tmp_path_factory):
-    return tmp_path_factory.mktemp('node') / 'faults'
-
-
-@pytest.fixture(scope='module')
 def node(random_checkpoint, faults):
     process = NodeProcess(faults=faults, weights=random_checkpoint, engine='torch', **FAST)
     process.wait_for_log('segmenting')
@@ -92,13 +87,6 @@ def node(random_checkpoint, faults):
     faults.write_text('')
     code, _ = process.stop()
     assert code == 0, process.log
-
-
-@pytest.fixture
-def stream(node, peer):
-    stream = Stream(peer)
-    yield stream
-    stream.stop()
 
 
 def test_an_engine_that_fails_is_one_error_and_its_recovery_one_line(node, stream, faults):

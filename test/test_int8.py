@@ -127,6 +127,7 @@ def test_calibration_frames_are_pairs_from_the_whole_video(tmp_path, monkeypatch
     for index in range(23):
         cv2.imwrite(str(tmp_path / f'{index:02d}.png'), np.full((8, 8, 3), index, np.uint8))
     monkeypatch.setattr(export_command, 'PAIRS', 3)
-    runs = export_command._runs(tmp_path, (4, 6))
-    assert [[int(frame[0, 0, 0]) for frame in run] for run in runs] == [[0, 1], [7, 9], [14, 17]]
-    assert runs[0][0].shape == (4, 6, 3)
+    pairs = export_command._pairs(tmp_path, (4, 6))
+    assert [[int(frame[0, 0, 0]) for frame in pair] for pair in pairs] == [[0, 1], [7, 9],
+                                                                         [14, 17]]
+    assert pairs[0][0].shape == (4, 6, 3)

@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.cache import cached, identity
 from featshare_core.inference.parts import Part, parts
-from featshare_core.inference.pixels import Size, resized
+from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import (
     CheckpointError,
     Config,
@@ -179,14 +179,13 @@ def absolute_weights(weights: str) -> str:
 
 
 def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size,
-           runs: Iterable[Sequence[Frame]] | None = None) -> None:
+           pairs: Sequence[Sequence[Frame]] | None = None) -> None:
     """
     Write the models and their config.json for images of (height, width) pixels.
 
-    :param runs: HxWx3 uint8 frames of any size, on which the models are quantised to int8; each
-        run is a key frame and the frames that follow. None for ONNX models.
-    :raises ValueError: where the network cannot take images of that size, or no run has two
-        frames.
+    :param pairs: hxwx3 uint8 frames of that size, a key and a current frame each, on which the
+        models are quantised to int8; see ``quantize.quantized``. None for ONNX models.
+    :raises ValueError: where the network cannot take images of that size, or there is no pair.
     :raises ImportError: where onnx, which PyTorch exports with, or a package that int8 needs is
         not installed.
     """
@@ -196,10 +195,10 @@ def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size
     if min(size) <= 0 or any(side % multiple for side in size):
         raise ValueError(f'size {size[1]}x{size[0]} is not made of multiples of {multiple}')
     models = NetworkModels(network, config).models(size)
-    if runs is not None:
+    if pairs is not None:
         from featshare_core.inference.export.quantize import quantized
-        models = quantized(models, ([resized(frame, size) for frame in run] for run in runs))
-    precision = '' if runs is None else 'int8'
+        models = quantized(models, pairs)
+    precision = '' if pairs is None else 'int8'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in zip(FILES[precision], models):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +11,7 @@ from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.models import Models
 
 
-def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
+def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     """
     Return OpenVINO models most of whose layers compute in int8.
 
@@ -19,10 +19,10 @@ def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
     frames. Biases are corrected. These are NNCF's defaults.
 
     :param models: ONNX models.
-    :param runs: hxwx3 uint8 frames of the models' size. The first frame of a run is a key frame;
-        one of the others, at a lag that changes from run to run, is used as a current frame.
+    :param pairs: hxwx3 uint8 frames of the models' size: a key frame and a current frame each. The
+        last may lack the latter.
     :raises ImportError: where NNCF or OpenVINO is not installed.
-    :raises ValueError: where no run has a current frame.
+    :raises ValueError: where none has a current frame.
     """
     # Otherwise NNCF sends usage statistics to its developers.
     os.environ.setdefault('NNCF_CI', '1')
@@ -37,12 +37,12 @@ def quantized(models: Models, runs: Iterable[Sequence[Frame]]) -> Models:
     network = core.compile_model(key, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     keys: list[dict[str, Any]] = []
     currents: list[dict[str, Any]] = []
-    for number, (first, *others) in enumerate(runs):
+    for first, *later in pairs:
         keys.append({'image': first[None]})
-        if others:
+        for other in later:
             shared = {f'shared{index}': value.copy() for index, value
                       in enumerate(list(network(keys[-1]).values())[1:])}
-            currents.append({'image': others[number % len(others)][None], **shared})
+            currents.append({'image': other[None], **shared})
     if not currents:
         raise ValueError('int8 is calibrated on consecutive frames: give at least two')
     made = []
