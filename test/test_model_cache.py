@@ -1,6 +1,10 @@
 """What is exported once is not exported again, unless something else would come out."""
 import logging
+import signal
+import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export import cache as model_cache
 from featshare_core.inference.export.cache import cached, identity, kept
 from featshare_core.inference.export.models import Models, NetworkModels
+from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.checkpoint import Config, load_checkpoint
 from featshare_core.networks.fpn import FPN
 
 FILES = {'key': bytes(range(256)) * 4, 'current': b'current'}
@@ -131,6 +136,64 @@ def test_whatever_changes_a_model_changes_its_name(folder, monkeypatch):
     assert torch.__version__.startswith(code[1].partition('+')[0])
     monkeypatch.setattr(model_cache, '_code', lambda: (*code, 'another'))
     assert identity(network) != name
+
+
+@pytest.fixture
+def source(random_checkpoint):
+    origin = Origin(random_checkpoint, 1, True)
+    made = NetworkModels(*load_checkpoint(*origin), origin)
+    yield made
+    made.close()
+
+
+def test_another_process_exports_the_same_models(folder, source, monkeypatch):
+    expected = source._export((64, 96))
+    source.prepare((64, 96))
+    monkeypatch.setattr(NetworkModels, '_export', lambda self, size: unasked())
+    assert source.models((64, 96)) == expected
+    # What is kept needs no process.
+    monkeypatch.setattr(ExportProcess, 'run', lambda *arguments: unasked())
+    source.prepare((64, 96))
+
+
+def test_models_are_exported_here_where_no_process_can(folder, source, monkeypatch, caplog,
+                                                       random_checkpoint):
+    Path(random_checkpoint).rename(f'{random_checkpoint}.moved')
+    source.prepare((64, 96))
+    assert 'another cannot do it: ' in caplog.text
+    assert 'CheckpointError: ' in caplog.text
+    assert source.models((64, 96)).key
+    monkeypatch.setattr(sys, 'executable', '/nowhere/python')
+    source.prepare((96, 96))
+    assert "another cannot do it: [Errno 2] No such file or directory: '/nowhere/python'" \
+        in caplog.text
+    # Now that it is kept, nothing is left to do.
+    Path(f'{random_checkpoint}.moved').rename(random_checkpoint)
+    caplog.clear()
+    source.prepare((64, 96))
+    assert not caplog.text
+
+
+def test_closing_ends_the_other_process(folder, source):
+    problems = []
+
+    def prepare():
+        try:
+            source.prepare((64, 96))
+        except RuntimeError as error:
+            problems.append(str(error))
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    while source._process._running is None:
+        time.sleep(.01)
+    source.close()
+    thread.join(30)
+    assert source._process._running.returncode == -signal.SIGKILL
+    with pytest.raises(RuntimeError, match='closed'):
+        source.prepare((64, 96))
+    assert problems == ['the engine is closed']
+    assert not kept()
 
 
 def test_an_engine_answers_the_same_from_kept_models(folder, monkeypatch):

@@ -28,7 +28,7 @@ def load(engine: str, checkpoint: str):
 
 def make(engine: str, checkpoint: str) -> VideoSegmenter:
     """Return a segmenter that is prepared for the first of ``SIZES``, with ``beside`` set."""
-    segmenter = VideoSegmenter(load(engine, checkpoint), 100)
+    segmenter = VideoSegmenter(load(engine, checkpoint), 10_000)
     segmenter.warm_up([SIZES[0]])
     segmenter.engine.beside = True
     return segmenter

@@ -21,6 +21,7 @@ from featshare_core.inference.export.models import (
     NetworkModels,
     is_exported,
 )
+from featshare_core.inference.export.process import Origin
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class Request:
         """Return the exported models, or models to be exported from the checkpoint."""
         if self.exported:
             return ExportedModels(Path(self.weights).expanduser())
-        return NetworkModels(*load_checkpoint(self.weights, self.shared_levels, self.aligned))
+        origin = Origin(self.weights, self.shared_levels, self.aligned)
+        return NetworkModels(*load_checkpoint(*origin), origin)
 
 
 def _torch(request: Request) -> Engine:

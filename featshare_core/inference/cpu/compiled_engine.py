@@ -135,6 +135,7 @@ class CompiledEngine(HostEngine):
         drop_oldest(self._runners, {cache.prepared for cache in self._caches.values()})
 
     def _prepared(self, size: Size) -> Runner:
+        self._source.prepare(size)
         runner = self._load(self._source.models(size))
         # The first run of a model allocates its memory.
         image = np.zeros((*size, 3), np.uint8)
@@ -144,6 +145,7 @@ class CompiledEngine(HostEngine):
 
     def _free(self) -> None:
         self._preparer.close()
+        self._source.close()
         self._runners.clear()
         del self._source
         return_free_memory()

@@ -44,6 +44,11 @@ def cached(identity: str, make: Callable[[], Mapping[str, bytes]]) -> Mapping[st
     return files
 
 
+def is_cached(identity: str) -> bool:
+    """Return whether there are files for ``identity``; they may be damaged."""
+    return (folder() / identity).is_file()
+
+
 def identity(network: nn.Module, *more: object) -> str:
     """Return the name of the models that a network, its weights and ``more`` are exported to."""
     digest = hashlib.sha256(repr((_code(), network, more)).encode())

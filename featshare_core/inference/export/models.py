@@ -4,10 +4,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 from featshare_core.inference.engine import Frame
-from featshare_core.inference.export.cache import cached, identity
+from featshare_core.inference.export.cache import cached, identity, is_cached
+from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import (
@@ -34,6 +37,8 @@ FILES = {'': ('key.onnx', 'current.onnx'),
 """Names of an exported folder's models by precision, in the order of ``Models``."""
 OPSET = 20
 """Version of ONNX's operators: the newest that PyTorch's tracing exporter writes."""
+
+log = logging.getLogger(__name__)
 
 
 class Models(NamedTuple):
@@ -63,18 +68,36 @@ class ModelSource(ABC):
     def models(self, size: Size) -> Models:
         """Return the models for images of (height, width) pixels."""
 
+    @abstractmethod
+    def prepare(self, size: Size) -> None:
+        """
+        Make the next call of ``models`` a short one; called on a thread, in parallel with frames.
+
+        :raises RuntimeError: where the source was closed meanwhile.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End a ``prepare`` that another thread is in."""
+
 
 class NetworkModels(ModelSource):
-    """Models of any size, exported from a network."""
+    """
+    Models of any size, exported from a network.
 
-    def __init__(self, network: SplitNetwork, config: Config) -> None:
+    :param origin: where the network was loaded from; None where it was not loaded.
+    """
+
+    def __init__(self, network: SplitNetwork, config: Config,
+                 origin: Origin | None = None) -> None:
         self.config = config
+        self._origin, self._process = origin, ExportProcess()
         self.multiple = network.input_multiple
         self.shared_levels = network.shared_levels
         self._network = network
         self._key, self._current = parts(network, config)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The prefix of the names under which its models are kept, the same for all sizes."""
         network, config = self._network, self.config
@@ -83,8 +106,24 @@ class NetworkModels(ModelSource):
 
     def models(self, size: Size) -> Models:
         """Return the models for images of (height, width) pixels."""
-        return Models(**cached(
-            f'{self.identity}-{size[1]}x{size[0]}', lambda: self._export(size)._asdict()))
+        return Models(**cached(self._name(size), lambda: self._export(size)._asdict()))
+
+    def prepare(self, size: Size) -> None:
+        """Export the models in another process, unless the cache has them."""
+        if self._origin is None or is_cached(self._name(size)):
+            return
+        try:
+            self._process.run(self._origin, size)
+        except OSError as error:
+            log.warning('the models are exported in this process, which delays masks, since '
+                        'another cannot do it: %s', error)
+
+    def close(self) -> None:
+        """End the other process."""
+        self._process.close()
+
+    def _name(self, size: Size) -> str:
+        return f'{self.identity}-{size[1]}x{size[0]}'
 
     def _export(self, size: Size) -> Models:
         image = torch.zeros(1, *size, 3, dtype=torch.uint8)
@@ -138,6 +177,12 @@ class ExportedModels(ModelSource):
             raise ValueError(f'{self.folder} was exported for images of {self.size[1]}x'
                              f'{self.size[0]}, not {size[1]}x{size[0]}')
         return Models(*((self.folder / name).read_bytes() for name in self.files))
+
+    def prepare(self, size: Size) -> None:
+        """Do nothing: the models are there."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def is_exported(weights: str | Path) -> bool:
