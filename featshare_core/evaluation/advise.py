@@ -155,7 +155,9 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
         lines += [f'    shared_levels: {chosen.shared_levels}',
                   f'    key_interval: {chosen.interval}']
     else:
-        lines += ['    key_interval: 1  # sharing does not pay here']
+        why = 'a smaller input is better than sharing' if chosen.input_size else \
+            'the whole network fits the budget on every frame'
+        lines += [f'    key_interval: 1  # {why}']
     if chosen.key_age is not None:
         lines += [f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were '
                   f'measured up to']

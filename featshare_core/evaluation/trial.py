@@ -85,6 +85,7 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
             trials += [_Trial(engine, method.shared_levels or 0, label, method.intervals)
                        for label, engine in method.engines.items()]
     whole = trials[0].engine
+    trials[0].input_size = ''  # its own
     for trial in trials:
         for _ in range(WARM_UP):
             trial.engine.key(first)
