@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -173,7 +174,23 @@ def declare(node: Node) -> dict[str, str]:
         result = validate([node.get_parameter(spec.name)])
         if not result.successful:
             problems[spec.name] = result.reason
+    for line in misspelled(node):
+        node.get_logger().warning(line)
     return problems
+
+
+def misspelled(node: Node) -> list[str]:
+    """
+    Return a line for each parameter given at start that is not known and similar to a known one.
+
+    Others may be meant for another node: files with ``/**`` are for all nodes.
+    """
+    # rclpy does not publish what was given at start, except for parameters that are declared.
+    given = getattr(node, '_parameter_overrides', {})
+    known = [spec.name for spec in PARAMETERS]
+    return [f'parameter {name}, given at start, is not known and has no effect: did you mean '
+            f'{near[0]}?' for name in given if not node.has_parameter(name)
+            and (near := get_close_matches(name, known, 1, 0.8))]
 
 
 def _declare(node: Node, spec: Spec) -> None:
