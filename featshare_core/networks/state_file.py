@@ -18,8 +18,8 @@ def read_state(path: str | Path) -> State:
     Return the tensors of a file of ``torch.save(state_dict)``, or of a training checkpoint.
 
     A training checkpoint is a dict with the state dict as one entry, under any name
-    (``state_dict``, ``model``, ``model_state_dict``). Its other tensors, and ``mean`` and ``std``
-    as lists of numbers, are returned beside those of the state dict.
+    (``state_dict``, ``model``, ``model_state_dict``). Its entries ``mean`` and ``std`` are returned
+    with the tensors of the state dict.
 
     :raises ValueError: where it holds anything but tensors and plain values (nothing else is
         unpickled), no state dict, or several.
@@ -39,10 +39,9 @@ def read_state(path: str | Path) -> State:
         raise ValueError(_several(path, [repr(name) for name in states]) if states
                          else f'{path} holds no state dict')
     (state,) = states.values()
-    return {**{name: value for name, value in content.items() if isinstance(value, Tensor)},
-            **{name: torch.tensor(content[name]) for name in ('mean', 'std')
-               if _are_numbers(content.get(name))},
-            **state}
+    beside = {name: torch.as_tensor(content[name]) for name in ('mean', 'std')
+              if _are_numbers(content.get(name))}
+    return {**beside, **state}
 
 
 def _is_state(entry: object) -> bool:
@@ -51,7 +50,7 @@ def _is_state(entry: object) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(
+    return isinstance(value, Tensor) or isinstance(value, (list, tuple)) and all(
         isinstance(number, (int, float)) for number in value)
 
 
