@@ -196,7 +196,8 @@ def test_state_dicts_of_training_checkpoints(tmp_path, content):
 @pytest.mark.parametrize(('content', 'networks'), [
     ({'model': STATE, 'model_ema': STATE, 'epoch': 3}, "'model' and 'model_ema'"),
     ({'state_dict': STATE, 'ema_state_dict': STATE}, "'state_dict' and 'ema_state_dict'"),
-    ({'state_dict': {**prefixed('model.'), **prefixed('ema.module.')}}, 'ema.module.* and model.*'),
+    ({'state_dict': {**prefixed('model.'), **prefixed('ema.module.')}},
+     'ema.module.* and model.*'),
     ({**STATE, **prefixed('teacher.')}, 'encoder.* and teacher.*'),
     # An average whose names have lost their dots, and another kind of network.
     ({**prefixed('model.'), 'model_ema.encoderconvweight': torch.ones(9)},
@@ -232,7 +233,8 @@ NORMALIZE = ('Normalize', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixe
     ([('albumentations.augmentations.PadIfNeeded', {'min_height': 320, 'min_width': None}),
       NORMALIZE], IMAGENET_MEAN, None),
     ([('ToFloat', {'max_value': None}), ('Normalize', {
-        'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixel_value': 1.0})], IMAGENET_MEAN, None),
+        'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixel_value': 1.0})],
+     IMAGENET_MEAN, None),
     ([('Normalize', {'mean': [127.5] * 3, 'std': [51] * 3, 'max_pixel_value': 1.0}),
       ('CenterCrop', {'height': 8, 'width': 9})], (0.5, 0.5, 0.5), (9, 8))])
 def test_the_transform_beside_a_model(tmp_path, steps, mean, size):

@@ -35,8 +35,8 @@ VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
 """Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""
-CONVERSION = ("`featshare convert` makes a checkpoint of weights of segmentation_models_pytorch or "
-              'torchvision')
+CONVERSION = ("`featshare convert` makes a checkpoint of segmentation_models_pytorch's or "
+              "torchvision's weights")
 """What to do with other weights."""
 _FOLDER = f'checkpoint {{}} is a folder: a .safetensors file is needed; {CONVERSION}'
 

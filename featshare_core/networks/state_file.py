@@ -18,8 +18,8 @@ def read_state(path: str | Path) -> State:
     Return the tensors of a file of ``torch.save(state_dict)``, or of a training checkpoint.
 
     A training checkpoint is a dict with the state dict as one entry, under any name
-    (``state_dict``, ``model``, ``model_state_dict``). Its entries ``mean`` and ``std`` are returned
-    with the tensors of the state dict.
+    (``state_dict``, ``model``, ``model_state_dict``). Its entries ``mean`` and ``std`` are
+    returned with the tensors of the state dict.
 
     :raises ValueError: where it holds anything but tensors and plain values (nothing else is
         unpickled), no state dict, or several.
@@ -50,8 +50,8 @@ def _is_state(entry: object) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, Tensor) or isinstance(value, (list, tuple)) and all(
-        isinstance(number, (int, float)) for number in value)
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and all(
+        isinstance(number, (int, float)) for number in value))
 
 
 def one_network(tensors: State, marker: str, path: str | Path) -> tuple[State, State]:
