@@ -339,7 +339,8 @@ def test_without_network_the_way_out_is_said_at_once(tmp_path, capsys, monkeypat
     assert "give them; ImageNet's are --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225" in said
 
 
-@pytest.mark.parametrize('weights', ['folder', 'folder/', 'smp/', 'other.safetensors', 'other.pth'])
+@pytest.mark.parametrize('weights', [
+    'folder', 'folder/', 'smp/', 'other.safetensors', 'other.pth'])
 def test_weights_that_need_converting_say_so(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'folder').mkdir()
