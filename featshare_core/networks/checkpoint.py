@@ -35,6 +35,10 @@ VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
 """Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""
+CONVERSION = ("`featshare convert` makes a checkpoint of segmentation_models_pytorch's or "
+              "torchvision's weights")
+"""What to do with other weights."""
+_FOLDER = f'checkpoint {{}} is a folder: a .safetensors file is needed; {CONVERSION}'
 
 
 def network_options(name: str) -> dict[str, bool]:
@@ -137,8 +141,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.suffix or len(path.parts) != 1:
         if not path.is_file():
-            raise CheckpointError(f'checkpoint {path} is a folder: a .safetensors file is needed'
-                                  if path.is_dir() else f'checkpoint {path} does not exist')
+            raise CheckpointError(_FOLDER.format(path) if path.is_dir() else
+                                  f'checkpoint {path} does not exist')
         return path
     parents = Path(__file__).resolve().parents
     folders = [parents[2] / 'weights',
@@ -147,6 +151,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         shipped = folder / f'{name_or_path}.safetensors'
         if shipped.is_file():
             return shipped
+    if path.is_dir():
+        raise CheckpointError(_FOLDER.format(path))
     known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
     raise CheckpointError(f'no checkpoint is called {str(name_or_path)!r}; shipped: '
                           f'{", ".join(known) or "none"}; or give the path of a .safetensors file')
@@ -170,7 +176,7 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path} is not a readable safetensors file ({error}): damaged, '
                               f'truncated or of another format; pickled files are not '
-                              f'accepted') from error
+                              f'accepted; {CONVERSION}') from error
     config = parse_config(path, header)
     if shared_levels is not None:
         config = replace(config, options={**config.options, 'shared_levels': shared_levels})
@@ -196,7 +202,7 @@ def parse_config(path: Path, header: str | None) -> Config:
     """
     if header is None:
         raise CheckpointError(f'{path} has no {HEADER_KEY!r} entry in its header: it holds some '
-                              f'other network')
+                              f'other network; {CONVERSION}')
     try:
         fields = json.loads(header)
         labels = LabelSet(tuple(fields['labels']['names']),

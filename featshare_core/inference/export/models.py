@@ -23,6 +23,7 @@ from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import (
+    CONVERSION,
     CheckpointError,
     Config,
     find_checkpoint,
@@ -157,7 +158,7 @@ class ExportedModels(ModelSource):
                 raise ValueError(f'multiple {self.multiple} is not 1 or more')
         except (OSError, LookupError, TypeError, ValueError, OverflowError,
                 RecursionError) as error:
-            raise CheckpointError(f'{path} cannot be read ({error!r})') from error
+            raise CheckpointError(f'{path} cannot be read ({error!r}); {CONVERSION}') from error
         for name in self.files:
             self._find(name)
         self.config = parse_config(path, json.dumps(content.get('checkpoint')))
