@@ -12,13 +12,14 @@ def convert_command(arguments: argparse.Namespace) -> None:
     Make a checkpoint of a segmentation_models_pytorch model, or of torchvision's fcn_resnet50.
 
     From a folder that save_pretrained wrote, or a file of torch.save(model.state_dict()). The
-    weights are checked against the undivided model and kept in full precision.
+    network is compared with the undivided model; the weights are kept in full precision.
     """
     import torch
 
     from featshare_core.labels import load_label_set
     from featshare_core.networks.checkpoint import save_checkpoint
     from featshare_core.networks.convert import LABELS, convert
+    from featshare_core.networks.normalisation import as_options
     if (arguments.mean is None) != (arguments.std is None):
         raise ValueError('give --mean and --std together')
     labels = LABELS.get(arguments.labels) or load_label_set(arguments.labels)
@@ -27,12 +28,22 @@ def convert_command(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f'--arguments is no JSON: {error}') from error
     network, config = convert(
-        arguments.source, labels, tuple(arguments.input_size), arguments.architecture,
-        arguments.encoder, options, arguments.shared_levels,
-        (arguments.mean, arguments.std) if arguments.mean else None)
-    save_checkpoint(arguments.output, network, config, torch.float32)
-    print(f'written: {arguments.output}, {network.shared_levels} shared levels; it can share '
+        arguments.source, labels, arguments.input_size and tuple(arguments.input_size),
+        arguments.architecture, arguments.encoder, options, arguments.shared_levels,
+        (tuple(arguments.mean), tuple(arguments.std)) if arguments.mean else None)
+    output = arguments.output
+    if output.suffix != '.safetensors':  # by which all commands know a checkpoint
+        output = output.with_name(f'{output.name}.safetensors')
+    save_checkpoint(output, network, config, torch.float32)
+    width, height = config.input_size
+    print(f'written: {output}, {network.shared_levels} shared levels; it can share '
           f'{", ".join(map(str, network.cuts))}')
+    print(f'normalisation: {as_options((config.mean, config.std))} '
+          f'({config.training["normalisation"]}); images of {width}x{height}')
+    not_used = config.training.get('not_used', ())
+    if not_used:
+        more = f' and {len(not_used) - 5} more' if len(not_used) > 5 else ''
+        print(f'not used: {", ".join(not_used[:5])}{more}')
 
 
 def add_convert_command(subparsers: Any) -> None:
@@ -43,12 +54,14 @@ def add_convert_command(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=convert_command)
     command.add_argument('source', type=Path, help='a folder of save_pretrained, or a file')
-    command.add_argument('output', type=Path, help='the .safetensors file to write')
+    command.add_argument('output', type=Path,
+                         help='the checkpoint to write; .safetensors is appended if it is missing')
     command.add_argument('--labels', required=True,
                          help='camvid, cityscapes, or a YAML file of classes, in the order of '
                               'the logits')
-    command.add_argument('--input-size', type=int, nargs=2, required=True,
-                         metavar=('WIDTH', 'HEIGHT'), help='of the images it was trained on')
+    command.add_argument('--input-size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+                         help='of the images it was trained on; default: as the '
+                              'albumentations_config_eval.json beside the weights says')
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
     command.add_argument('--arguments', default='{}', metavar='JSON',
@@ -57,5 +70,7 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('--shared-levels', type=int,
                          help='default: 2, or the fewest that the architecture can share')
     command.add_argument('--mean', type=float, nargs=3, metavar=('R', 'G', 'B'),
-                         help="of RGB in 0 to 1; default: the encoder's ImageNet weights'")
+                         help="of RGB in 0 to 1; default: as buffers mean and std in the file, or "
+                              "albumentations_config_eval.json, say, else the encoder's "
+                              "ImageNet weights'")
     command.add_argument('--std', type=float, nargs=3, metavar=('R', 'G', 'B'))

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +15,14 @@ State = dict[str, Tensor]
 
 def read_state(path: str | Path) -> State:
     """
-    Return the tensors of a file of ``torch.save(state_dict)``, or of Lightning's checkpoint.
+    Return the tensors of a file of ``torch.save(state_dict)``, or of a training checkpoint.
 
-    :raises ValueError: where it holds anything but tensors: nothing else is unpickled.
+    A training checkpoint is a dict with the state dict as one entry, under any name
+    (``state_dict``, ``model``, ``model_state_dict``). Its other tensors, and ``mean`` and ``std``
+    as lists of numbers, are returned beside those of the state dict.
+
+    :raises ValueError: where it holds anything but tensors and plain values (nothing else is
+        unpickled), no state dict, or several.
     :raises OSError: where it cannot be read.
     """
     try:
@@ -22,12 +30,66 @@ def read_state(path: str | Path) -> State:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f'{path} is no file of tensors alone, which is all that is read: write '
                          f'it with torch.save(model.state_dict(), ...) ({error})') from error
-    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
-        content = content['state_dict']
-    if not isinstance(content, dict) or not content \
-            or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    if not isinstance(content, dict):
         raise ValueError(f'{path} holds no state dict')
-    return content
+    if _is_state(content):
+        return dict(content)
+    states = {name: entry for name, entry in content.items() if _is_state(entry)}
+    if len(states) != 1:
+        raise ValueError(_several(path, [repr(name) for name in states]) if states
+                         else f'{path} holds no state dict')
+    (state,) = states.values()
+    return {**{name: value for name, value in content.items() if isinstance(value, Tensor)},
+            **{name: torch.tensor(content[name]) for name in ('mean', 'std')
+               if _are_numbers(content.get(name))},
+            **state}
+
+
+def _is_state(entry: object) -> bool:
+    return isinstance(entry, Mapping) and bool(entry) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entry.items())
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(
+        isinstance(number, (int, float)) for number in value)
+
+
+def one_network(tensors: State, marker: str, path: str | Path) -> tuple[State, State]:
+    """
+    Return the tensors of the one network in a state dict, and the others.
+
+    Whatever stands before the marker in the network's names (``model.``, ``module.``) is removed.
+
+    :param marker: the name of a module that the network has, and its dot, such as ``encoder.``.
+    :param path: of the file, for messages.
+    :raises ValueError: where there are several networks, such as a model and the moving average
+        of its weights (EMA); the message names their prefixes.
+    """
+    matches = (re.match(rf'((?:.*?\.)??){re.escape(marker)}', name) for name in tensors)
+    prefixes = sorted({match[1] for match in matches if match})
+    if len(prefixes) > 1:
+        raise ValueError(_several(path, [
+            f'{prefix}*' if prefix else f'{marker}*' for prefix in prefixes]))
+    prefix = prefixes[0] if prefixes else ''
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+             if name.startswith(prefix)}
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    # Some averages have names without the modules' dots. What has so many weights is a network.
+    if 2 * _weights(others) > _weights(state):
+        starts = {f'{name.partition(".")[0]}.*' if '.' in name else name for name in others}
+        raise ValueError(_several(path, [f'{prefix}*', *sorted(starts)]))
+    return state, others
+
+
+def _weights(state: State) -> int:
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def _several(path: str | Path, names: list[str]) -> str:
+    return (f'{path} holds several networks, {" and ".join(names)}, such as a model and the '
+            f'moving average of its weights (EMA): load the one to use, and save it alone with '
+            f'torch.save(model.state_dict(), ...)')
 
 
 def load_state(module: nn.Module, state: State, refusal: str) -> None:
