@@ -66,7 +66,12 @@ def test_type_checkers_see_the_names(tmp_path, monkeypatch):
                     'def last(segmenter: VideoSegmenter) -> LabelSet:\n'
                     '    return segmenter.labels\n'
                     'version: int = __version__\n'
-                    'from featshare_core import Segmenter\n')
+                    'from featshare_core import Segmenter\n'
+                    'with VideoSegmenter.from_checkpoint(key_interval=2) as segmenter:\n'
+                    '    result = segmenter.segment([], color="bgr")  # type: ignore[arg-type]\n'
+                    '    key: bool = result.is_key\n'
+                    'VideoSegmenter.from_checkpoint(key_interval="five")\n'
+                    'result.overlay(result.mask, opacity="half")\n')
     # Without the packages below ours, whose types take a minute to read.
     (tmp_path / 'mypy.ini').write_text(
         '[mypy]\nignore_missing_imports = True\n'
@@ -75,5 +80,5 @@ def test_type_checkers_see_the_names(tmp_path, monkeypatch):
     said, _, _ = api.run(['--config-file', str(tmp_path / 'mypy.ini'), '--cache-dir',
                           str(tmp_path / 'cache'), str(file)])
     errors = [line for line in said.splitlines() if 'user.py' in line]
-    assert [line.split(':')[1] for line in errors] == ['4', '5'], said
+    assert [line.split(':')[1] for line in errors] == ['4', '5', '9', '10'], said
     assert (Path(featshare_core.__file__).parent / 'py.typed').is_file()

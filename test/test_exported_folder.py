@@ -9,13 +9,13 @@ from bags import outputs, picture, without_times, write_bag
 
 from featshare_core.cli import main as featshare
 from featshare_core.inference.export.models import (
-    absolute_weights,
     export,
     fingerprint,
     read_config,
 )
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.weights import absolute_weights
 from featshare_ros.recordings.segment_bag import main as segment_bag
 
 pytest.importorskip('onnx')

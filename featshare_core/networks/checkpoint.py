@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.overrides import TorchFunctionMode
 
 from featshare_core.labels import LabelSet
 from featshare_core.networks.fcn import fcn_network
@@ -22,7 +21,8 @@ from featshare_core.networks.fpn import FPN
 from featshare_core.networks.light import LightPyramid
 from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
-from featshare_core.networks.weights import CheckpointError, find_weights
+from featshare_core.networks.state_file import unallocated
+from featshare_core.networks.weights import CONVERSION, CheckpointError, find_weights
 
 HEADER_KEY = 'featshare'
 """Name of the entry in a checkpoint's header that holds its configuration as JSON."""
@@ -177,7 +177,7 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path} is not a readable safetensors file ({error}): damaged, '
                               f'truncated or of another format; pickled files are not '
-                              f'accepted') from error
+                              f'accepted; {CONVERSION}') from error
     network = _built(path, config)
     wanted = network.state_dict()
     for name, tensor in tensors.items():
@@ -195,7 +195,7 @@ def parse_config(path: Path, header: str | None) -> Config:
     """
     if header is None:
         raise CheckpointError(f'{path} has no {HEADER_KEY!r} entry in its header: it holds some '
-                              f'other network')
+                              f'other network; {CONVERSION}')
     try:
         fields = json.loads(header)
         labels = LabelSet(tuple(fields['labels']['names']),
@@ -226,24 +226,13 @@ def _licence(fields: Mapping[str, Any]) -> Any:
     return f'research only: trained on {" and ".join(data)}' if data else licence
 
 
-class _ReadableSchedules(TorchFunctionMode):
-    """Keeps on the CPU what timm reads while it builds: the schedule of stochastic depth."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (),
-                           kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.linspace:
-            kwargs = {'device': 'cpu', **kwargs}
-        return func(*args, **kwargs)
-
-
 def _check_shapes(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse tensors that are not those of the config's network, which is not allocated."""
     if 'key_norms' in config.options:
         raise CheckpointError(f'{path}: its network has batch norms for key frames alone (option '
                               f'key_norms), which is no longer supported: train it again '
                               f'without that option')
-    with torch.device('meta'), _ReadableSchedules():
+    with unallocated():
         network = _built(path, config)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()
               if not name.endswith('num_batches_tracked')}

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 State = dict[str, Tensor]
 
@@ -18,8 +20,8 @@ def read_state(path: str | Path) -> State:
     Return the tensors of a file of ``torch.save(state_dict)``, or of a training checkpoint.
 
     A training checkpoint is a dict with the state dict as one entry, under any name
-    (``state_dict``, ``model``, ``model_state_dict``). Its other tensors, and ``mean`` and ``std``
-    as lists of numbers, are returned beside those of the state dict.
+    (``state_dict``, ``model``, ``model_state_dict``). Its entries ``mean`` and ``std`` are
+    returned with the tensors of the state dict.
 
     :raises ValueError: where it holds anything but tensors and plain values (nothing else is
         unpickled), no state dict, or several.
@@ -39,10 +41,9 @@ def read_state(path: str | Path) -> State:
         raise ValueError(_several(path, [repr(name) for name in states]) if states
                          else f'{path} holds no state dict')
     (state,) = states.values()
-    return {**{name: value for name, value in content.items() if isinstance(value, Tensor)},
-            **{name: torch.tensor(content[name]) for name in ('mean', 'std')
-               if _are_numbers(content.get(name))},
-            **state}
+    beside = {name: torch.as_tensor(content[name]) for name in ('mean', 'std')
+              if _are_numbers(content.get(name))}
+    return {**beside, **state}
 
 
 def _is_state(entry: object) -> bool:
@@ -51,8 +52,8 @@ def _is_state(entry: object) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(
-        isinstance(number, (int, float)) for number in value)
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and all(
+        isinstance(number, (int, float)) for number in value))
 
 
 def one_network(tensors: State, marker: str, path: str | Path) -> tuple[State, State]:
@@ -96,17 +97,44 @@ def load_state(module: nn.Module, state: State, refusal: str) -> None:
     """
     Load a module's tensors out of a state dict, which may hold others beside them.
 
+    :raises ValueError: as ``check_state``.
+    """
+    check_state(module, state, refusal)
+    wanted = module.state_dict().keys()
+    module.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+def check_state(module: nn.Module, state: State, refusal: str) -> None:
+    """
+    Refuse a state dict that lacks a module's tensors; it may hold others beside them.
+
     How many batches the norms have seen need not be in it: old files lack it, nothing reads it.
 
     :param refusal: what to say first of a state dict that does not fit.
     :raises ValueError: naming the first tensor that is missing or of another shape.
     """
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
+    for name, tensor in module.state_dict().items():
         if name not in state:
             if not name.endswith('num_batches_tracked'):
                 raise ValueError(f'{refusal}: {name} is missing')
         elif state[name].shape != tensor.shape:
             raise ValueError(f'{refusal}: {name} has shape {tuple(state[name].shape)}, not '
                              f'{tuple(tensor.shape)}')
-    module.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+@contextmanager
+def unallocated() -> Iterator[None]:
+    """Give modules that are built meanwhile their shapes, but no memory."""
+    with torch.device('meta'), _ReadableSchedules():
+        yield
+
+
+class _ReadableSchedules(TorchFunctionMode):
+    """Keeps on the CPU what encoders read while they are built: the drop path's schedule."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.linspace:
+            kwargs = {'device': 'cpu', **kwargs}
+        return func(*args, **kwargs)

@@ -13,6 +13,10 @@ LARGEST_CONFIG = 16 * 2**20
 FOREIGN_FILES = (CONFIG_FILE, 'model.safetensors', 'preprocessor_config.json',
                  'albumentations_config_eval.json', 'README.md')
 """Names of the files that are read in others' folders; the first two must be there."""
+CONVERSION = ("`featshare convert` makes a checkpoint of segmentation_models_pytorch's or "
+              "torchvision's weights")
+"""What to do with other weights."""
+_FOLDER = f'checkpoint {{}} is a folder: a .safetensors file is needed; {CONVERSION}'
 _HUB_NAME = re.compile(r'(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?',
                        re.ASCII)
 
@@ -58,20 +62,28 @@ def find_weights(weights: str | Path) -> Path:
 
     :raises CheckpointError: where there is nothing of that name, or it cannot be converted.
     """
-    from featshare_core.networks.folders import converted  # imports this module
     path = Path(weights).expanduser()
     is_name = not path.suffix and len(path.parts) == 1
-    if path.is_dir() and ((path / CONFIG_FILE).is_file() or not is_name):
-        return path if is_exported(path) else converted(path)
+    if is_exported(path):
+        return path
+    if foreign_kind(path):
+        return _converted(path)
     if is_name:
         return _shipped(str(weights))
+    if path.is_dir():
+        raise CheckpointError(_FOLDER.format(path))
     if path.is_file():
         return path
     name = hub_name(weights)
     if name is None:
         raise CheckpointError(f'checkpoint {path} does not exist')
     folder = pulled(name)
-    return converted(folder, f'{name.repository}@{folder.name}')
+    return _converted(folder, f'{name.repository}@{folder.name}')
+
+
+def _converted(folder: Path, origin: str = '') -> Path:
+    from featshare_core.networks.conversions import converted  # it imports this module
+    return converted(folder, origin or folder.name)
 
 
 def is_exported(weights: str | Path) -> bool:
@@ -160,6 +172,8 @@ def _shipped(name: str) -> Path:
         shipped = folder / f'{name}.safetensors'
         if shipped.is_file():
             return shipped
+    if Path(name).is_dir():
+        raise CheckpointError(_FOLDER.format(name))
     known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
     raise CheckpointError(f'no checkpoint is called {name!r}; shipped: '
                           f'{", ".join(known) or "none"}; or give the path of a .safetensors file')
