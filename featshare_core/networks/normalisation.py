@@ -46,7 +46,7 @@ def assumed_normalisation(encoder: str | None, weights: str | None) -> Normalisa
     :param weights: the name of the weights that the encoder was trained from; None if unknown.
     :raises ValueError: where the encoder's, or the weights', are known to be others.
     """
-    if encoder and encoder.startswith(OTHERS) or weights == 'advprop':
+    if (encoder and encoder.startswith(OTHERS)) or weights == 'advprop':
         raise ValueError(f'its images are not normalised as ImageNet is, since its encoder is '
                          f'{encoder}: convert it with `featshare convert`, and give --mean and '
                          f'--std')

@@ -20,13 +20,16 @@ Equivalent = tuple[str, str, dict[str, Any], State]
 """Architecture, encoder, arguments and tensors of segmentation_models_pytorch."""
 Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 """Patterns of tensors' names, each with what replaces it."""
+Variants = Mapping[tuple[tuple[int, ...], tuple[int, ...]], str]
+"""Encoders by their stages' channels and numbers of blocks."""
 
-MIT = {((32, 64, 160, 256), (2, 2, 2, 2)): 'mit_b0',
-       ((64, 128, 320, 512), (2, 2, 2, 2)): 'mit_b1',
-       ((64, 128, 320, 512), (3, 4, 6, 3)): 'mit_b2',
-       ((64, 128, 320, 512), (3, 4, 18, 3)): 'mit_b3',
-       ((64, 128, 320, 512), (3, 8, 27, 3)): 'mit_b4',
-       ((64, 128, 320, 512), (3, 6, 40, 3)): 'mit_b5'}
+MIT: Variants = {
+    ((32, 64, 160, 256), (2, 2, 2, 2)): 'mit_b0',
+    ((64, 128, 320, 512), (2, 2, 2, 2)): 'mit_b1',
+    ((64, 128, 320, 512), (3, 4, 6, 3)): 'mit_b2',
+    ((64, 128, 320, 512), (3, 4, 18, 3)): 'mit_b3',
+    ((64, 128, 320, 512), (3, 8, 27, 3)): 'mit_b4',
+    ((64, 128, 320, 512), (3, 6, 40, 3)): 'mit_b5'}
 """Encoders of SegFormer by their stages' channels and numbers of blocks."""
 MIT_SETTINGS = {'num_channels': 3, 'num_encoder_blocks': 4, 'sr_ratios': [8, 4, 2, 1],
                 'num_attention_heads': [1, 2, 5, 8], 'mlp_ratios': [4, 4, 4, 4],
@@ -50,11 +53,12 @@ MIT_NAMES: Names = (
     (r'^decode_head\.batch_norm\.', 'decoder.fuse_stage.1.'),
     (r'^decode_head\.classifier\.', 'segmentation_head.0.'))
 
-CONVNEXT = {((96, 192, 384, 768), (3, 3, 9, 3)): 'tu-convnext_tiny',
-            ((96, 192, 384, 768), (3, 3, 27, 3)): 'tu-convnext_small',
-            ((128, 256, 512, 1024), (3, 3, 27, 3)): 'tu-convnext_base',
-            ((192, 384, 768, 1536), (3, 3, 27, 3)): 'tu-convnext_large',
-            ((256, 512, 1024, 2048), (3, 3, 27, 3)): 'tu-convnext_xlarge'}
+CONVNEXT: Variants = {
+    ((96, 192, 384, 768), (3, 3, 9, 3)): 'tu-convnext_tiny',
+    ((96, 192, 384, 768), (3, 3, 27, 3)): 'tu-convnext_small',
+    ((128, 256, 512, 1024), (3, 3, 27, 3)): 'tu-convnext_base',
+    ((192, 384, 768, 1536), (3, 3, 27, 3)): 'tu-convnext_large',
+    ((256, 512, 1024, 2048), (3, 3, 27, 3)): 'tu-convnext_xlarge'}
 """Encoders of UPerNet by their stages' channels and numbers of blocks."""
 CONVNEXT_SETTINGS = {'num_channels': 3, 'patch_size': 4, 'hidden_act': 'gelu',
                      'out_features': ['stage1', 'stage2', 'stage3', 'stage4']}
@@ -97,9 +101,9 @@ def smp_equivalent(folder: Path, config: Mapping[str, Any], state: State) -> Equ
     """
     family = config.get('model_type')
     if not isinstance(family, str) or family not in FAMILIES:
-        raise CheckpointError(f'{folder} holds a network of the family {family!r} of transformers, '
-                              f'which cannot be divided into a shallow and a deep half: only '
-                              f'{" and ".join(FAMILIES)} can')
+        raise CheckpointError(f'{folder} holds a network of the family {family!r} of '
+                              f'transformers, which cannot be divided into a shallow and a deep '
+                              f'half: only {" and ".join(FAMILIES)} can')
     kinds = config.get('architectures') or []
     if kinds and not str(kinds[0]).endswith('ForSemanticSegmentation'):
         raise CheckpointError(f'{folder} holds a {kinds[0]}, which does not segment')
@@ -158,7 +162,7 @@ def _check(path: Path, config: Mapping[str, Any], fixed: Mapping[str, Any]) -> N
 
 
 def _variant(path: Path, config: Mapping[str, Any],
-             known: Mapping[tuple[tuple[int, ...], tuple[int, ...]], str]) -> str:
+             known: Variants) -> str:
     # What a configuration does not say has the default, the first of those known.
     channels, depths = (config.get(name) or list(default) for name, default in zip(
         ('hidden_sizes', 'depths'), next(iter(known))))
