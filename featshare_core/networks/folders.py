@@ -128,5 +128,7 @@ def _value(matter: str, key: str) -> str:
     make a short one expand to gigabytes.
     """
     match = re.search(rf'^{key}:(.*(?:\n[ \t]*-.*)*)', matter, re.MULTILINE)
-    items = re.split(r'\n[ \t]*-|[\[\],]', match[1]) if match else ()
+    items = re.split(r'\n[ \t]*-', match[1]) if match else []
+    if len(items) == 1 and items[0].strip().startswith('['):
+        items = items[0].strip(' \t\r[]').split(',')
     return ', '.join(filter(None, (item.strip().strip('\'"') for item in items)))
