@@ -18,6 +18,7 @@ from featshare_core.inference.options import (
     make_segmenter,
 )
 from featshare_core.networks.command import add_convert_command
+from featshare_core.packages import explain
 from featshare_core.training.command import add_train_command
 from featshare_core.weights_command import add_weights_commands
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f'featshare: {error}', file=sys.stderr)
+        print(f'featshare: {explain(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

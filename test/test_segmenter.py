@@ -163,7 +163,7 @@ def test_bgr_arrays_and_pil_images_give_the_masks_of_rgb_arrays(segmenter):
     for frame, color, message in (
             (image, 'BGR', "color is 'rgb' or 'bgr', not 'BGR'"),
             (pil.fromarray(image), 'bgr', "color='bgr' is for arrays"),
-            (pil.new('I;16', (8, 8)), 'rgb', r"mode I;16, not RGB.*convert it with .convert\('RGB")):
+            (pil.new('I;16', (8, 8)), 'rgb', r"mode I;16, not RGB, .*with .convert\('RGB")):
         with pytest.raises(ValueError, match=message):
             segmenter.segment(frame, color=color)
 
