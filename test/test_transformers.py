@@ -207,7 +207,8 @@ def test_upernet(tmp_path, monkeypatch):
     ({'model_type': 'dpt'}, r"b0 holds a network of the family 'dpt' of transformers, which "
                             r'cannot be divided .* only segformer and upernet can'),
     ({'model_type': 'beit'}, "family 'beit'"), ({'model_type': ['x']}, r"family \['x'\]"),
-    ({'architectures': ['SegformerForImageClassification']}, 'Classification, which does not seg'),
+    ({'architectures': ['SegformerForImageClassification']}, "Classification'., which does not"),
+    ({'architectures': 3}, 'holds 3, which does not segment'),
     ({'sr_ratios': [8, 4, 2, 2]}, r'sr_ratios is \[8, 4, 2, 2\], and only \[8, 4, 2, 1\] can'),
     ({'hidden_sizes': [3, 3, 3, 3]}, r'those of none of mit_b0, .* mit_b5'),
     ({'hidden_sizes': [64, 128, 320, 512]}, r'patch_embed1\.proj\.weight has shape .32, 3, 7, 7'),

@@ -328,3 +328,21 @@ def test_other_folders_are_refused(tmp_path):
         (tmp_path / 'empty' / 'config.json').write_text(text)
         with pytest.raises(CheckpointError, match='empty'):
             load_checkpoint(tmp_path / 'empty')
+
+
+@pytest.mark.parametrize(('file', 'content'), [
+    ('albumentations_config_eval.json', {'height': 1e999, 'width': 96}),
+    ('albumentations_config_eval.json', {'height': 1 << 40, 'width': 96}),
+    ('albumentations_config_eval.json', '[' * 100_000), ('config.json', {'encoder_depth': 1e999}),
+    ('config.json', {'decoder_merge_policy': []})])
+def test_settings_of_any_kind_are_refused(folder, file, content):
+    """The image on which the networks are compared is never of a size that a file names."""
+    path = folder / file
+    if isinstance(content, str):
+        path.write_text(content)
+    elif file == 'config.json':
+        path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    else:
+        path.write_text(json.dumps({'transform': {'__class_fullname__': 'Resize', **content}}))
+    with pytest.raises(CheckpointError, match='^mine cannot be converted: '):
+        load_checkpoint(folder)

@@ -35,6 +35,8 @@ FCN = 'fcn_resnet50'
 """torchvision's name of the network."""
 ASSUMED_SIZE = 512, 512
 """Width and height of the images that a network was trained on, where nothing says them."""
+CHECKED_SIDE = 1024
+"""Largest side of the image on which the divided network is compared, in pixels."""
 TOLERANCE = 1e-4
 """Largest difference from the undivided model, relative to its largest logit."""
 
@@ -157,7 +159,8 @@ def _smp(state: State, labels: LabelSet, architecture: str, encoder: str,
                          f'{", ".join(map(str, network.cuts))} levels, not {shared_levels}')
     network.configure(shared_levels=shared_levels)
     multiple = model.encoder.output_stride
-    width, height = (max(side // multiple, 1) * multiple for side in input_size)
+    width, height = (max(min(side, CHECKED_SIDE) // multiple, 1) * multiple
+                     for side in input_size)
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         try:

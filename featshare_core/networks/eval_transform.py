@@ -53,7 +53,7 @@ def read_eval_transform(folder: Path) -> EvalTransform:
                                  for side in ('width', 'height'))
                 if width and height:
                     found = EvalTransform(found.normalisation, (int(width), int(height)))
-    except (OSError, LookupError, TypeError, AttributeError, ValueError,
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError,
             RecursionError) as error:
         raise ValueError(f'{path} cannot be used ({error!r}): correct it, or rename it and give '
                          f'--mean, --std and --input-size') from error

@@ -104,9 +104,9 @@ def smp_equivalent(folder: Path, config: Mapping[str, Any], state: State) -> Equ
         raise CheckpointError(f'{folder} holds a network of the family {family!r} of '
                               f'transformers, which cannot be divided into a shallow and a deep '
                               f'half: only {" and ".join(FAMILIES)} can')
-    kinds = config.get('architectures') or []
-    if kinds and not str(kinds[0]).endswith('ForSemanticSegmentation'):
-        raise CheckpointError(f'{folder} holds a {kinds[0]}, which does not segment')
+    kinds = config.get('architectures')
+    if kinds and not str(kinds).endswith("ForSemanticSegmentation']"):
+        raise CheckpointError(f'{folder} holds {str(kinds):.99}, which does not segment')
     return FAMILIES[family](folder / CONFIG_FILE, config, state)
 
 
