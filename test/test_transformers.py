@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from featshare_core.cli import main
 from featshare_core.labels import CITYSCAPES
 from featshare_core.networks import transformers
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
@@ -190,6 +191,19 @@ def test_segformer(tmp_path):
     assert config.options['encoder'] == 'mit_b0'
     assert config.training['normalisation'] == PREPROCESSOR
     assert 'assumed' not in config.training
+
+
+def test_convert_takes_it_and_says_what_it_does_not_use(tmp_path, capsys):
+    folder = written(tmp_path / 'b0', SEGFORMER, random_state(segformer_shapes()))
+    (tmp_path / 'names.txt').write_text('\n'.join(map(str, range(19))))
+    assert main(['convert', str(folder), str(tmp_path / 'x')]) == 0
+    said = capsys.readouterr().out
+    assert f'--mean 0.5 0.4 0.3 --std 0.2 0.3 0.4 ({PREPROCESSOR}); images of 96x64' in said
+    assert 'not used' not in said
+    assert load_checkpoint(tmp_path / 'x.safetensors')[1].labels == CITYSCAPES
+    assert main(['convert', str(folder), str(tmp_path / 'x'), '--labels',
+                 str(tmp_path / 'names.txt')]) == 0
+    assert 'not used: the class names of the folder\n' in capsys.readouterr().out
 
 
 def test_upernet(tmp_path, monkeypatch):

@@ -10,11 +10,13 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from featshare_core.cli import main
+from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import OKABE_ITO
 from featshare_core.networks import conversions
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
@@ -96,6 +98,9 @@ def test_a_folder_of_smp(folder, model, monkeypatch, caplog):
     assert config.training['converted_from'] == 'mine'
     assert 'mine does not say everything: the classes are called class 0' in caplog.text
     monkeypatch.setattr(conversions, 'convert', None)  # once is enough
+    with VideoSegmenter.from_checkpoint(folder, engine='torch', device='cpu') as segmenter:
+        assert segmenter.engine.licence == 'mit'
+        assert segmenter.segment(np.zeros((64, 96, 3), np.uint8)).mask.shape == (64, 96)
     assert_same(f'{folder}/', model)
     monkeypatch.chdir(folder.parent)
     assert find_weights('mine') == find_weights(folder)
@@ -344,5 +349,5 @@ def test_settings_of_any_kind_are_refused(folder, file, content):
         path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
     else:
         path.write_text(json.dumps({'transform': {'__class_fullname__': 'Resize', **content}}))
-    with pytest.raises(CheckpointError, match='^mine cannot be converted: '):
+    with pytest.raises(CheckpointError, match=r'^mine cannot be converted: '):
         load_checkpoint(folder)

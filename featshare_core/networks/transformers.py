@@ -106,7 +106,7 @@ def smp_equivalent(folder: Path, config: Mapping[str, Any], state: State) -> Equ
                               f'half: only {" and ".join(FAMILIES)} can')
     kinds = config.get('architectures')
     if kinds and not str(kinds).endswith("ForSemanticSegmentation']"):
-        raise CheckpointError(f'{folder} holds {str(kinds):.99}, which does not segment')
+        raise CheckpointError(f'{folder} holds {kinds!s:.99}, which does not segment')
     return FAMILIES[family](folder / CONFIG_FILE, config, state)
 
 
