@@ -3,6 +3,7 @@ import json
 import pickle
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,10 +339,13 @@ def test_without_network_the_way_out_is_said_at_once(tmp_path, capsys, monkeypat
     assert "give them; ImageNet's are --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225" in said
 
 
-@pytest.mark.parametrize('weights', ['folder', 'folder/', 'other.safetensors', 'other.pth'])
+@pytest.mark.parametrize('weights', [
+    'folder', 'folder/', 'smp/', 'other.safetensors', 'other.pth'])
 def test_weights_that_need_converting_say_so(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'folder').mkdir()
+    (tmp_path / 'smp').mkdir()
+    Path('smp/config.json').write_text('{"_model_class": "Unet"}')
     save_file(STATE, 'other.safetensors')
     torch.save(STATE, 'other.pth')
     with pytest.raises(CheckpointError, match='`featshare convert` makes a checkpoint'):

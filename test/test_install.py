@@ -21,7 +21,8 @@ def prefix(tmp_path_factory):
     source, prefix = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('prefix')
     # A copy, because a build writes beside the sources.
     for name in ('featshare_core', 'featshare_ros', 'launch', 'config', 'weights', 'scripts',
-                 'resource', 'setup.py', 'setup.cfg', 'package.xml', 'README.md', 'LICENSE'):
+                 'resource', 'setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml', 'README.md',
+                 'LICENSE'):
         path = REPOSITORY / name
         (shutil.copytree if path.is_dir() else shutil.copy)(path, source / name)
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
