@@ -23,7 +23,7 @@ from featshare_core.networks.eval_transform import (
 from featshare_core.networks.smp.build import NOT_OURS, smp_arguments
 from featshare_core.networks.state_file import State
 from featshare_core.networks.transformers import class_names, smp_equivalent
-from featshare_core.networks.weights import CONFIG_FILE, foreign_kind, read_json
+from featshare_core.networks.weights import CONFIG_FILE, CONVERSION, foreign_kind, read_json
 
 MODEL_CARD = 'README.md'
 """Name of the file whose front matter names the licence of the weights."""
@@ -66,8 +66,8 @@ def read_folder(folder: Path) -> Pretrained:
         state = load_file(folder / 'model.safetensors')
     except (OSError, SafetensorError) as error:
         raise ValueError(f'{folder} holds no model.safetensors that can be read ({error}); '
-                         f'weights of other formats, such as pytorch_model.bin, are not '
-                         f'read') from error
+                         f'weights of other formats, such as pytorch_model.bin, are not read; '
+                         f'{CONVERSION}') from error
     licence = read_licence(folder)
     if foreign_kind(folder) == 'smp':
         return _smp(folder, config, state, licence)
