@@ -125,16 +125,23 @@ def check_state(module: nn.Module, state: State, refusal: str) -> None:
 @contextmanager
 def unallocated() -> Iterator[None]:
     """Give modules that are built meanwhile their shapes, but no memory."""
-    with torch.device('meta'), _ReadableSchedules():
+    with torch.device('meta'), _Unallocated():
         yield
 
 
-class _ReadableSchedules(TorchFunctionMode):
-    """Keeps on the CPU what encoders read while they are built: the drop path's schedule."""
+class _Unallocated(TorchFunctionMode):
+    """
+    What building on the meta device needs beside it.
+
+    Encoders read the schedule of their drop paths, which therefore stays on the CPU. Normally
+    distributed initial values are left out: there, they would import a compiler for 1.4 s.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.normal_:
+            return args[0]
         if func is torch.linspace:
             kwargs = {'device': 'cpu', **kwargs}
         return func(*args, **kwargs)
