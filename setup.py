@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['featshare_core*', 'featshare_ros*']),
-    package_data={'featshare_core': ['py.typed']},
+    package_data={'featshare_core': ['py.typed', 'label_sets/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),

@@ -20,6 +20,7 @@ from featshare_core.inference.options import (
 from featshare_core.networks.command import add_convert_command
 from featshare_core.packages import explain
 from featshare_core.training.command import add_train_command
+from featshare_core.weights_command import add_weights_commands
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_export_command(commands)
     add_evaluation_commands(commands)
     add_doctor_command(commands)
+    add_weights_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -61,8 +61,9 @@ class Spec:
 
 
 PARAMETERS = (
-    Spec('weights', 'default', 'Checkpoint: the name of a shipped one, the path of a .safetensors '
-         'file, or a folder that `featshare export` wrote.'),
+    Spec('weights', 'default', 'The network: the name of a shipped checkpoint, the path of a '
+         '.safetensors file, a folder that `featshare export` or save_pretrained wrote, or '
+         'org/name of a model hub, after `featshare pull`.'),
     Spec('device', 'auto', 'Where the network runs: auto (CUDA where there is one, else the CPU), '
          'cpu, cuda or cuda:N. A device that is named and missing is an error.'),
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '

@@ -157,7 +157,7 @@ def advise_command(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_exported(*weights: str | None) -> None:
-    from featshare_core.inference.export.models import is_exported
+    from featshare_core.networks.weights import is_exported
     for one in weights:
         if one is not None and is_exported(one):
             raise ValueError(f'{one} is exported, with one cut and one size: give the checkpoint '
@@ -183,8 +183,9 @@ def data_choice(arguments: argparse.Namespace) -> DataChoice:
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     """Add the options that ``featshare evaluate`` and ``evaluate_bag`` share."""
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                              '`featshare export` wrote')
+                         help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                              '`featshare export` or save_pretrained wrote, or a name that '
+                              '`featshare pull` fetched')
     command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
     command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
@@ -233,7 +234,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     command = add('benchmark', benchmark_command, 'time a checkpoint')
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name or a .safetensors file")
+                         help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                              'save_pretrained wrote, or a name that `featshare pull` fetched')
     add_device(command)
     command.add_argument('--size', type=size_argument, default=(512, 512), metavar='WxH',
                          help='of the images (default: 512x512)')

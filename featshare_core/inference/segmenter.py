@@ -118,8 +118,8 @@ class VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
-        :param path_or_name: a .safetensors file, the name of a shipped checkpoint, or a folder
-            that ``featshare export`` has written.
+        :param path_or_name: a .safetensors file, the name of a shipped checkpoint, a folder, or a
+            name that ``featshare pull`` fetched: see ``networks.weights.find_weights``.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
             every frame.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -9,23 +9,24 @@ from typing import Any
 
 def convert_command(arguments: argparse.Namespace) -> None:
     """
-    Make a checkpoint of a segmentation_models_pytorch model, or of torchvision's fcn_resnet50.
+    Make a checkpoint of a model of segmentation_models_pytorch, transformers or torchvision.
 
-    From a folder that save_pretrained wrote, or a file of torch.save(model.state_dict()). The
+    From a folder that save_pretrained wrote (of transformers: SegFormer, and UPerNet on ConvNeXt),
+    or a file of torch.save(model.state_dict()) (of torchvision: fcn_resnet50). The
     network is compared with the undivided model; the weights are kept in full precision.
     """
     import torch
 
-    from featshare_core.labels import load_label_set
+    from featshare_core.labels import find_label_set
     from featshare_core.networks.checkpoint import save_checkpoint
-    from featshare_core.networks.convert import LABELS, convert
+    from featshare_core.networks.convert import convert
     from featshare_core.networks.normalisation import as_options
     if (arguments.mean is None) != (arguments.std is None):
         raise ValueError('give --mean and --std together')
-    labels = LABELS.get(arguments.labels) or load_label_set(arguments.labels)
+    labels = find_label_set(arguments.labels) if arguments.labels else None
     try:
         options = json.loads(arguments.arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'--arguments is no JSON: {error}') from error
     network, config = convert(
         arguments.source, labels, arguments.input_size and tuple(arguments.input_size),
@@ -44,21 +45,23 @@ def convert_command(arguments: argparse.Namespace) -> None:
     if not_used:
         more = f' and {len(not_used) - 5} more' if len(not_used) > 5 else ''
         print(f'not used: {", ".join(not_used[:5])}{more}')
+    print(f'licence: {config.licence}')
 
 
 def add_convert_command(subparsers: Any) -> None:
     """Add ``convert`` to the command line's subparsers."""
     command = subparsers.add_parser(
-        'convert', help='make a checkpoint of a segmentation_models_pytorch model',
+        'convert', help='make a checkpoint of a model of another package',
         description=convert_command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=convert_command)
     command.add_argument('source', type=Path, help='a folder of save_pretrained, or a file')
     command.add_argument('output', type=Path,
                          help='the checkpoint to write; .safetensors is appended if it is missing')
-    command.add_argument('--labels', required=True,
-                         help='camvid, cityscapes, or a YAML file of classes, in the order of '
-                              'the logits')
+    command.add_argument('--labels',
+                         help='classes in the order of the logits: camvid, cityscapes, ade20k, '
+                              'voc, coco-stuff, mapillary, or a file of names, with or without '
+                              'colours; default: those that a folder of transformers names')
     command.add_argument('--input-size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
                          help='of the images it was trained on; default: as the '
                               'albumentations_config_eval.json beside the weights says')

@@ -7,6 +7,9 @@ from featshare_core.networks.smp.encoders import encoder_normalisation
 from featshare_core.networks.split import IMAGENET, Normalisation
 from featshare_core.networks.state_file import State
 
+OTHERS = ('inception', 'xception', 'dpn')
+"""Beginnings of the names of encoders whose weights have another mean than ImageNet's."""
+
 
 def choose_normalisation(given: Normalisation | None, found: Mapping[str, Normalisation],
                          encoder: str | None) -> tuple[Normalisation, str, list[str]]:
@@ -34,6 +37,20 @@ def choose_normalisation(given: Normalisation | None, found: Mapping[str, Normal
     if encoder is None:
         return IMAGENET, "torchvision's ImageNet weights", []
     return encoder_normalisation(encoder), f'the ImageNet weights of {encoder}', []
+
+
+def assumed_normalisation(encoder: str | None, weights: str | None) -> Normalisation:
+    """
+    Return ImageNet's mean and deviation, which most encoders' weights are trained with.
+
+    :param weights: the name of the weights that the encoder was trained from; None if unknown.
+    :raises ValueError: where the encoder's, or the weights', are known to be others.
+    """
+    if (encoder and encoder.startswith(OTHERS)) or weights == 'advprop':
+        raise ValueError(f'its images are not normalised as ImageNet is, since its encoder is '
+                         f'{encoder}: convert it with `featshare convert`, and give --mean and '
+                         f'--std')
+    return IMAGENET
 
 
 def take_buffers(*states: State) -> dict[str, Normalisation]:

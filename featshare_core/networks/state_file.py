@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 State = dict[str, Tensor]
 
@@ -95,17 +97,51 @@ def load_state(module: nn.Module, state: State, refusal: str) -> None:
     """
     Load a module's tensors out of a state dict, which may hold others beside them.
 
+    :raises ValueError: as ``check_state``.
+    """
+    check_state(module, state, refusal)
+    wanted = module.state_dict().keys()
+    module.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+def check_state(module: nn.Module, state: State, refusal: str) -> None:
+    """
+    Refuse a state dict that lacks a module's tensors; it may hold others beside them.
+
     How many batches the norms have seen need not be in it: old files lack it, nothing reads it.
 
     :param refusal: what to say first of a state dict that does not fit.
     :raises ValueError: naming the first tensor that is missing or of another shape.
     """
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
+    for name, tensor in module.state_dict().items():
         if name not in state:
             if not name.endswith('num_batches_tracked'):
                 raise ValueError(f'{refusal}: {name} is missing')
         elif state[name].shape != tensor.shape:
             raise ValueError(f'{refusal}: {name} has shape {tuple(state[name].shape)}, not '
                              f'{tuple(tensor.shape)}')
-    module.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+@contextmanager
+def unallocated() -> Iterator[None]:
+    """Give modules that are built meanwhile their shapes, but no memory."""
+    with torch.device('meta'), _Unallocated():
+        yield
+
+
+class _Unallocated(TorchFunctionMode):
+    """
+    What building on the meta device needs beside it.
+
+    Encoders read the schedule of their drop paths, which therefore stays on the CPU. Normally
+    distributed initial values are left out: there, they would import a compiler for 1.4 s.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_:
+            return args[0]
+        if func is torch.linspace:
+            kwargs = {'device': 'cpu', **kwargs}
+        return func(*args, **kwargs)

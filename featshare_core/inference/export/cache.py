@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from featshare_core.machine import cache_folder
+
 KEPT = 16
 """Number of entries kept, the most recently used; one per network, cut and image size."""
 DIGEST = hashlib.sha256().digest_size
@@ -73,13 +75,6 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return ''
-
-
-def cache_folder() -> Path:
-    """Return the package's cache folder; it may not exist."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    # Where there is no home, ~ is not expanded: then a folder that cannot be created.
-    return Path(base if base[0] != '~' else os.devnull, 'featshare')
 
 
 def folder() -> Path:
