@@ -18,7 +18,7 @@ except (ImportError, RuntimeError) as error:
                 allow_module_level=True)
 
 NORMALISED = ['--mean', '0.5', '0.4', '0.3', '--std', '0.3', '0.2', '0.1']
-SIZE = ['--input-size', '96', '64']
+SIZE = ['--input-size', '96x64']
 
 
 @pytest.fixture(autouse=True)

@@ -102,6 +102,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     samples = [sample for sample in source.samples if len(sample.frames) >= longest][:frames]
     with computing_threads(threads):
         network = load_checkpoint(weights[0])[1]
+        data.video(source, network.labels, longest)  # all classes are there
         video = Video(replace(source, samples=samples), network.labels)
         image = video.source.read_image(samples[0].frames[0])
         methods = [method for one in weights for method in methods_of(
@@ -129,6 +130,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     return rounded({
         **provenance(command, first.device), 'weights': [shown(one) for one in weights],
         'sha256': [fingerprint(one) for one in weights], 'data': described(data, video),
+        'classes': next(iter(scores.values())).classes,
         'frames': next(iter(scores.values())).frames, 'image': [image.shape[1], image.shape[0]],
         'engine': first.name, 'device': first.device, 'precision': first.precision,
         'clock': clock, 'threads': threads, 'per_frame_ms': float(np.median(whole)),
@@ -185,7 +187,7 @@ def points_of(scored: Score, label: str, intervals: Collection[int],
         percent over the frames of an interval: their ``mean``, and that of the ``worst`` lag.
     """
     ms = [float(np.median(times)) for times in scored.milliseconds]
-    miou = miou_per_lag(scored.matrices)['per_lag']
+    miou = miou_per_lag(scored.matrices, scored.scored)['per_lag']
     return [{'label': label or str(interval), 'interval': interval,
              'ms': float(np.mean(ms[:interval])), 'time': float(np.mean(ms[:interval])) / unit,
              'mean': float(np.mean(miou[:interval])), 'worst': min(miou[:interval])}

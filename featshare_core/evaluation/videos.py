@@ -13,8 +13,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from featshare_core.data.cityscapes import cityscapes_source
+from featshare_core.data.coverage import require_classes
 from featshare_core.data.folder import folder_source
-from featshare_core.data.source import Array, Labelled, Source, camvid_source
+from featshare_core.data.source import Array, Labelled, Source, camvid_source, table_by_name
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
@@ -63,7 +64,8 @@ class Video:
     """
     A data set's frames and labels, in the classes of a network.
 
-    ``names`` has the name of the video that each labelled frame is of; see ``video_names``.
+    ``names`` has the name of the video that each labelled frame is of; see ``video_names``. Where
+    every class of the data set is one of the network's too, classes are matched by name.
 
     :raises ValueError: where the data set has other classes, and no translation is known.
     """
@@ -73,6 +75,9 @@ class Video:
         self.names = video_names(source.samples)
         self._table: Array | None = None
         if source.labels.names == labels.names:
+            return
+        if set(source.labels.names) <= set(labels.names):
+            self._table = table_by_name(source.labels, labels)
             return
         if (source.labels.names, labels.names) != (CITYSCAPES.names, CAMVID.names):
             raise ValueError(f'the network tells apart {", ".join(labels.names)}, but '
@@ -95,6 +100,19 @@ class Video:
     def class_of(self, label: int) -> int:
         """Return the network's class of one of the data set's, ``UNLABELLED`` for none."""
         return label if self._table is None else int(self._table[label])
+
+    def require_classes(self, interval: int, where: str, allowed: bool) -> None:
+        """
+        Check that each class that the data set can hold has a pixel in the frames that are scored.
+
+        :param where, allowed: as ``coverage.require_classes``.
+        :raises ValueError: naming the classes that have none.
+        """
+        classes = {self.class_of(index) for index in range(len(self.source.labels))}
+        scored = [s for s in self.source.samples if len(s.frames) >= interval]
+        if scored:  # otherwise ``passes`` says what is wrong
+            require_classes(map(self.read_truth, scored), classes - {UNLABELLED},
+                            self.labels.names, where, '--allow-absent-classes', allowed)
 
     def passes(self, interval: int) -> list[Pass]:
         """
@@ -161,16 +179,24 @@ class DataChoice:
 
     :param kind: one of ``data.KINDS``; ``traffic`` is rendered: it has no folder and no splits.
     :param annotations: Cityscapes' folder of masks; only ``gtFine`` is made by hand.
-    :raises ValueError: where a data set that lies in a folder is given none.
+    :param mapping: of a ``folder``: the file with the class of each id, see ``load_mapping``.
+    :param allow_absent: score although a class has no labelled pixel. Rendered data are exempt
+        from the check: their labels are exact.
+    :raises ValueError: where a data set that lies in a folder is given none, or another kind than
+        ``folder`` a mapping.
     """
 
     kind: str
     root: Path | None = None
     split: str = 'val'
     annotations: str = 'gtFine'
+    mapping: Path | None = None
+    allow_absent: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a data set without its folder."""
+        """Refuse a data set without its folder, and a mapping of ids that are fixed."""
+        if self.mapping is not None and self.kind != 'folder':
+            raise ValueError(f'--mapping is for --data folder, not for {self.kind}')
         if self.root is None and self.kind != 'traffic':
             raise ValueError(f'data {self.kind} need --root, their folder')
 
@@ -186,15 +212,21 @@ class DataChoice:
         """Return the command line's arguments, without the folders of this machine."""
         if self.kind == 'traffic':
             return f'--data {self.kind}'
-        given = f'--data {self.kind} --root DIR --split {self.split}'
-        return given + (f' --annotations {self.annotations}' if self.annotations != 'gtFine'
-                        else '')
+        given = [f'--data {self.kind} --root DIR --split {self.split}']
+        if self.annotations != 'gtFine':
+            given.append(f'--annotations {self.annotations}')
+        if self.mapping is not None:
+            given.append(f'--mapping {self.mapping.name}')
+        if self.allow_absent:
+            given.append('--allow-absent-classes')
+        return ' '.join(given)
 
     def fingerprint(self) -> str:
         """
         Return 16 digits that tell the labelled frames from others'.
 
-        They are of the names and sizes of files, or of the definitions of rendered clips.
+        They are of the names and sizes of files, with the mapping's content, or of the definitions
+        of rendered clips.
 
         :raises ValueError, FileNotFoundError: as ``open``.
         """
@@ -202,6 +234,8 @@ class DataChoice:
         if self.kind == 'traffic':
             digest.update(repr(CLIPS).encode())
             return digest.hexdigest()[:16]
+        if self.mapping is not None:
+            digest.update(self.mapping.read_bytes())
         for sample in self.open().samples:
             for path in (Path(sample.frames[0]), Path(sample.mask)):
                 digest.update(f'{path.name} {path.stat().st_size}\n'.encode())
@@ -219,4 +253,16 @@ class DataChoice:
             return camvid_source(self.root, self.split)
         if self.kind == 'cityscapes':
             return cityscapes_source(self.root, self.split, self.annotations)
-        return folder_source(self.root, self.split)
+        return folder_source(self.root, self.split, self.mapping)
+
+    def video(self, source: Source, labels: LabelSet, interval: int) -> Video:
+        """
+        Return a source of ``open`` in the classes of a network, each of which has a pixel.
+
+        :param interval: frames from key to key frame, of the frames to score.
+        :raises ValueError: as ``Video`` and ``Video.require_classes``.
+        """
+        video = Video(source, labels)
+        if self.kind != 'traffic':
+            video.require_classes(interval, self.name, self.allow_absent)
+        return video

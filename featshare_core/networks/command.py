@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from featshare_core.arguments import size_argument
+
 
 def convert_command(arguments: argparse.Namespace) -> None:
     """
@@ -27,7 +29,7 @@ def convert_command(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f'--arguments is no JSON: {error}') from error
     network, config = convert(
-        arguments.source, labels, tuple(arguments.input_size), arguments.architecture,
+        arguments.source, labels, arguments.input_size, arguments.architecture,
         arguments.encoder, options, arguments.shared_levels,
         (arguments.mean, arguments.std) if arguments.mean else None)
     save_checkpoint(arguments.output, network, config, torch.float32)
@@ -47,8 +49,8 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('--labels', required=True,
                          help='camvid, cityscapes, or a YAML file of classes, in the order of '
                               'the logits')
-    command.add_argument('--input-size', type=int, nargs=2, required=True,
-                         metavar=('WIDTH', 'HEIGHT'), help='of the images it was trained on')
+    command.add_argument('--input-size', type=size_argument, required=True, metavar='WxH',
+                         help='of the images it was trained on, as in 640x480')
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
     command.add_argument('--arguments', default='{}', metavar='JSON',

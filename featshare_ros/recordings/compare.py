@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.arguments import add_common
 from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, describe_topics, open_bag
@@ -210,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'compare_bags', description='Print how far the masks of two recordings agree: per class, '
                                     'and per distance to the key frame.')
+    add_common(parser)
     parser.add_argument('a', type=Path, help='a rosbag2 recording with masks')
     parser.add_argument('b', type=Path, help='another, of the same images')
     paths = parser.parse_args(arguments)

@@ -16,9 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
-from featshare_core.data.frames import frames_of
+from featshare_core.arguments import add_common
+from featshare_core.data.frames import frame_rate, frames_of
 from featshare_core.inference.engine import Frame
 from featshare_ros.recordings.bag import write_recording
 
@@ -53,17 +52,15 @@ def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame],
         traffic = TrafficClip(clip)
         return ((traffic.frame(index)[0] for index in range(traffic.clip.frames)),
                 fps or traffic.fps)
-    if fps is None and Path(source).is_file():
-        video = cv2.VideoCapture(source)
-        fps = video.get(cv2.CAP_PROP_FPS)
-        video.release()
-    return (frame for _, frame in frames_of(Path(source))), fps or 25.0
+    path = Path(source)
+    return (frame for _, frame in frames_of(path)), fps or frame_rate(path) or 25.0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         'make_recording', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
     parser.add_argument('source', help="a video file, a folder of images, the word 'street', or "
                                        "'traffic/CLIP', a clip of the passing-traffic set")
     parser.add_argument('output', type=Path, help='the directory to create')
