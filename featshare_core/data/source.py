@@ -111,27 +111,19 @@ def identity_table(classes: int) -> npt.NDArray[np.int16]:
     return table
 
 
-def table_by_name(theirs: LabelSet, ours: LabelSet) -> Array:
-    """
-    Return 256 entries that translate class ids between label sets, by the classes' names.
-
-    :raises ValueError: naming the classes of ``theirs`` that ``ours`` lacks.
-    """
-    unknown = [name for name in theirs.names if name not in ours.names]
-    if unknown:
-        raise ValueError(f'{", ".join(unknown)}: no such class; there are {", ".join(ours.names)}')
-    table = np.full(256, UNLABELLED, np.uint8)
-    table[:len(theirs)] = [ours.names.index(name) for name in theirs.names]
-    return table
-
-
-def in_classes(source: Source, labels: LabelSet) -> Source:
+def in_classes(source: Source, labels: LabelSet, mapping: Path) -> Source:
     """
     Return a data set with its masks in the classes of another label set, matched by name.
 
-    :raises ValueError: as ``table_by_name``.
+    :param mapping: the file that the data set's classes come from.
+    :raises ValueError: naming it and the classes that ``labels`` lacks.
     """
-    table = table_by_name(source.labels, labels)
+    unknown = [name for name in source.labels.names if name not in labels.names]
+    if unknown:
+        raise ValueError(f'{mapping}: {", ".join(unknown)}: no such class; there are '
+                         f'{", ".join(labels.names)}')
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[:len(source.labels)] = [labels.names.index(name) for name in source.labels.names]
 
     def read_mask(mask: str, frame: str) -> Array:
         return table[source.read_mask(mask, frame)]

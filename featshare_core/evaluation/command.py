@@ -31,7 +31,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         from featshare_core.evaluation.unlabelled import Footage
         if arguments.data is not None or arguments.root is not None \
                 or arguments.mapping is not None or arguments.allow_absent_classes:
-            raise ValueError('--unlabelled takes a video of its own, not --data and its options')
+            raise ValueError('--unlabelled takes a video of its own, not --data and --root with '
+                             'their options')
         run_unlabelled(arguments, Footage(
             video.name, (frame for _, frame in frames_of(video)), count_frames(video),
             f'featshare evaluate --unlabelled {video.name}'))

@@ -15,7 +15,7 @@ import numpy as np
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
 from featshare_core.data.folder import folder_source
-from featshare_core.data.source import Array, Labelled, Source, camvid_source, table_by_name
+from featshare_core.data.source import Array, Labelled, Source, camvid_source, in_classes
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
@@ -64,8 +64,7 @@ class Video:
     """
     A data set's frames and labels, in the classes of a network.
 
-    ``names`` has the name of the video that each labelled frame is of; see ``video_names``. Where
-    every class of the data set is one of the network's too, classes are matched by name.
+    ``names`` has the name of the video that each labelled frame is of; see ``video_names``.
 
     :raises ValueError: where the data set has other classes, and no translation is known.
     """
@@ -75,9 +74,6 @@ class Video:
         self.names = video_names(source.samples)
         self._table: Array | None = None
         if source.labels.names == labels.names:
-            return
-        if set(source.labels.names) <= set(labels.names):
-            self._table = table_by_name(source.labels, labels)
             return
         if (source.labels.names, labels.names) != (CITYSCAPES.names, CAMVID.names):
             raise ValueError(f'the network tells apart {", ".join(labels.names)}, but '
@@ -100,19 +96,6 @@ class Video:
     def class_of(self, label: int) -> int:
         """Return the network's class of one of the data set's, ``UNLABELLED`` for none."""
         return label if self._table is None else int(self._table[label])
-
-    def require_classes(self, interval: int, where: str, allowed: bool) -> None:
-        """
-        Check that each class that the data set can hold has a pixel in the frames that are scored.
-
-        :param where, allowed: as ``coverage.require_classes``.
-        :raises ValueError: naming the classes that have none.
-        """
-        classes = {self.class_of(index) for index in range(len(self.source.labels))}
-        scored = [s for s in self.source.samples if len(s.frames) >= interval]
-        if scored:  # otherwise ``passes`` says what is wrong
-            require_classes(map(self.read_truth, scored), classes - {UNLABELLED},
-                            self.labels.names, where, '--allow-absent-classes', allowed)
 
     def passes(self, interval: int) -> list[Pass]:
         """
@@ -257,12 +240,21 @@ class DataChoice:
 
     def video(self, source: Source, labels: LabelSet, interval: int) -> Video:
         """
-        Return a source of ``open`` in the classes of a network, each of which has a pixel.
+        Return a source of ``open`` in the classes of a network.
 
-        :param interval: frames from key to key frame, of the frames to score.
-        :raises ValueError: as ``Video`` and ``Video.require_classes``.
+        :param interval: frames from key to key frame.
+        :raises ValueError: as ``Video``; for a mapping to a class that the network lacks; and,
+            unless ``allow_absent``, where a class that the data set can hold has no pixel in the
+            frames that are scored.
         """
+        mapped = None
+        if self.mapping is not None:
+            mapped, source = source.labels.names, in_classes(source, labels, self.mapping)
         video = Video(source, labels)
-        if self.kind != 'traffic':
-            video.require_classes(interval, self.name, self.allow_absent)
+        classes = {video.class_of(index) for index, name in enumerate(source.labels.names)
+                   if mapped is None or name in mapped}
+        scored = [s for s in source.samples if len(s.frames) >= interval]
+        if scored and self.kind != 'traffic':  # without any, ``passes`` says what is wrong
+            require_classes(map(video.read_truth, scored), classes - {UNLABELLED}, labels.names,
+                            self.name, '--allow-absent-classes', self.allow_absent)
         return video

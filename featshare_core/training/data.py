@@ -39,11 +39,8 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
         source = cityscapes_source(root, entry.split, entry.annotations)
     elif entry.mapping:
         mapping = data / Path(entry.mapping).expanduser()
-        source = folder_source(root, entry.split, mapping)
-        try:
-            source = in_classes(source, load_label_set(root / 'labels.yaml'))
-        except ValueError as error:
-            raise ValueError(f'{mapping}: {error}') from error
+        source = in_classes(folder_source(root, entry.split, mapping),
+                            load_label_set(root / 'labels.yaml'), mapping)
     else:
         source = folder_source(root, entry.split)
     store = FrameStore(source, size)
