@@ -48,6 +48,8 @@ def segment_command(arguments: argparse.Namespace) -> None:
         print(f'{arguments.output} is complete already: {state["frame"]} masks')
         return
     with closing(make_segmenter(options)) as segmenter:
+        if 'frame' not in state:
+            _begin(arguments, state)
         try:
             _segment(arguments, segmenter, state)
         except KeyboardInterrupt:
@@ -58,14 +60,13 @@ def segment_command(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[str, Any]:
     """
-    Create the output, and return the state to continue from.
+    Return the state to start or continue from; nothing is written.
 
     :raises ValueError, OSError: where the input cannot be read, or the output exists and may be
         neither replaced nor continued.
     """
     from featshare_core.data.frames import frames_of
-    from featshare_core.evaluation.provenance import write_json
-    output, state = arguments.output, arguments.output / STATE
+    output, path = arguments.output, arguments.output / STATE
     if arguments.input.resolve() == output.resolve():
         raise ValueError(f'{output} is the input too: masks would replace its images')
     if output.exists() and not output.is_dir():
@@ -74,24 +75,27 @@ def _open(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[str,
         raise ValueError('a video cannot be continued: leave out --video or --resume')
     if arguments.video and arguments.video.exists() and not arguments.overwrite:
         raise ValueError(f'{arguments.video} exists already; --overwrite replaces it')
+    exists = output.exists() and any(output.iterdir())
+    if exists and not path.exists():
+        raise ValueError(f'{output} holds files that featshare segment did not write: name '
+                         f'another folder')
+    if exists and not (arguments.resume or arguments.overwrite):
+        raise ValueError(f'{output} exists already; --overwrite replaces its masks, --resume '
+                         f'continues an interrupted run')
     next(frames_of(arguments.input))  # an input that cannot be read leaves no output behind
     settings = _settings(arguments, options)
-    if output.exists() and any(output.iterdir()):
-        if not state.exists():
-            raise ValueError(f'{output} holds files that featshare segment did not write: name '
-                             f'another folder')
-        if arguments.resume:
-            return _resumed(state, settings)
-        if not arguments.overwrite:
-            raise ValueError(f'{output} exists already; --overwrite replaces its masks, --resume '
-                             f'continues an interrupted run')
-        for file in (*output.glob('*.png'), *output.glob('*_overlay.jpg')):
-            file.unlink()
-        shutil.rmtree(output / CONFIDENCE, ignore_errors=True)
-    for folder in (output, *([output / CONFIDENCE] if arguments.confidence else [])):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(state, {'settings': settings})
-    return {'settings': settings}
+    return _resumed(path, settings) if exists and arguments.resume else {'settings': settings}
+
+
+def _begin(arguments: argparse.Namespace, state: dict[str, Any]) -> None:
+    """Make an empty output, without the masks of an earlier run."""
+    from featshare_core.evaluation.provenance import write_json
+    output = arguments.output
+    for file in (*output.glob('*.png'), *output.glob('*_overlay.jpg')):
+        file.unlink()
+    shutil.rmtree(output / CONFIDENCE, ignore_errors=True)
+    (output / CONFIDENCE if arguments.confidence else output).mkdir(parents=True, exist_ok=True)
+    write_json(output / STATE, state)
 
 
 def _resumed(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def write_video(path, frames=4, codec='mp4v', size=(64, 48)):
 def segment(random_checkpoint):
     def run(*arguments):
         return main(['segment', *map(str, arguments), '--weights', str(random_checkpoint),
-                     '--device', 'cpu', '--input-size', '64x64'])
+                     '--device', 'cpu', '--engine', 'torch', '--input-size', '64x64'])
     return run
 
 
@@ -51,8 +51,7 @@ def test_segment_writes_everything_that_is_wanted_of_a_video(tmp_path, segment):
     write_video(tmp_path / 'v.mp4')
     out = tmp_path / 'out'
     assert segment(tmp_path / 'v.mp4', out, '--confidence', '--video', tmp_path / 'masks.mp4',
-                   '--json', tmp_path / 'timings.json', '--precision', 'fp32', '--engine',
-                   'torch') == 0
+                   '--json', tmp_path / 'timings.json', '--precision', 'fp32') == 0
     names = [f'{index:06d}.png' for index in range(4)]
     assert sorted(file.name for file in out.glob('*.png')) == names
     for name in names:
@@ -70,22 +69,21 @@ def test_segment_writes_everything_that_is_wanted_of_a_video(tmp_path, segment):
     assert timings['ms']['current']['worst'] >= timings['ms']['current']['p50'] > 0
 
 
-@pytest.mark.parametrize(('codec', 'suffix'), [('MJPG', 'avi'), ('MJPG', 'mkv')])
-def test_a_video_that_is_cut_off_is_reported(codec, suffix, tmp_path, segment, capsys):
-    path = write_video(tmp_path / f'v.{suffix}', 40, codec)
+def test_a_video_that_is_cut_off_is_reported(tmp_path, segment, capsys):
+    path = write_video(tmp_path / 'v.mkv', 10, 'MJPG')
     content = path.read_bytes()
     path.write_bytes(content[:int(.6 * len(content))])
     assert segment(path, tmp_path / 'out') == 1
     said = capsys.readouterr()
     written = len(list((tmp_path / 'out').glob('*.png')))
-    assert 15 < written < 30
-    assert f'{written} of 40 frames could be read: the video is damaged or cut off' in said.err
+    assert 3 < written < 8
+    assert f'{written} of 10 frames could be read: the video is damaged or cut off' in said.err
     assert f'masks of these are in {tmp_path / "out"}' in said.err
 
 
 def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, capsys,
                                                              monkeypatch):
-    path, write = write_video(tmp_path / 'v.mp4', 12), segment_command._write
+    path, write = write_video(tmp_path / 'v.mp4', 10), segment_command._write
     options = ('--key-interval', '3', '--confidence', '--key-policy', 'change')
     assert segment(path, tmp_path / 'whole', *options) == 0
 
@@ -110,7 +108,7 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
         other = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
         assert other.read_bytes() == file.read_bytes(), file.name
     assert segment(path, tmp_path / 'out', '--resume', *options) == 0
-    assert 'is complete already: 12 masks' in capsys.readouterr().out
+    assert 'is complete already: 10 masks' in capsys.readouterr().out
     # Of the run before, nothing is left.
     write_video(path, 2)
     assert segment(path, tmp_path / 'out', '--overwrite') == 0

@@ -81,7 +81,7 @@ def test_a_class_without_a_pixel_is_not_scored_in_silence(tmp_path):
     root = folder(tmp_path, masks)
     choice = DataChoice('folder', root)
     with pytest.raises(ValueError, match=r'folder-val: no pixel is labelled lane. Its masks hold '
-                       'only 0 and 255, as drawing .* "255: lane". --allow-absent-classes'):
+                       'only 0 and 255, as drawing .* "0: floor" and "255: lane". --allow-abs'):
         choice.video(choice.open(), TWO, 1)
     allowed = DataChoice('folder', root, allow_absent=True)
     assert '--allow-absent-classes' in allowed.arguments()

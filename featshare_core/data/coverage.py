@@ -44,7 +44,7 @@ def require_classes(masks: Iterable[Array], classes: Collection[int], names: Seq
     if seen == {0, UNLABELLED}:
         reason = (f'. Its masks hold only 0 and {UNLABELLED}, as drawing programs write black and '
                   f'white, but {UNLABELLED} means no class: write 1 for white, or name a mapping '
-                  f'file with a line "{UNLABELLED}: {without[0]}"')
+                  f'file with the lines "0: {names[0]}" and "{UNLABELLED}: {without[0]}"')
     elif seen <= {UNLABELLED}:
         reason = f'. Its masks hold only {UNLABELLED}, which means no class'
     escape = f'. {allow} accepts it' if len(without) < len(classes) else ''

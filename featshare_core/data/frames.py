@@ -14,6 +14,8 @@ from featshare_core.data.files import natural, read_file
 Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 RECORDING_SUFFIXES = ('.mcap', '.db3', '.bag')
+GAP = 5
+"""Steps in time that frames are missing after, in mean intervals between frames."""
 
 
 class IncompleteVideoError(ValueError):
@@ -44,8 +46,10 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
                          f'read it')
     video = cv2.VideoCapture(str(source))
     try:
-        counted, index = _counted(video), 0
+        index, last, gap = 0, 0.0, 0.0  # seconds: the newest frame, the longest step to one
         while video.grab():
+            now = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            last, gap = now, max(gap, now - last)
             if index >= start:
                 retrieved, image = video.retrieve()
                 if not retrieved:
@@ -58,10 +62,37 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
     if not index:
         raise ValueError(f'{source} cannot be read as a video: it is damaged or cut off, or in a '
                          f'format that OpenCV was built without')
-    # Containers may count a frame that no decoder shows.
-    if index < counted - 1:
+    counted = count_frames(source)
+    if index < counted - 1 and not _is_whole(source, index, last, gap):
         raise IncompleteVideoError(f'{source}: {index} of {counted} frames could be read: the '
                                    f'video is damaged or cut off')
+
+
+def _is_whole(source: Path, frames: int, last: float, gap: float) -> bool:
+    """
+    Return whether a video was read to its end although its container counts more frames.
+
+    An edit list of mp4 may hide the first frames. Matroska has no count: OpenCV multiplies the
+    duration by a rate, which may vary. In both cases frames go on to the end, without a gap.
+
+    :param last, gap: time of the last frame, and longest time between two, in seconds.
+    """
+    interval = max(1 / (frame_rate(source) or 25.0), last / max(1, frames - 1))
+    packets, end = _packets(source)
+    if packets < count_frames(source) - 1:
+        end = max(end, count_frames(source) / (frame_rate(source) or 25.0) - interval)
+    return end - last < 2 * interval and gap < GAP * interval
+
+
+def _packets(source: Path) -> tuple[int, float]:
+    """Return the number of encoded frames in a video file, and the time of the last in seconds."""
+    video = cv2.VideoCapture(str(source))
+    count, end = 0, 0.0
+    if video.set(cv2.CAP_PROP_FORMAT, -1):  # not decoded
+        while video.grab():
+            count, end = count + 1, max(end, video.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    video.release()
+    return count, end
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -89,7 +120,7 @@ def count_frames(source: Path) -> int:
     if source.is_dir():
         return sum(file.suffix.lower() in IMAGE_SUFFIXES for file in source.iterdir())
     video = cv2.VideoCapture(str(source))
-    count = _counted(video)
+    count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
     video.release()
     return count
 
@@ -102,8 +133,3 @@ def frame_rate(source: Path) -> float | None:
     rate = video.get(cv2.CAP_PROP_FPS)
     video.release()
     return rate if 0 < rate < 10_000 else None
-
-
-def _counted(video: cv2.VideoCapture) -> int:
-    """Return the number of frames that a container counts; 0 where it does not."""
-    return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from featshare_core.arguments import add_common
-from featshare_core.data.frames import frame_rate, frames_of
+from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
 from featshare_core.inference.engine import Frame
 from featshare_ros.recordings.bag import write_recording
 
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parse(arguments)
     try:
+        problems: list[str] = []
         frames, fps = _frames(options.source, options.fps, options.seed)
+        frames = _until_cut_off(frames, problems)
         raw, topic = options.raw, options.topic
         topic = topic or '/camera/image_raw' + ('' if raw else '/compressed')
         count = write_recording(options.output, itertools.islice(frames, options.frames), topic,
@@ -37,7 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'make_recording: {error}', file=sys.stderr)
         return 1
     print(f'{options.output}: {count} images of {topic}, {fps:g} Hz')
-    return 0
+    for problem in problems:
+        print(f'make_recording: {problem}; the recording ends there', file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _until_cut_off(frames: Iterator[Frame], problems: list[str]) -> Iterator[Frame]:
+    """Yield the frames; where a video ends early, add that to ``problems``."""
+    try:
+        yield from frames
+    except IncompleteVideoError as error:
+        problems.append(str(error))
 
 
 def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame], float]:
