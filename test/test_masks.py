@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from featshare_core.data import files
+from featshare_core.data.camvid import read_camvid
 from featshare_core.data.files import exif_orientation, read_file
 from featshare_core.data.folder import folder_source, load_mapping
 from featshare_core.data.frames import frames_of
 from featshare_core.data.masks import encode_indices, read_indices
-from featshare_core.data.source import read_image
+from featshare_core.data.source import identity_table, read_ids, read_image
 from featshare_core.evaluation.accuracy import Score
 from featshare_core.evaluation.consistency import Consistency
 from featshare_core.evaluation.flicker import Flicker
@@ -55,6 +56,13 @@ def test_ids_do_not_depend_on_palette_and_depth(mode, bits, classes, transparent
     image.save(tmp_path / 'mask.png', **options)
     assert (tmp_path / 'mask.png').read_bytes()[24] == bits
     np.testing.assert_array_equal(read_indices(tmp_path / 'mask.png'), ids)
+    # So do the data sets.
+    frame = tmp_path / 'frame.png'
+    cv2.imwrite(str(frame), np.zeros((7, 13, 3), np.uint8))
+    np.testing.assert_array_equal(
+        read_ids(str(tmp_path / 'mask.png'), str(frame), identity_table(classes)), ids)
+    if classes <= len(CAMVID):
+        np.testing.assert_array_equal(read_camvid(frame, tmp_path / 'mask.png')[1], ids)
 
 
 def test_written_masks_have_a_palette(tmp_path):
