@@ -137,32 +137,29 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
     from featshare_core.progress import reporter
     source, output = arguments.input, arguments.output
     first = done = int(state.get('frame', 0))
-    if first:
-        segmenter.schedule.restore(state['schedule'])
     write_json(output / LABELS, _described(segmenter.labels))
     times = {True: Rolling(100_000), False: Rolling(100_000)}
 
-    def run(entry: tuple[str, Frame]) -> tuple[str, Frame, Result, dict[str, Any]]:
-        schedule = segmenter.schedule.state()
+    def run(entry: tuple[str, Frame]) -> tuple[str, Frame, Result]:
         result = segmenter.segment(entry[1], confidence=arguments.confidence)
         times[result.is_key].add(sum(result.timings.values()))
-        return *entry, result, schedule
+        return *entry, result
 
-    def finish(entry: tuple[str, Frame, Result, dict[str, Any]],
-               ) -> tuple[Result, dict[str, Any], Frame | None]:
-        name, frame, result, schedule = entry
-        return result, schedule, _write(arguments, name, frame, result, segmenter.labels)
+    def finish(entry: tuple[str, Frame, Result]) -> tuple[Result, Frame | None]:
+        name, frame, result = entry
+        return result, _write(arguments, name, frame, result, segmenter.labels)
 
     show = reporter('segmenting', 'frames', count_frames(source) or None, first)
     append = _video(arguments.video, source) if arguments.video else None
     start, saved, problem = time.monotonic(), time.monotonic(), ''
     with closing(overlap(frames_of(source, first), lambda entry: entry, run, finish)) as stages:
         try:
-            for done, (result, schedule, picture) in enumerate(stages, start=first + 1):
-                # The masks before this one are written, and a key frame needs none of them.
+            for done, (result, picture) in enumerate(stages, start=first + 1):
+                # Masks before this one are written. A run may begin at a key frame: its mask and
+                # those that follow depend on no earlier frame.
                 if result.is_key and time.monotonic() - saved >= SAVED_EVERY:
                     saved = time.monotonic()
-                    write_json(output / STATE, {**state, 'frame': done - 1, 'schedule': schedule})
+                    write_json(output / STATE, {**state, 'frame': done - 1})
                 if append is not None and picture is not None:
                     append(picture)
                 show(done)
