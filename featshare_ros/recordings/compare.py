@@ -185,12 +185,14 @@ def report(agreement: Agreement) -> str:
     """Return the agreement as text: overall, per class, and per lag."""
     matrix = agreement.matrix
     pixels = int(matrix.sum())
+    present = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
     lines = [f'{", ".join(agreement.cameras)}: {agreement.frames} frames compared, '
              f'{agreement.only_a} only in A, {agreement.only_b} only in B',
-             f'{_share(matrix):.2f} % of the pixels agree, mean IoU {100 * mean_iou(matrix):.2f}',
+             f'{_share(matrix):.2f} % of the pixels agree, mean IoU {100 * mean_iou(matrix):.2f} '
+             f'over {len(present)} of {max(len(present), len(agreement.names))} classes',
              '', f'{"class":16} {"IoU":>7} {"in A":>8} {"in B":>8}']
     iou = class_iou(matrix)
-    for index in np.flatnonzero(matrix.sum(0) + matrix.sum(1)):
+    for index in present:
         name = agreement.names[index] if index < len(agreement.names) else f'id {index}'
         lines.append(f'{name:16} {100 * iou[index]:7.2f} {100 * matrix[index].sum() / pixels:7.2f}'
                      f'% {100 * matrix[:, index].sum() / pixels:7.2f}%')
