@@ -83,8 +83,8 @@ def unlabelled_text(result: Result) -> str:
              f'{result["data"]["name"]}: {result["frames"]} of {result["data"]["frames"]} frames, '
              + ('each at every lag' if stride == 1 else f'a key frame tried every {stride} frames')
              + '; compared with the masks of the same network run on every frame',
-             f'mIoU is the mean over the {classes["scored"]} of {classes["of"]} classes that these '
-             'masks hold', '',
+             f'mIoU is the mean over {classes["scored"]} of {classes["of"]} classes, those '
+             'that these masks hold', '',
              f'{"agreement %":34}' + ''.join(f' {f"lag {lag}":>6}' for lag in lags)
              + f' {"mean":>6}']
     for part, name in (('pixels', 'pixels'), ('miou', 'mIoU')):
