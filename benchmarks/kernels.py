@@ -18,10 +18,10 @@ from figures import engine_parser, report
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from featshare_core.arguments import size_argument
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.device import choose_device
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.options import size_argument
 
 FRAMES = 20
 

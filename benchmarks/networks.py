@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from featshare_core.arguments import size_argument
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.networks.smp.build import divide, smp_model
 
@@ -118,8 +119,7 @@ def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', type=int, nargs=2, default=(480, 352),
-                        metavar=('WIDTH', 'HEIGHT'))
+    parser.add_argument('--size', type=size_argument, default=(480, 352), metavar='WxH')
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--device', default='cpu')
@@ -130,7 +130,7 @@ def main() -> None:
     before = os.getloadavg()
     results = []
     for architecture, encoder, options in NETWORKS:
-        results.append(measure(architecture, encoder, options, tuple(arguments.size),
+        results.append(measure(architecture, encoder, options, arguments.size,
                                arguments.rounds, device))
         print(table(results[-1:]).splitlines()[-1], flush=True)
     print(table(results))

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featshare_core.inference.options import size_argument
+from featshare_core.arguments import size_argument
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ THREADS = min(4, os.cpu_count() or 1)
 
 def overlap(source: Iterable[Item], prepare: Callable[[Item], Prepared],
             run: Callable[[Prepared], Computed], finish: Callable[[Computed], Finished],
-            ) -> Iterator[Finished]:
+            ) -> Generator[Finished, None, None]:
     """
     Yield ``finish(run(prepare(item)))`` of every item, in order.
 

@@ -30,6 +30,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     The exit code is 0 after a signal, and 1 after an error, which is printed. Further signals
     change nothing.
     """
+    if '--version' in (sys.argv if args is None else args):
+        from featshare_core.arguments import version
+        print(version())
+        sys.exit(0)
     _open_standard_files()
     ending = threading.Event()
     executors: list[SingleThreadedExecutor] = []

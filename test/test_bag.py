@@ -219,5 +219,5 @@ def test_make_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with open_recording(tmp_path / 'b') as recording:
         assert recording.message_type == COMPRESSED_IMAGE and recording.frame_count == 2
     assert main([str(tmp_path / 'missing'), str(tmp_path / 'c')]) == 1
-    assert 'no folder, and no video' in capsys.readouterr().err
+    assert 'missing does not exist' in capsys.readouterr().err
     assert not (tmp_path / 'c').exists()

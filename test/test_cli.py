@@ -1,9 +1,34 @@
 """The featshare command, without ROS."""
+import json
+
 import cv2
 import numpy as np
+import pytest
 
+from featshare_core import cli, progress, segment_command
 from featshare_core.cli import main
+from featshare_core.data.masks import read_indices
 from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import CAMVID
+
+
+def write_video(path, frames=4, codec='mp4v', size=(64, 48)):
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, size)
+    rng = np.random.default_rng(0)
+    for level in range(frames):
+        picture = np.full((size[1], size[0], 3), 255 * level // frames, np.uint8)
+        picture[:16, :16] = rng.integers(0, 256, 3)
+        video.write(picture)
+    video.release()
+    return path
+
+
+@pytest.fixture
+def segment(random_checkpoint):
+    def run(*arguments):
+        return main(['segment', *map(str, arguments), '--weights', str(random_checkpoint),
+                     '--device', 'cpu', '--engine', 'torch', '--input-size', '64x64'])
+    return run
 
 
 def test_segment_writes_a_mask_for_each_image(tmp_path, random_checkpoint, capsys):
@@ -16,20 +41,78 @@ def test_segment_writes_a_mask_for_each_image(tmp_path, random_checkpoint, capsy
                  '--device', 'cpu']) == 0
     segmenter = VideoSegmenter.from_checkpoint(random_checkpoint, 2, 'cpu')
     for index, image in enumerate(images):
-        mask = cv2.imread(str(tmp_path / 'out' / f'{index}.png'), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(mask, segmenter.segment(image).mask)
+        np.testing.assert_array_equal(read_indices(tmp_path / 'out' / f'{index}.png'),
+                                      segmenter.segment(image).mask)
         assert (tmp_path / 'out' / f'{index}_overlay.jpg').is_file()
     assert '2 key frames' in capsys.readouterr().out
 
 
-def test_segment_reads_a_video(tmp_path, random_checkpoint):
-    video = cv2.VideoWriter(str(tmp_path / 'v.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 10, (64, 48))
-    for level in range(4):
-        video.write(np.full((48, 64, 3), 60 * level, np.uint8))
-    video.release()
-    assert main(['segment', str(tmp_path / 'v.mp4'), str(tmp_path / 'out'),
-                 '--weights', str(random_checkpoint), '--device', 'cpu']) == 0
-    assert len(list((tmp_path / 'out').iterdir())) == 4
+def test_segment_writes_everything_that_is_wanted_of_a_video(tmp_path, segment):
+    write_video(tmp_path / 'v.mp4')
+    out = tmp_path / 'out'
+    assert segment(tmp_path / 'v.mp4', out, '--confidence', '--video', tmp_path / 'masks.mp4',
+                   '--json', tmp_path / 'timings.json', '--precision', 'fp32') == 0
+    names = [f'{index:06d}.png' for index in range(4)]
+    assert sorted(file.name for file in out.glob('*.png')) == names
+    for name in names:
+        # As a viewer shows it: in the classes' colours.
+        shown = cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED)[..., ::-1]
+        np.testing.assert_array_equal(shown, CAMVID.palette()[read_indices(out / name)])
+        assert cv2.imread(str(out / 'confidence' / name), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+    labels = json.loads((out / 'labels.json').read_text())
+    assert labels['classes'][3] == {'id': 3, 'name': 'road', 'color': [128, 64, 128]}
+    video = cv2.VideoCapture(str(tmp_path / 'masks.mp4'))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (4, 10)
+    timings = json.loads((tmp_path / 'timings.json').read_text())
+    assert (timings['frames'], timings['engine']) == (4, 'torch')
+    assert timings['ms']['key']['frames'] == 1
+    assert timings['ms']['current']['worst'] >= timings['ms']['current']['p50'] > 0
+
+
+def test_a_video_that_is_cut_off_is_reported(tmp_path, segment, capsys):
+    path = write_video(tmp_path / 'v.mkv', 10, 'MJPG')
+    content = path.read_bytes()
+    path.write_bytes(content[:int(.6 * len(content))])
+    assert segment(path, tmp_path / 'out') == 1
+    said = capsys.readouterr()
+    written = len(list((tmp_path / 'out').glob('*.png')))
+    assert 3 < written < 8
+    assert f'{written} of 10 frames could be read: the video is damaged or cut off' in said.err
+    assert f'masks of these are in {tmp_path / "out"}' in said.err
+
+
+def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, capsys,
+                                                             monkeypatch):
+    path, write = write_video(tmp_path / 'v.mp4', 10), segment_command._write
+    options = ('--key-interval', '3', '--confidence')
+    assert segment(path, tmp_path / 'whole', *options) == 0
+
+    def interrupted(arguments, name, *others):
+        if name == '000008':
+            raise KeyboardInterrupt
+        return write(arguments, name, *others)
+
+    monkeypatch.setattr(segment_command, 'SAVED_EVERY', 0)
+    monkeypatch.setattr(segment_command, '_write', interrupted)
+    assert segment(path, tmp_path / 'out', *options) == 130
+    assert '--resume continues' in capsys.readouterr().err
+    state = json.loads((tmp_path / 'out' / 'segment.json').read_text())
+    assert state['frame'] == 6  # the last key frame
+    assert segment(path, tmp_path / 'out', *options) == 1
+    assert '--overwrite replaces its masks, --resume continues' in capsys.readouterr().err
+    assert segment(path, tmp_path / 'out', '--resume', '--key-interval', '4') == 1
+    assert 'other settings, so that --resume cannot' in capsys.readouterr().err
+    monkeypatch.setattr(segment_command, '_write', write)
+    assert segment(path, tmp_path / 'out', '--resume', *options) == 0
+    for file in (tmp_path / 'whole').rglob('*.png'):
+        other = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
+        assert other.read_bytes() == file.read_bytes(), file.name
+    assert segment(path, tmp_path / 'out', '--resume', *options) == 0
+    assert 'is complete already: 10 masks' in capsys.readouterr().out
+    # Of the run before, nothing is left.
+    write_video(path, 2)
+    assert segment(path, tmp_path / 'out', '--overwrite') == 0
+    assert len(list((tmp_path / 'out').rglob('*.png'))) == 2
 
 
 def test_what_cannot_be_done_is_reported(tmp_path, random_checkpoint, capsys):
@@ -38,11 +121,45 @@ def test_what_cannot_be_done_is_reported(tmp_path, random_checkpoint, capsys):
         return capsys.readouterr().err
     (tmp_path / 'empty').mkdir()
     assert 'holds no image' in failure(tmp_path / 'empty', tmp_path / 'out')
-    assert 'no folder, and no video' in failure(tmp_path / 'nothing.mp4', tmp_path / 'out')
+    assert 'nothing.mp4 does not exist' in failure(tmp_path / 'nothing.mp4', tmp_path / 'out')
+    (tmp_path / 'bad.mp4').write_bytes(bytes(1000))
+    assert 'cannot be read as a video' in failure(tmp_path / 'bad.mp4', tmp_path / 'out')
+    (tmp_path / 'drive.mcap').write_bytes(bytes(1000))
+    assert 'is a recording, not a video: segment_bag' in failure(tmp_path / 'drive.mcap',
+                                                                 tmp_path / 'out')
     (tmp_path / 'empty' / 'bad.png').write_bytes(b'x')
     assert 'bad.png cannot be decoded' in failure(tmp_path / 'empty', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
     (tmp_path / 'file').write_text('')
-    assert 'File exists' in failure(tmp_path / 'empty', tmp_path / 'file')
+    assert 'is a file, not a folder' in failure(tmp_path / 'empty', tmp_path / 'file')
     assert 'is the input too' in failure(tmp_path / 'empty', tmp_path / 'empty')
     (tmp_path / 'empty' / 'bad.jpg').write_bytes(b'x')
     assert 'would have the same mask' in failure(tmp_path / 'empty', tmp_path / 'out')
+    video = write_video(tmp_path / 'v.mp4', 1)
+    assert 'did not write: name another folder' in failure(video, tmp_path / 'empty')
+    assert 'v.mp4 exists already; --over' in failure(video, tmp_path / 'out', '--video', video)
+    assert 'a video cannot be continued' in failure(video, tmp_path / 'out', '--video',
+                                                    tmp_path / 'o.mp4', '--resume')
+
+
+def test_every_command_has_a_version(capsys):
+    from featshare_core import __version__
+    from featshare_ros.recordings import compare, evaluate_bag, make_recording, segment_bag
+    for command in (cli, compare, evaluate_bag, make_recording, segment_bag):
+        for option, expected in (('--version', f'featshare_ros {__version__}, commit '),
+                                 ('--help', 'exit status: 0 done; 1 failed')):
+            with pytest.raises(SystemExit) as ended:
+                command.main([option])
+            assert ended.value.code == 0
+            assert expected in ' '.join(capsys.readouterr().out.split())
+
+
+def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):
+    clock = iter((0, 10, 31, 50, 61))
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    show = progress.reporter('training', 'steps', 8_000, 100)
+    for done in (102, 162, 163, 222):
+        show(done)
+    assert capsys.readouterr().err.splitlines() == [
+        'training: 162 of 8000 steps, 2.00 a second, 1:05:19 left',
+        'training: 222 of 8000 steps, 2.00 a second, 1:04:49 left']

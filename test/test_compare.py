@@ -30,7 +30,7 @@ def test_counts_by_hand(tmp_path):
     assert agreement.per_lag == {}
     text = report(agreement)
     assert '/segmentation: 2 frames compared, 1 only in A, 1 only in B' in text
-    assert '83.33 % of the pixels agree, mean IoU 70.83' in text
+    assert '83.33 % of the pixels agree, mean IoU 70.83 over 2 of 2 classes' in text
     assert 'frames since key' not in text
 
 

@@ -31,7 +31,7 @@ except (ImportError, RuntimeError) as error:
                 allow_module_level=True)
 
 NORMALISED = ['--mean', '0.5', '0.4', '0.3', '--std', '0.3', '0.2', '0.1']
-SIZE = ['--input-size', '96', '64']
+SIZE = ['--input-size', '96x64']
 LABELS_OF_TWO = yaml.safe_dump({'classes': [
     {'name': 'ground', 'color': [0, 0, 0]}, {'name': 'obstacle', 'color': [255, 0, 0]}]})
 UNET = ['--architecture', 'Unet', '--encoder', 'resnet18']

@@ -111,7 +111,7 @@ def test_segment_and_evaluate_take_it(tmp_path, exported, capsys):
     frames = tmp_path / 'mine' / 'val' / 'frames' / 'drive'
     assert featshare(['segment', str(frames), str(tmp_path / 'masks'), '--weights', str(exported),
                       *ENGINE]) == 0
-    assert len(list((tmp_path / 'masks').iterdir())) == 4
+    assert len(list((tmp_path / 'masks').glob('*.png'))) == 4
     assert featshare(['evaluate', '--weights', str(exported), '--data', 'folder', '--root',
                       str(tmp_path / 'mine'), '--interval', '2', '--precision', 'fp32',
                       '--device', 'cpu', '--json', str(tmp_path / 'score.json')]) == 0

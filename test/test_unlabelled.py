@@ -147,8 +147,8 @@ def test_a_folder_and_a_recording_give_the_same(pictures, random_checkpoint, tmp
     assert one['pixels']['shared']['per_lag'][0] == 100
     assert str(tmp_path) not in json.dumps([one, other])
     assert list(one['things']['shared']) == ['tree']
-    for words in ('pixels: sharing', 'mIoU: damage that remains', 'flicker %',
-                  'what is left of things'):
+    for words in ('pixels: sharing', 'mIoU: damage that remains', 'mIoU is the mean over ',
+                  'flicker %', 'what is left of things'):
         assert words in said
 
 

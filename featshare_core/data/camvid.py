@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featshare_core.data.files import read_file
+from featshare_core.data.masks import read_indices
 from featshare_core.labels import CAMVID, UNLABELLED
 
 VOID = 11
@@ -43,7 +44,7 @@ def read_camvid(frame: Path, mask: Path) -> tuple[npt.NDArray[np.uint8], npt.NDA
 
     :raises ValueError: where a file cannot be decoded, sizes differ or an id is out of range.
     """
-    image, labels = read_file(frame, cv2.IMREAD_COLOR), read_file(mask)
+    image, labels = read_file(frame, cv2.IMREAD_COLOR), read_indices(mask)
     if labels.shape != image.shape[:2]:
         raise ValueError(f'{mask} has shape {labels.shape}, its frame {image.shape[:2]}')
     wrong = labels[(labels > VOID) & (labels != UNLABELLED)]

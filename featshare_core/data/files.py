@@ -1,6 +1,8 @@
-"""Image files, which are refused where they are incomplete."""
+"""Image files: complete ones, read in the orientation in which they are stored."""
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,22 @@ import numpy.typing as npt
 
 START_OF_SCAN, END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
 """JPEG markers."""
+ORIENTATION = 0x0112
+"""EXIF tag of the orientation."""
+
+_warned: set[Path] = set()
 
 
 def read_file(path: str | Path, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArray[Any]:
     """
     Return an image file as OpenCV decodes it, HxW or HxWx3 (BGR).
 
+    Pixels are returned as they are stored, as the node returns a camera's: an EXIF orientation is
+    not applied. The first file of a folder that has one is logged as a warning.
+
     :param flags: OpenCV's ``IMREAD_...``.
-    :raises ValueError: naming the file, where it cannot be decoded, or is a truncated JPEG, whose
-        missing part OpenCV would decode as grey.
+    :raises ValueError: naming the file, where it cannot be decoded, is a truncated JPEG, whose
+        missing part OpenCV would decode as grey, or is a turned TIFF, which OpenCV turns upright.
     :raises OSError: where it cannot be read.
     """
     content = Path(path).read_bytes()
@@ -27,7 +36,68 @@ def read_file(path: str | Path, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArra
             and content.find(END_OF_IMAGE, content.rfind(START_OF_SCAN)) < 0:
         raise ValueError(f'{path} is a truncated JPEG: {len(content)} bytes, and the end marker '
                          f'is missing')
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    orientation = exif_orientation(content)
+    if orientation != 1:
+        if content.startswith((b'II', b'MM')):
+            raise ValueError(f'{path} is a TIFF with the orientation {orientation}, which cannot '
+                             f'be read as it is stored: turn its pixels first, for example with '
+                             f"ImageMagick's mogrify -auto-orient")
+        _warn_of_orientation(Path(path), orientation)
+    return decode_file(content, path, flags)
+
+
+def decode_file(content: bytes, path: str | Path, flags: int) -> npt.NDArray[Any]:
+    """Return the image of a file's content; ``path`` and what is raised as ``read_file``."""
+    image = None
+    if content:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8),
+                             flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError(f'{path} cannot be decoded as an image')
     return image
+
+
+def exif_orientation(content: bytes) -> int:
+    """
+    Return the EXIF orientation of a JPEG, PNG or TIFF file, 1 to 8.
+
+    :returns: 1 (upright) where the file has none, or one that cannot be read.
+    """
+    start = 0  # of the TIFF structure that holds the tags
+    if content.startswith(b'\xff\xd8'):
+        start = content.find(b'Exif\0\0', 0, 1 << 16) + 6
+    elif content.startswith(b'\x89PNG'):
+        start = content.find(b'eXIf') + 4
+    magic = content[start:start + 4]
+    if magic not in (b'II*\0', b'MM\0*'):
+        return 1
+
+    def number(at: int, size: int) -> int:
+        value = content[start + at:start + at + size]
+        return int.from_bytes(value, 'little' if magic[:1] == b'I' else 'big')
+
+    directory = number(4, 4)
+    for entry in range(min(number(directory, 2), 1000)):
+        at = directory + 2 + 12 * entry  # of a tag, its type, its count and its value
+        if number(at, 2) == ORIENTATION:
+            found = number(at + 8, 2)
+            return found if 1 <= found <= 8 else 1
+    return 1
+
+
+def _warn_of_orientation(path: Path, orientation: int) -> None:
+    """Log a warning for the first turned file of a folder."""
+    if path.parent in _warned:
+        return
+    _warned.add(path.parent)
+    logging.getLogger(__name__).warning(
+        '%s has the EXIF orientation %d, which is not applied: pixels of pictures and masks are '
+        'read as they are stored, here as in the node (this warning appears once per folder). To '
+        "turn the pixels themselves: ImageMagick's mogrify -auto-orient", path, orientation)
+
+
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """Return a key that sorts files by name, with numbers by their value: 2 before 10."""
+    parts: list[str | int] = list(re.split(r'([0-9]+)', path.stem))
+    parts[1::2] = [int(number) for number in parts[1::2]]
+    return parts, path.name  # the name: 01 and 1 have the same value

@@ -3,6 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import yaml
+
+from featshare_core.data.files import natural
 from featshare_core.data.source import (
     Array,
     Labelled,
@@ -11,7 +15,7 @@ from featshare_core.data.source import (
     read_ids,
     read_image,
 )
-from featshare_core.labels import load_label_set
+from featshare_core.labels import UNLABELLED, LabelSet, load_label_set
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 LAYOUT = """expected layout:
@@ -21,23 +25,31 @@ LAYOUT = """expected layout:
     ROOT/SPLIT/frames/NAME.png           files directly in frames are stills; each has a mask"""
 
 
-def folder_source(root: Path, split: str) -> Source:
+def folder_source(root: Path, split: str, mapping: Path | None = None) -> Source:
     """
     Return a split of a user's data set.
 
+    :param mapping: the file that says which class each id of the masks is, see ``load_mapping``;
+        its classes then take the place of those of ``labels.yaml``, which need not exist.
     :raises FileNotFoundError: naming a missing file or an empty folder, and the layout.
-    :raises ValueError: where the label set cannot be read.
+    :raises ValueError: where the label set or the mapping cannot be read.
     """
     frames, masks = root / split / 'frames', root / split / 'masks'
-    for path in (root / 'labels.yaml', frames, masks):
+    for path in (root / 'labels.yaml' if mapping is None else mapping, frames, masks):
         if not path.exists():
             raise FileNotFoundError(f'{path} is missing; {LAYOUT}')
-    labels = load_label_set(root / 'labels.yaml')
+    if mapping is None:
+        labels = load_label_set(root / 'labels.yaml')
+        table = identity_table(len(labels))
+    else:
+        labels, table = load_mapping(mapping)
     samples: list[Labelled] = []
     used = set()
-    for video in [frames, *sorted(path for path in frames.iterdir() if path.is_dir())]:
+    folders = sorted((path for path in frames.iterdir() if path.is_dir()), key=natural)
+    for video in [frames, *folders]:
         before: tuple[str, ...] = ()
-        for frame in sorted(f for f in video.iterdir() if f.suffix.lower() in SUFFIXES):
+        files = (file for file in video.iterdir() if file.suffix.lower() in SUFFIXES)
+        for frame in sorted(files, key=natural):
             before = (str(frame), *(() if video == frames else before[:31]))
             mask = masks / frame.relative_to(frames).with_suffix('.png')
             if mask.is_file():
@@ -51,9 +63,42 @@ def folder_source(root: Path, split: str) -> Source:
             raise FileNotFoundError(f'{mask} has no frame: {frame} (or .jpg) is missing')
     if not samples:
         raise FileNotFoundError(f'{root / split} holds no labelled frame; {LAYOUT}')
-    table = identity_table(len(labels))
 
     def read_mask(mask: str, frame: str) -> Array:
         return read_ids(mask, frame, table)
 
     return Source(root.name, labels, samples, read_image, read_mask)
+
+
+def load_mapping(path: Path) -> tuple[LabelSet, np.ndarray]:
+    """
+    Read a YAML file that names the class of each id in a data set's masks.
+
+    A line is ``ID: NAME``, or ``ID: null`` for no class, with an ID of 0 to 255. Ids that are not
+    listed have no class.
+
+    :returns: the classes, in the order in which they are named first, drawn black; and 256
+        entries, int16: an id's class or ``UNLABELLED``.
+    :raises ValueError: naming the file and the line that is wrong.
+    :raises OSError: where it cannot be read.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not valid YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected lines "ID: NAME", as in "7: road"')
+    for label_id, name in content.items():
+        if type(label_id) is not int or not 0 <= label_id <= 255 \
+                or not (name is None or isinstance(name, str)):
+            raise ValueError(f'{path}: {label_id}: {name} is no id of 0 to 255 with the name of a '
+                             f'class, or null')
+    names = list(dict.fromkeys(name for name in content.values() if name is not None))
+    table = np.full(256, UNLABELLED, np.int16)
+    for label_id, name in content.items():
+        if name is not None:
+            table[label_id] = names.index(name)
+    try:
+        return LabelSet(tuple(names), ((0, 0, 0),) * len(names)), table
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error

@@ -9,41 +9,110 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.data.files import natural, read_file
+
 Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
+RECORDING_SUFFIXES = ('.mcap', '.db3', '.bag')
+GAP = 5
+"""Steps in time that frames are missing after, in mean intervals between frames."""
 
 
-def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
+class IncompleteVideoError(ValueError):
+    """A video that ends before the number of frames that its container counts."""
+
+
+def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
     """
     Yield (name, HxWx3 uint8 RGB) of each frame of a video file, or of a folder's images by name.
 
+    Numbers in the names of images count by their value: ``frame2`` comes before ``frame10``.
+    Images are in the orientation in which they are stored; see ``files.read_file``.
+
+    :param start: number of frames to skip.
     :raises ValueError: where there is nothing to read, or an image cannot be decoded.
+    :raises IncompleteVideoError: after the last frame, where the container counts more.
+    :raises FileNotFoundError: where the source does not exist.
     """
+    if not source.exists():
+        raise FileNotFoundError(f'{source} does not exist')
     if source.is_dir():
-        files = sorted(f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise ValueError(f'{source} holds no image ({", ".join(IMAGE_SUFFIXES)})')
-        for one, other in pairwise(files):
-            if one.stem == other.stem:
-                raise ValueError(f'{one.name} and {other.name} would have the same mask '
-                                 f'{one.stem}.png: rename one of them')
-        for file in files:
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f'{file} cannot be decoded as an image')
+        for file in images_of(source)[start:]:
+            image = read_file(file, cv2.IMREAD_COLOR)
             yield file.stem, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return
+    if source.suffix.lower() in RECORDING_SUFFIXES:
+        raise ValueError(f'{source} is a recording, not a video: segment_bag and evaluate_bag '
+                         f'read it')
     video = cv2.VideoCapture(str(source))
-    index = 0
-    while True:
-        read, image = video.read()
-        if not read:
-            break
-        yield f'{index:06d}', cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        index += 1
-    video.release()
+    try:
+        index, last, gap = 0, 0.0, 0.0  # seconds: the newest frame, the longest step to one
+        while video.grab():
+            now = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            last, gap = now, max(gap, now - last)
+            if index >= start:
+                retrieved, image = video.retrieve()
+                if not retrieved:
+                    break
+                yield f'{index:06d}', cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(
+                    np.uint8, copy=False)
+            index += 1
+    finally:
+        video.release()
     if not index:
-        raise ValueError(f'{source} is no folder, and no video file that OpenCV can read')
+        raise ValueError(f'{source} cannot be read as a video: it is damaged or cut off, or in a '
+                         f'format that OpenCV was built without')
+    counted = count_frames(source)
+    if index < counted - 1 and not _is_whole(source, index, last, gap):
+        raise IncompleteVideoError(f'{source}: {index} of {counted} frames could be read: the '
+                                   f'video is damaged or cut off')
+
+
+def _is_whole(source: Path, frames: int, last: float, gap: float) -> bool:
+    """
+    Return whether a video was read to its end although its container counts more frames.
+
+    An edit list of mp4 may hide the first frames. Matroska has no count: OpenCV multiplies the
+    duration by a rate, which may vary. In both cases frames go on to the end, without a gap.
+
+    :param last, gap: time of the last frame, and longest time between two, in seconds.
+    """
+    interval = max(1 / (frame_rate(source) or 25.0), last / max(1, frames - 1))
+    packets, end = _packets(source)
+    if packets < count_frames(source) - 1:
+        end = max(end, count_frames(source) / (frame_rate(source) or 25.0) - interval)
+    return end - last < 2 * interval and gap < GAP * interval
+
+
+def _packets(source: Path) -> tuple[int, float]:
+    """Return the number of encoded frames in a video file, and the time of the last in seconds."""
+    video = cv2.VideoCapture(str(source))
+    count, end = 0, 0.0
+    if video.set(cv2.CAP_PROP_FORMAT, -1):  # not decoded
+        while video.grab():
+            count, end = count + 1, max(end, video.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    video.release()
+    return count, end
+
+
+def images_of(folder: Path) -> list[Path]:
+    """
+    Return a folder's images in the order of their names.
+
+    :raises ValueError: where there is none, or two would have the same mask.
+    """
+    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES),
+                   key=natural)
+    if not files:
+        inside = {file.suffix for file in folder.iterdir()}
+        hint = ': it is a recording, which segment_bag reads' \
+            if inside & set(RECORDING_SUFFIXES) else ''
+        raise ValueError(f'{folder} holds no image ({", ".join(IMAGE_SUFFIXES)}){hint}')
+    for one, other in pairwise(files):
+        if one.stem == other.stem:
+            raise ValueError(f'{one.name} and {other.name} would have the same mask '
+                             f'{one.stem}.png: rename one of them')
+    return files
 
 
 def count_frames(source: Path) -> int:
@@ -54,3 +123,13 @@ def count_frames(source: Path) -> int:
     count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
     video.release()
     return count
+
+
+def frame_rate(source: Path) -> float | None:
+    """Return a video file's frames per second; None where it has none."""
+    if not source.is_file():
+        return None
+    video = cv2.VideoCapture(str(source))
+    rate = video.get(cv2.CAP_PROP_FPS)
+    video.release()
+    return rate if 0 < rate < 10_000 else None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featshare_core.data.camvid import camvid_files, read_camvid
 from featshare_core.data.files import read_file
+from featshare_core.data.masks import read_indices
 from featshare_core.labels import CAMVID, UNLABELLED, LabelSet
 
 Array = npt.NDArray[np.uint8]
@@ -70,7 +71,7 @@ class Source:
 @lru_cache(maxsize=2)
 def read_image(path: str) -> Array:
     """
-    Return an image file as HxWx3 uint8 RGB.
+    Return an image file as HxWx3 uint8 RGB, in the orientation in which it is stored.
 
     :raises ValueError, OSError: where it cannot be read completely.
     """
@@ -80,14 +81,14 @@ def read_image(path: str) -> Array:
 
 def read_ids(path: str, frame: str, table: npt.NDArray[np.int16]) -> Array:
     """
-    Return a mask file's ids, translated to classes.
+    Return a mask file's ids, translated to classes; see ``masks.read_indices``.
 
     :param frame: its frame's file, whose size it must have.
     :param table: 256 entries: an id's class, ``UNLABELLED``, or -1 for an invalid id.
     :returns: HxW uint8 class ids or ``UNLABELLED``.
     :raises ValueError: naming the file, for another size, an invalid id, or a damaged file.
     """
-    ids = read_file(path)
+    ids = read_indices(path)
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise ValueError(f'{path} is no mask of one byte a pixel: shape {ids.shape}, {ids.dtype}')
     size = read_image(frame).shape[:2]
@@ -108,6 +109,26 @@ def identity_table(classes: int) -> npt.NDArray[np.int16]:
     table[:classes] = np.arange(classes)
     table[UNLABELLED] = UNLABELLED
     return table
+
+
+def in_classes(source: Source, labels: LabelSet, mapping: Path) -> Source:
+    """
+    Return a data set with its masks in the classes of another label set, matched by name.
+
+    :param mapping: the file that the data set's classes come from.
+    :raises ValueError: naming it and the classes that ``labels`` lacks.
+    """
+    unknown = [name for name in source.labels.names if name not in labels.names]
+    if unknown:
+        raise ValueError(f'{mapping}: {", ".join(unknown)}: no such class; there are '
+                         f'{", ".join(labels.names)}')
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[:len(source.labels)] = [labels.names.index(name) for name in source.labels.names]
+
+    def read_mask(mask: str, frame: str) -> Array:
+        return table[source.read_mask(mask, frame)]
+
+    return replace(source, labels=labels, read_mask=read_mask)
 
 
 def camvid_source(root: Path, split: str) -> Source:

@@ -46,9 +46,19 @@ def class_iou(matrix: Matrix) -> npt.NDArray[np.float64]:
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
-def mean_iou(matrix: Matrix) -> float:
-    """Return the mean of ``class_iou`` over the classes that occur."""
-    return float(np.nanmean(class_iou(matrix)))
+def mean_iou(matrix: Matrix, scored: npt.NDArray[np.bool_] | None = None) -> float:
+    """
+    Return the mean of ``class_iou`` over the classes that occur.
+
+    :param scored: C booleans, the classes to count among them; None for all.
+    """
+    iou = class_iou(matrix)
+    return float(np.nanmean(iou if scored is None else iou[scored]))
+
+
+def labelled_classes(matrices: Sequence[Matrix] | Matrix) -> npt.NDArray[np.bool_]:
+    """Return C booleans: which classes have a labelled pixel in N CxC confusion matrices."""
+    return np.asarray(np.sum(matrices, axis=(0, 2)) > 0)
 
 
 @dataclass
@@ -81,17 +91,32 @@ class Score:
         """Return the confusion matrix of all videos together, for each lag."""
         return [np.sum(by_video, 0) for by_video in zip(*self.videos.values())]
 
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """Return which classes are scored: those with a labelled pixel."""
+        return labelled_classes(self.matrices)
+
+    @property
+    def classes(self) -> dict[str, Any]:
+        """Return how many classes are ``scored``, ``of`` how many, and which are ``absent``."""
+        absent = [name for name, found in zip(self.names, self.scored) if not found]
+        return {'scored': len(self.names) - len(absent), 'of': len(self.names),
+                'absent': absent}
+
     def summary(self) -> dict[str, Any]:
         """
         Return the scores in percent, as JSON knows them.
 
         ``weighted`` is the thesis's mean 1/d key + (d-1)/d current, of which ``current_mean`` is
-        the mean over lags 1 to d-1; both current scores are None at interval 1.
+        the mean over lags 1 to d-1; both current scores are None at interval 1. Means are over the
+        classes that have a labelled pixel; ``classes`` names the others.
         """
         matrices = self.matrices
         per_class = iou_per_lag(matrices, self.names)
+        scored = self.scored
         return rounded({
-            'miou': miou_per_lag(matrices),
+            'miou': miou_per_lag(matrices, scored),
+            'classes': self.classes,
             'per_class': {
                 name: {'key': iou[0], 'current_mean': mean_of(iou[1:]), 'per_lag': iou}
                 for name, iou in per_class.items()},
@@ -100,14 +125,18 @@ class Score:
             'flicker': self.flicker.summary(),
             'things': self.things.summary(),
             'videos': {
-                name: {'frames': self.frames_of[name], 'miou': miou_per_lag(by_lag),
+                name: {'frames': self.frames_of[name], 'miou': miou_per_lag(by_lag, scored),
                        'per_class': iou_per_lag(by_lag, self.names)}
                 for name, by_lag in self.videos.items()}})
 
 
-def miou_per_lag(matrices: Sequence[Matrix]) -> dict[str, Any]:
-    """Return mIoU in percent from the confusion matrices of lags 0, 1, ...; see ``Score``."""
-    per_lag = [100 * mean_iou(matrix) for matrix in matrices]
+def miou_per_lag(matrices: Sequence[Matrix], scored: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """
+    Return mIoU in percent from the confusion matrices of lags 0, 1, ...; see ``Score``.
+
+    :param scored: as ``mean_iou``.
+    """
+    per_lag = [100 * mean_iou(matrix, scored) for matrix in matrices]
     current = per_lag[1:]
     return {'key': per_lag[0], 'current_mean': mean_of(current),
             'current_worst': min(current) if current else None, 'per_lag': per_lag,

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featshare_core.arguments import size_argument
 from featshare_core.data import KINDS
-from featshare_core.inference.options import size_argument
 
 if TYPE_CHECKING:
     from featshare_core.evaluation.unlabelled import Footage
@@ -27,8 +27,10 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.tables import score_text
     video = arguments.unlabelled
     if video is not None:
-        if arguments.data is not None or arguments.root is not None:
-            raise ValueError('--unlabelled takes a video of its own, not --data and --root')
+        if arguments.data is not None or arguments.root is not None \
+                or arguments.mapping is not None or arguments.allow_absent_classes:
+            raise ValueError('--unlabelled takes a video of its own, not --data and --root with '
+                             'their options')
         run_unlabelled(arguments, _footage(video, 'evaluate --unlabelled'))
         return
     if arguments.data is None:
@@ -117,7 +119,7 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.pareto import measure_pareto
     from featshare_core.evaluation.plots import plot_pareto
     from featshare_core.evaluation.provenance import read_json, write_json
-    from featshare_core.evaluation.tables import pareto_table
+    from featshare_core.evaluation.tables import class_lines, pareto_table
     if arguments.data is not None:
         _refuse_exported(*arguments.weights)
         write_json(arguments.file, measure_pareto(
@@ -126,7 +128,7 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     result = read_json(arguments.file)
     if 'methods' not in result:
         raise ValueError(f'{arguments.file} is no result of featshare pareto')
-    print(pareto_table(result))
+    print('\n'.join([*class_lines(result), pareto_table(result)]))
     picture = arguments.file.with_suffix('.png')
     plot_pareto(picture, result)
     print(f'written: {picture}')
@@ -177,7 +179,8 @@ def _seconds(text: str) -> float:
 def data_choice(arguments: argparse.Namespace) -> DataChoice:
     """Return the data set that the command line names."""
     from featshare_core.evaluation.videos import DataChoice
-    return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations)
+    return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations,
+                      arguments.mapping, arguments.allow_absent_classes)
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
@@ -221,6 +224,12 @@ def add_evaluation_commands(subparsers: Any) -> None:
         command.add_argument('--split', default='val')
         command.add_argument('--annotations', default='gtFine',
                              help="Cityscapes' folder of masks (default: gtFine)")
+        command.add_argument('--mapping', type=Path, metavar='FILE',
+                             help="of a folder: a YAML file of lines 'ID: NAME', the network's "
+                                  "class of each id in the masks; other ids have no class")
+        command.add_argument('--allow-absent-classes', action='store_true',
+                             help='score although a class has no labelled pixel; the mean '
+                                  'leaves it out')
 
     def add_device(command: Any, default: str = 'auto') -> None:
         command.add_argument('--device', default=default, help='auto, cpu, cuda or cuda:N')

@@ -122,6 +122,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
            f'key frame{rate}. The figures of the thesis are of Cityscapes val, so only '
            'differences between rows can be compared. "current" is the mean over lags 1 to d-1, '
            '"weighted" 1/d key + (d-1)/d current.')
+    for line in tables.class_lines(first):
+        yield f'**{line.removeprefix("! ")}.**'
     yield '## Table 5.1: latency'
     for name, measured in _latency_folders(file.parents[1], latencies):
         yield (f'{name}, {measured[0]["frames"]} frames each, best engine '

@@ -102,7 +102,8 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     samples = [sample for sample in source.samples if len(sample.frames) >= longest][:frames]
     with computing_threads(threads):
         network = load_checkpoint(weights[0])[1]
-        video = Video(replace(source, samples=samples), network.labels)
+        whole = data.video(source, network.labels, longest)
+        video = Video(replace(whole.source, samples=samples), network.labels)
         image = video.source.read_image(samples[0].frames[0])
         methods = [method for one in weights for method in methods_of(
             one, (image.shape[0], image.shape[1]), cuts, device, precision, intervals)]
@@ -117,7 +118,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
                                          'key frames'), clock=CLOCKS[clock],
             reach={f'{method.name} {label}': max(method.intervals) for method in methods
                    for label in method.engines})
-    whole = next(iter(scores.values())).milliseconds[0]  # the first checkpoint's, at full size
+    per_frame = next(iter(scores.values())).milliseconds[0]  # the first checkpoint's, at full size
     given = {'shared-levels': ' '.join(map(str, cuts)) if cuts else None,
              'precision': precision if precision != 'auto' else None, 'clock': clock,
              'threads': threads or 0, 'frames': frames}
@@ -129,15 +130,16 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     return rounded({
         **provenance(command, first.device), 'weights': [shown(one) for one in weights],
         'sha256': [fingerprint(one) for one in weights], 'data': described(data, video),
+        'classes': next(iter(scores.values())).classes,
         'frames': next(iter(scores.values())).frames, 'image': [image.shape[1], image.shape[0]],
         'engine': first.name, 'device': first.device, 'precision': first.precision,
-        'clock': clock, 'threads': threads, 'per_frame_ms': float(np.median(whole)),
+        'clock': clock, 'threads': threads, 'per_frame_ms': float(np.median(per_frame)),
         'methods': [{
             'name': method.name, 'kind': method.kind, 'weights': shown(method.weights),
             'shared_levels': method.shared_levels,
             'points': [point for label in method.engines for point in points_of(
                 scores[f'{method.name} {label}'], label, method.intervals,
-                float(np.median(whole)))]} for method in methods]})
+                float(np.median(per_frame)))]} for method in methods]})
 
 
 def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None, device: str,
@@ -185,7 +187,7 @@ def points_of(scored: Score, label: str, intervals: Collection[int],
         percent over the frames of an interval: their ``mean``, and that of the ``worst`` lag.
     """
     ms = [float(np.median(times)) for times in scored.milliseconds]
-    miou = miou_per_lag(scored.matrices)['per_lag']
+    miou = miou_per_lag(scored.matrices, scored.scored)['per_lag']
     return [{'label': label or str(interval), 'interval': interval,
              'ms': float(np.mean(ms[:interval])), 'time': float(np.mean(ms[:interval])) / unit,
              'mean': float(np.mean(miou[:interval])), 'worst': min(miou[:interval])}

@@ -42,8 +42,12 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Return the source tree's commit, with a + where files differ; None outside of one."""
+    tree = Path(__file__).parents[2]
+    if not (tree / 'package.xml').is_file():
+        return None  # installed: a repository around it would be another project's
+
     def git(*arguments: str) -> str:
-        return subprocess.run(['git', '-C', str(Path(__file__).parent), *arguments], check=True,
+        return subprocess.run(['git', '-C', str(tree), *arguments], check=True,
                               capture_output=True, text=True, timeout=10).stdout.strip()
     try:
         return git('rev-parse', '--short', 'HEAD') + '+' * bool(

@@ -18,7 +18,7 @@ from featshare_core.evaluation.provenance import (
     stem,
     write_json,
 )
-from featshare_core.evaluation.videos import DataChoice, Video
+from featshare_core.evaluation.videos import DataChoice
 from featshare_core.evaluation.work import count_work
 from featshare_core.inference.device import choose_device
 from featshare_core.inference.engines import make_engine
@@ -168,7 +168,7 @@ def draw_contact_sheet(plan: Plan, weights: str) -> None:
     """Draw image, label, key mask, and the current mask at the longest lag of each cut."""
     cuts = plan.cuts_of(weights)
     engines = [make_engine(weights, 'auto', plan.device, shared_levels=cut) for cut in cuts]
-    video = Video(plan.data.open(), engines[0].labels)
+    video = plan.data.video(plan.data.open(), engines[0].labels, plan.interval)
     read = video.source.read_image
     samples = [s for s in video.source.samples if len(s.frames) >= plan.interval]
     rows = []

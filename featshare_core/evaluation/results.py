@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,29 @@ from featshare_core.inference.export.models import ExportedModels
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.weights import is_exported
+from featshare_core.progress import reporter
 
 
 def bar(items: Iterable[Any], label: str, unit: str, total: int | None = None) -> Iterable[Any]:
     """
-    Return the items with a progress bar around them, where stderr is a terminal.
+    Return the items with their progress on stderr: a bar, or lines where it is no terminal.
 
     :param total: their number, where they cannot say it; None where it is not known.
     """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, label, total=len(items) if isinstance(items, Sized) else total,
-                unit=f' {unit}', disable=not sys.stderr.isatty())
+    length = len(items) if isinstance(items, Sized) else total
+    if sys.stderr.isatty():
+        try:
+            from tqdm import tqdm
+            return tqdm(items, label, total=length, unit=f' {unit}')
+        except ImportError:
+            pass
+    return _reported(items, reporter(label, unit, length))
+
+
+def _reported(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
+    for done, item in enumerate(items, start=1):
+        yield item
+        show(done)
 
 
 def evaluate(weights: str | Path, data: DataChoice, interval: int,
@@ -50,7 +59,7 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
     """
     source = data.open()  # before the network, which takes longer
     engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
-    video = Video(source, engine.labels)
+    video = data.video(source, engine.labels, interval)
     key_frames = video.passes(interval)
     counted = score({'': engine}, video, interval,
                     bar(key_frames, f'{shown(weights)}, {data.name}', 'key frames'), things)['']
@@ -107,7 +116,7 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
     :raises ValueError, FileNotFoundError: where data, interval or a checkpoint do not fit.
     """
     ours = make_engine(weights, 'auto', device, shared_levels=shared_levels)
-    video = Video(data.open(), ours.labels)
+    video = data.video(data.open(), ours.labels, interval)
     sample = video.source.read_image(video.source.samples[0].frames[0])
     network = load_checkpoint(weights)[0]
     multiple = network.input_multiple
@@ -152,6 +161,7 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         'data': described(data, video), 'interval': interval, 'engine': ours.name,
         'device': ours.device, 'precision': ours.precision,
         'image': [sample.shape[1], sample.shape[0]], 'network_input': [width, height],
+        'classes': next(iter(scores.values())).classes,
         'frames': next(iter(scores.values())).frames, 'rows': rows})
 
 

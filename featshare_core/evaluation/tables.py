@@ -29,6 +29,15 @@ def title(result: Result) -> str:
     return f'{result["weights"]}, {levels} level{"s" * (levels != 1)}'
 
 
+def class_lines(result: Result) -> list[str]:
+    """Return a line that says which classes no mean counts, or none where all are counted."""
+    classes = result.get('classes')  # results of older versions have none
+    if not classes or not classes['absent']:
+        return []
+    return [f'! mIoU is the mean over {classes["scored"]} of {classes["of"]} classes: no pixel is '
+            f'labelled {", ".join(classes["absent"])}']
+
+
 def score_text(result: Result) -> str:
     """Return the scores of ``featshare evaluate`` for the terminal."""
     miou, data = result['miou'], result['data']
@@ -38,6 +47,7 @@ def score_text(result: Result) -> str:
              f'each at lags 0 to {result["interval"] - 1}'
              + ('' if data['made_by_hand'] else '; labels made by a machine')
              + ('; classes translated' if data['classes_translated'] else ''), '',
+             *class_lines(result),
              f'mIoU %   key {percent(miou["key"])}   current, mean '
              f'{percent(miou["current_mean"])}, worst lag {percent(miou["current_worst"])}   '
              f'weighted {percent(miou["weighted"])}',
@@ -66,13 +76,15 @@ def score_text(result: Result) -> str:
 
 def unlabelled_text(result: Result) -> str:
     """Return what sharing costs on video without labels for the terminal."""
-    interval, stride = result['interval'], result['stride']
+    interval, stride, classes = result['interval'], result['stride'], result['classes']
     lags = range(1, interval)
     lines = [f'{result["weights"]}: {result["network"]}, engine {result["engine"]}, '
              f'{result["precision"]}',
              f'{result["data"]["name"]}: {result["frames"]} of {result["data"]["frames"]} frames, '
              + ('each at every lag' if stride == 1 else f'a key frame tried every {stride} frames')
-             + '; compared with the masks of the same network run on every frame', '',
+             + '; compared with the masks of the same network run on every frame',
+             f'mIoU is the mean over {classes["scored"]} of {classes["of"]} classes, those '
+             'that these masks hold', '',
              f'{"agreement %":34}' + ''.join(f' {f"lag {lag}":>6}' for lag in lags)
              + f' {"mean":>6}']
     for part, name in (('pixels', 'pixels'), ('miou', 'mIoU')):

@@ -129,6 +129,7 @@ class SharingCost:
         return rounded({
             'frames': self.frames - self.interval + 1,
             'pixels': compared(**pixels),
+            'classes': {'scored': int(present.sum()), 'of': len(seen)},
             'miou': compared(**{way: [mean_of([float(v) for v in one if np.isfinite(v)])
                                       for one in by_lag] for way, by_lag in iou.items()}),
             'per_class': {

@@ -13,8 +13,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from featshare_core.data.cityscapes import cityscapes_source
+from featshare_core.data.coverage import require_classes
 from featshare_core.data.folder import folder_source
-from featshare_core.data.source import Array, Labelled, Source, camvid_source
+from featshare_core.data.source import Array, Labelled, Source, camvid_source, in_classes
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
@@ -161,16 +162,24 @@ class DataChoice:
 
     :param kind: one of ``data.KINDS``; ``traffic`` is rendered: it has no folder and no splits.
     :param annotations: Cityscapes' folder of masks; only ``gtFine`` is made by hand.
-    :raises ValueError: where a data set that lies in a folder is given none.
+    :param mapping: of a ``folder``: the file with the class of each id, see ``load_mapping``.
+    :param allow_absent: score although a class has no labelled pixel. Rendered data are exempt
+        from the check: their labels are exact.
+    :raises ValueError: where a data set that lies in a folder is given none, or another kind than
+        ``folder`` a mapping.
     """
 
     kind: str
     root: Path | None = None
     split: str = 'val'
     annotations: str = 'gtFine'
+    mapping: Path | None = None
+    allow_absent: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a data set without its folder."""
+        """Refuse a data set without its folder, and a mapping of ids that are fixed."""
+        if self.mapping is not None and self.kind != 'folder':
+            raise ValueError(f'--mapping is for --data folder, not for {self.kind}')
         if self.root is None and self.kind != 'traffic':
             raise ValueError(f'data {self.kind} need --root, their folder')
 
@@ -186,15 +195,21 @@ class DataChoice:
         """Return the command line's arguments, without the folders of this machine."""
         if self.kind == 'traffic':
             return f'--data {self.kind}'
-        given = f'--data {self.kind} --root DIR --split {self.split}'
-        return given + (f' --annotations {self.annotations}' if self.annotations != 'gtFine'
-                        else '')
+        given = [f'--data {self.kind} --root DIR --split {self.split}']
+        if self.annotations != 'gtFine':
+            given.append(f'--annotations {self.annotations}')
+        if self.mapping is not None:
+            given.append(f'--mapping {self.mapping.name}')
+        if self.allow_absent:
+            given.append('--allow-absent-classes')
+        return ' '.join(given)
 
     def fingerprint(self) -> str:
         """
         Return 16 digits that tell the labelled frames from others'.
 
-        They are of the names and sizes of files, or of the definitions of rendered clips.
+        They are of the names and sizes of files, with the mapping's content, or of the definitions
+        of rendered clips.
 
         :raises ValueError, FileNotFoundError: as ``open``.
         """
@@ -202,6 +217,8 @@ class DataChoice:
         if self.kind == 'traffic':
             digest.update(repr(CLIPS).encode())
             return digest.hexdigest()[:16]
+        if self.mapping is not None:
+            digest.update(self.mapping.read_bytes())
         for sample in self.open().samples:
             for path in (Path(sample.frames[0]), Path(sample.mask)):
                 digest.update(f'{path.name} {path.stat().st_size}\n'.encode())
@@ -219,4 +236,25 @@ class DataChoice:
             return camvid_source(self.root, self.split)
         if self.kind == 'cityscapes':
             return cityscapes_source(self.root, self.split, self.annotations)
-        return folder_source(self.root, self.split)
+        return folder_source(self.root, self.split, self.mapping)
+
+    def video(self, source: Source, labels: LabelSet, interval: int) -> Video:
+        """
+        Return a source of ``open`` in the classes of a network.
+
+        :param interval: frames from key to key frame.
+        :raises ValueError: as ``Video``; for a mapping to a class that the network lacks; and,
+            unless ``allow_absent``, where a class that the data set can hold has no pixel in the
+            frames that are scored.
+        """
+        mapped = None
+        if self.mapping is not None:
+            mapped, source = source.labels.names, in_classes(source, labels, self.mapping)
+        video = Video(source, labels)
+        classes = {video.class_of(index) for index, name in enumerate(source.labels.names)
+                   if mapped is None or name in mapped}
+        scored = [s for s in source.samples if len(s.frames) >= interval]
+        if scored and self.kind != 'traffic':  # without any, ``passes`` says what is wrong
+            require_classes(map(video.read_truth, scored), classes - {UNLABELLED}, labels.names,
+                            self.name, '--allow-absent-classes', self.allow_absent)
+        return video

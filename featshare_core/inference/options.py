@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from featshare_core.arguments import size_argument
+
 if TYPE_CHECKING:
     from featshare_core.inference.segmenter import VideoSegmenter
 
@@ -83,14 +85,6 @@ def _add(parser: argparse.ArgumentParser, name: str, **arguments: Any) -> None:
     if default is not None:
         arguments['help'] += '; default: %(default)s'
     parser.add_argument(f'--{name.replace("_", "-")}', default=default, **arguments)
-
-
-def size_argument(text: str) -> tuple[int, int]:
-    """Return (width, height) of ``WxH``."""
-    width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
-    return int(width), int(height)
 
 
 def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others: Any) -> Options:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from featshare_core.arguments import size_argument
+
 
 def convert_command(arguments: argparse.Namespace) -> None:
     """
@@ -29,8 +31,8 @@ def convert_command(arguments: argparse.Namespace) -> None:
     except (ValueError, RecursionError) as error:
         raise ValueError(f'--arguments is no JSON: {error}') from error
     network, config = convert(
-        arguments.source, labels, arguments.input_size and tuple(arguments.input_size),
-        arguments.architecture, arguments.encoder, options, arguments.shared_levels,
+        arguments.source, labels, arguments.input_size, arguments.architecture,
+        arguments.encoder, options, arguments.shared_levels,
         (tuple(arguments.mean), tuple(arguments.std)) if arguments.mean else None)
     output = arguments.output
     if output.suffix != '.safetensors':  # by which all commands know a checkpoint
@@ -62,8 +64,8 @@ def add_convert_command(subparsers: Any) -> None:
                          help='classes in the order of the logits: camvid, cityscapes, ade20k, '
                               'voc, coco-stuff, mapillary, or a file of names, with or without '
                               'colours; default: those that a folder of transformers names')
-    command.add_argument('--input-size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
-                         help='of the images it was trained on; default: as the '
+    command.add_argument('--input-size', type=size_argument, metavar='WxH',
+                         help='of the images it was trained on, as in 640x480; default: as the '
                               'albumentations_config_eval.json beside the weights says')
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')

@@ -24,6 +24,8 @@ class DataEntry:
     :param root: its folder; relative ones lie in the command's ``--data``.
     :param split: the split's folder name, for example ``train`` or ``val``.
     :param annotations: Cityscapes' folder of masks.
+    :param mapping: of a ``folder``: the file with the class of each id in its masks, see
+        ``folder.load_mapping``; relative ones lie in the command's ``--data``.
     :param seeds: seeds of the first and of the last rendered street, of which each gives
         ``clips`` clips of ``length`` frames.
     :param share: weight in the random choice of a sample's data set, relative to the others'.
@@ -33,10 +35,16 @@ class DataEntry:
     root: str = ''
     split: str = 'train'
     annotations: str = 'gtFine'
+    mapping: str = ''
     seeds: tuple[int, int] = (1, 60)
     clips: int = 1
     length: int = 16
     share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a mapping of ids that are fixed."""
+        if self.mapping and self.kind != 'folder':
+            raise ValueError(f'mapping is for the kind folder, not for {self.kind}')
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,9 @@ class TrainConfig:
     :param gradient_clip: largest norm of a step's gradient; 0 for no limit.
     :param validate_every: interval between scores, in epochs; 0 for one score, at the end.
     :param interval: the key-frame interval that is scored, in frames.
+    :param allow_absent_classes: train although a class has no labelled pixel in ``train`` or in
+        ``val``; scores are then means over the others. Rendered streets are exempt from the
+        check: their labels are exact.
     """
 
     size: tuple[int, int]
@@ -127,6 +138,7 @@ class TrainConfig:
     steps_per_epoch: int | None = None
     validate_every: int = 0
     interval: int = 5
+    allow_absent_classes: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

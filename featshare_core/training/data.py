@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from featshare_core.data.cityscapes import cityscapes_source
+from featshare_core.data.coverage import require_classes
 from featshare_core.data.folder import folder_source
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.data.source import camvid_source
+from featshare_core.data.source import camvid_source, in_classes
 from featshare_core.data.store import FrameStore, street_store
-from featshare_core.labels import LabelSet
-from featshare_core.training.config import DataEntry
+from featshare_core.labels import LabelSet, load_label_set
+from featshare_core.training.config import DataEntry, TrainConfig
 
 
 def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
@@ -36,6 +37,10 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
         source = camvid_source(root, entry.split)
     elif entry.kind == 'cityscapes':
         source = cityscapes_source(root, entry.split, entry.annotations)
+    elif entry.mapping:
+        mapping = data / Path(entry.mapping).expanduser()
+        source = in_classes(folder_source(root, entry.split, mapping),
+                            load_label_set(root / 'labels.yaml'), mapping)
     else:
         source = folder_source(root, entry.split)
     store = FrameStore(source, size)
@@ -55,6 +60,25 @@ def same_labels(stores: Sequence[FrameStore]) -> LabelSet:
             raise ValueError(f'{store.source.name} and {first.name} have different classes: a '
                              f'network learns one label set')
     return first.labels
+
+
+def classes_without_labels(config: TrainConfig, stores: Sequence[FrameStore],
+                           val: FrameStore) -> dict[str, list[str]]:
+    """
+    Return the names of the classes without a labelled pixel, of 'train' and of 'val'.
+
+    :raises ValueError: naming them, where there are any and the configuration does not allow it.
+    """
+    names = val.source.labels.names
+    found = {}
+    for split, kinds, parts in (('train', {entry.kind for entry in config.train}, stores),
+                                ('val', {config.val.kind}, [val])):
+        masks = (store.mask(sample) for store in parts for sample in store.source.samples)
+        where = f'{split} ({", ".join(store.source.name for store in parts)})'
+        found[split] = require_classes(
+            masks, range(len(names)), names, where, 'allow_absent_classes: true',
+            config.allow_absent_classes or 'street' in kinds)
+    return found
 
 
 def class_weights(stores: Sequence[FrameStore], shares: Sequence[float],

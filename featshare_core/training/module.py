@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featshare_core.data.augment import augment
-from featshare_core.evaluation.accuracy import mean_iou
+from featshare_core.evaluation.accuracy import labelled_classes, mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
@@ -65,6 +65,7 @@ class Learner(lightning.LightningModule):
         # In a list, so that it is no part of the module: neither saved nor trained.
         self._teacher = [teacher]
         self._terms = torch.zeros(len(TERMS))
+        self._steps: list[tuple[int, float, Tensor]] = []  # number, learning rate, terms
         self._counted = 0
         self._matrices: dict[int, Tensor] = {}
         self.scores: dict[str, float] = {}
@@ -218,8 +219,11 @@ class Learner(lightning.LightningModule):
 
     def _watch(self, terms: list[Tensor]) -> None:
         """Sum the terms; check every ``NAN_CHECK_STEPS``, because a check waits for the device."""
-        self._terms[:len(terms)] += torch.stack([term.detach() for term in terms])
+        terms_now = torch.stack([term.detach() for term in terms])
+        self._terms[:len(terms)] += terms_now
         self._counted += 1
+        rate = self.trainer.optimizers[0].param_groups[0]['lr']
+        self._steps.append((self.global_step, rate, terms_now))
         if self._counted % NAN_CHECK_STEPS == 0:
             self._check()
 
@@ -230,8 +234,11 @@ class Learner(lightning.LightningModule):
         :raises LearningError: where one is not finite.
         """
         means = (self._terms / max(self._counted, 1)).tolist()
-        names = MENDING_TERMS if self.config.mending else TERMS
-        named = dict(zip(names if self.config.is_sharing else names[:1], means))
+        names: Sequence[str] = MENDING_TERMS if self.config.mending else TERMS
+        if not self.config.is_sharing:
+            names = names[:1]
+        self._log_steps(names)
+        named = dict(zip(names, means))
         if not np.isfinite(means).all():
             bad = [name for name, value in named.items() if not np.isfinite(value)]
             raise LearningError(
@@ -239,6 +246,14 @@ class Learner(lightning.LightningModule):
                 f'{self.current_epoch}); the last whole epoch is kept. Restart with a lower '
                 f'lr than {self.config.lr} or with a gradient_clip, and check the data')
         return named
+
+    def _log_steps(self, names: Sequence[str]) -> None:
+        """Log the terms of this process's steps since the last call, and their learning rates."""
+        for step, rate, terms in self._steps:
+            values = {f'step/{name}': value for name, value in zip(names, terms.tolist())}
+            for logger in self.loggers:
+                logger.log_metrics({**values, 'step/lr': rate}, step)
+        self._steps.clear()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; a run that broke is noticed before it is saved."""
@@ -294,7 +309,8 @@ class Learner(lightning.LightningModule):
         self.scores = {}
         for cut, counted in self._matrices.items():
             matrices = self.trainer.strategy.reduce(counted, reduce_op='sum').cpu().numpy()
-            by_lag = [100 * mean_iou(m) for m in matrices if m.any()]
+            scored = labelled_classes(matrices)
+            by_lag = [100 * mean_iou(m, scored) for m in matrices if m.any()]
             prefix = f'val/{cut}-levels/'
             self.scores[f'{prefix}key'] = by_lag[0]
             if not cut:
@@ -304,6 +320,11 @@ class Learner(lightning.LightningModule):
             if len(by_lag) > 1:
                 self.scores[f'{prefix}current-mean'] = float(np.mean(by_lag[1:]))
                 self.scores[f'{prefix}current-worst'] = float(np.min(by_lag[1:]))
+        names = self.checkpoint.labels.names
+        if not scored.all():
+            self.print(f'! mIoU is the mean over {scored.sum()} of {len(names)} classes: no pixel '
+                       f'of val is labelled ' + ', '.join(
+                           name for name, found in zip(names, scored) if not found))
         if not self.config.is_sharing:
             self.network.configure(shared_levels=0)
         for name, value in self.scores.items():

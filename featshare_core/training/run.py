@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import cv2
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
 from featshare_core.evaluation.provenance import fingerprint
@@ -28,12 +30,14 @@ from featshare_core.networks.state_file import load_state
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (
     class_weights,
+    classes_without_labels,
     open_store,
     same_labels,
     train_loader,
     val_loader,
 )
 from featshare_core.training.depthwise import fix_depthwise_gradients
+from featshare_core.training.log import Pace, loggers, silence_tips
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
 
@@ -45,7 +49,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
           nodes: int = 1, workers: int = 0, callbacks: tuple[Callback, ...] = (),
           progress: bool = True, precision: str = 'auto') -> dict[str, float]:
     """
-    Train, score and save ``output/final.safetensors``; resume where ``output/last.ckpt`` ends.
+    Train, save ``output/final.safetensors`` and score; resume where ``output/last.ckpt`` ends.
 
     An unfinished epoch is repeated; the weights are those of an unbroken run.
 
@@ -60,6 +64,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     """
     for expected in ('Checkpoint directory', '.*LeafSpec'):
         warnings.filterwarnings('ignore', expected, module='lightning')
+    silence_tips()
     cv2.setNumThreads(1)  # its threads and PyTorch's spin against each other
     torch.manual_seed(config.seed)
     chosen = choose_device(device)
@@ -77,6 +82,13 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     stores = [open_store(entry, data, config.size, lags, devices) for entry in config.train]
     val = open_store(config.val, data, config.size, config.interval - 1, devices)
     labels = same_labels([*stores, val])
+    absent = classes_without_labels(config, stores, val)['train']
+    warn = rank_zero_only(partial(print, file=sys.stderr, flush=True))
+    if absent:
+        warn(f'! the network cannot learn {", ".join(absent)}: no pixel of train is labelled so')
+    if not (config.baseline or config.backbone_weights):
+        warn('! the backbone starts from random weights: --backbone-weights names better ones, '
+             "for example ImageNet's (imagenet, or a file)")
     shares = [entry.share for entry in config.train]
     network, checkpoint = build_network(config, labels)
     pseudo, teacher = None, None
@@ -117,9 +129,11 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     resumed = output / LAST if (output / LAST).is_file() else None
     trainer.fit(learner, train_loader(triplets, steps, config.batch, rank_number, world, workers),
                 scored, ckpt_path=resumed, weights_only=True)
+    if trainer.is_global_zero:  # before the scores, which take long and may fail
+        _save(output / FINAL, learner, config, {})
     trainer.validate(learner, scored, verbose=False)
     if trainer.is_global_zero:
-        _save(output / FINAL, learner, config)
+        _save(output / FINAL, learner, config, learner.scores)
     return learner.scores
 
 
@@ -191,7 +205,6 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
              callbacks: tuple[Callback, ...], progress: bool,
              precision: str) -> lightning.Trainer:
     output.mkdir(parents=True, exist_ok=True)
-    started = len(list(output.glob('metrics-*')))
     several = devices * nodes > 1
     # Each cut has a mending of its own; those of cuts that are not learned take part in no step.
     ddp = 'ddp_find_unused_parameters_true' if config.mending else 'ddp'
@@ -207,15 +220,16 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
         check_val_every_n_epoch=config.validate_every or config.epochs + 1,
         num_sanity_val_steps=0, log_every_n_steps=1,
         enable_progress_bar=progress, enable_model_summary=False,
-        logger=CSVLogger(output, name='', version=f'metrics-{started}'),
+        logger=loggers(output),
         callbacks=[ModelCheckpoint(output, filename=Path(LAST).stem, save_on_train_epoch_end=True,
-                                   enable_version_counter=False), *callbacks])
+                                   enable_version_counter=False),
+                   *([] if progress else [Pace()]), *callbacks])
 
 
-def _save(path: Path, learner: Learner, config: TrainConfig) -> None:
+def _save(path: Path, learner: Learner, config: TrainConfig, scores: dict[str, float]) -> None:
     recipe = {'script': 'featshare train', **asdict(config)}
     checkpoint = learner.checkpoint
     save_checkpoint(path, learner.network, Config(
         checkpoint.network, checkpoint.labels, checkpoint.input_size, checkpoint.options,
         checkpoint.mean, checkpoint.std, recipe,
-        {name: round(score, 2) for name, score in learner.scores.items()}))
+        {name: round(score, 2) for name, score in scores.items()}))

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from featshare_core.arguments import add_common
 from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
@@ -342,6 +343,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser('python -m featshare_ros.demo', description=__doc__)
+    add_common(parser)
     parser.add_argument('--recording', type=lambda text: Path(text) if text else None,
                         help='a rosbag2 recording (directory, .mcap, .db3) or a video file; '
                              'default: a rendered street')

@@ -130,6 +130,9 @@ def open_bag(path: Path) -> Any:
 
 def _no_bag(path: Path) -> RecordingError:
     """Return the error for a file that is not a recording."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return RecordingError(f'{path} is a video, not a recording: `make_recording {path} OUT` '
+                              f'makes a recording of it, `featshare segment {path} OUT` masks')
     hint = '; convert it with `rosbags-convert`' if path.suffix == '.bag' else ''
     return RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
                           f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')

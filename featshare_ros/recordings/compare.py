@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.arguments import add_common
 from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.packages import explain
@@ -185,12 +186,14 @@ def report(agreement: Agreement) -> str:
     """Return the agreement as text: overall, per class, and per lag."""
     matrix = agreement.matrix
     pixels = int(matrix.sum())
+    present = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
     lines = [f'{", ".join(agreement.cameras)}: {agreement.frames} frames compared, '
              f'{agreement.only_a} only in A, {agreement.only_b} only in B',
-             f'{_share(matrix):.2f} % of the pixels agree, mean IoU {100 * mean_iou(matrix):.2f}',
+             f'{_share(matrix):.2f} % of the pixels agree, mean IoU {100 * mean_iou(matrix):.2f} '
+             f'over {len(present)} of {max(len(present), len(agreement.names))} classes',
              '', f'{"class":16} {"IoU":>7} {"in A":>8} {"in B":>8}']
     iou = class_iou(matrix)
-    for index in np.flatnonzero(matrix.sum(0) + matrix.sum(1)):
+    for index in present:
         name = agreement.names[index] if index < len(agreement.names) else f'id {index}'
         lines.append(f'{name:16} {100 * iou[index]:7.2f} {100 * matrix[index].sum() / pixels:7.2f}'
                      f'% {100 * matrix[:, index].sum() / pixels:7.2f}%')
@@ -211,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         'compare_bags', description='Print how far the masks of two recordings agree: per class, '
                                     'and per distance to the key frame.')
+    add_common(parser)
     parser.add_argument('a', type=Path, help='a rosbag2 recording with masks')
     parser.add_argument('b', type=Path, help='another, of the same images')
     paths = parser.parse_args(arguments)

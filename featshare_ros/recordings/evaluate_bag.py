@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from featshare_core.arguments import add_common
 from featshare_core.evaluation.command import add_evaluate_options, run_unlabelled
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Frame
@@ -59,6 +60,7 @@ def _frames(bag: BagInput, problems: list[str]) -> Iterator[Frame]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         'evaluate_bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
     parser.add_argument('recording', type=Path,
                         help='a rosbag2 recording: a directory, .mcap or .db3')
     parser.add_argument('--topic', help='the image topic, where there are several')

@@ -16,9 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
-from featshare_core.data.frames import frames_of
+from featshare_core.arguments import add_common
+from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
 from featshare_core.inference.engine import Frame
 from featshare_core.packages import explain
 from featshare_ros.recordings.bag import write_recording
@@ -30,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parse(arguments)
     try:
+        problems: list[str] = []
         frames, fps = _frames(options.source, options.fps, options.seed)
+        frames = _until_cut_off(frames, problems)
         raw, topic = options.raw, options.topic
         topic = topic or '/camera/image_raw' + ('' if raw else '/compressed')
         count = write_recording(options.output, itertools.islice(frames, options.frames), topic,
@@ -39,7 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'make_recording: {explain(error)}', file=sys.stderr)
         return 1
     print(f'{options.output}: {count} images of {topic}, {fps:g} Hz')
-    return 0
+    for problem in problems:
+        print(f'make_recording: {problem}; the recording ends there', file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _until_cut_off(frames: Iterator[Frame], problems: list[str]) -> Iterator[Frame]:
+    """Yield the frames; where a video ends early, add that to ``problems``."""
+    try:
+        yield from frames
+    except IncompleteVideoError as error:
+        problems.append(str(error))
 
 
 def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame], float]:
@@ -54,17 +65,15 @@ def _frames(source: str, fps: float | None, seed: int) -> tuple[Iterator[Frame],
         traffic = TrafficClip(clip)
         return ((traffic.frame(index)[0] for index in range(traffic.clip.frames)),
                 fps or traffic.fps)
-    if fps is None and Path(source).is_file():
-        video = cv2.VideoCapture(source)
-        fps = video.get(cv2.CAP_PROP_FPS)
-        video.release()
-    return (frame for _, frame in frames_of(Path(source))), fps or 25.0
+    path = Path(source)
+    return (frame for _, frame in frames_of(path)), fps or frame_rate(path) or 25.0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         'make_recording', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
     parser.add_argument('source', help="a video file, a folder of images, the word 'street', or "
                                        "'traffic/CLIP', a clip of the passing-traffic set")
     parser.add_argument('output', type=Path, help='the directory to create')

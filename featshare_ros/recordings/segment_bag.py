@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from featshare_core.arguments import add_common
 from featshare_core.inference.options import add_segmenter_options, from_arguments
 from featshare_core.packages import explain
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
@@ -109,6 +110,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(
         'segment_bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
     parser.add_argument('paths', nargs='+', type=Path, metavar='IN OUT',
                         help='a rosbag2 recording (directory, .mcap, .db3), and the directory to '
                              'write; with --ray, a folder of recordings each')

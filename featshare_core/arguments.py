@@ -1,0 +1,39 @@
+"""What the command lines of this package have in common."""
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong '
+          'arguments; 130 interrupted')
+
+
+def version() -> str:
+    """Return the version, and the commit of a source tree."""
+    from featshare_core import __version__
+    from featshare_core.evaluation.provenance import commit
+    return f'featshare_ros {__version__}, commit {commit() or "unknown"}'
+
+
+class _Version(argparse.Action):
+    """Print the version; git is asked only when it is wanted."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and end the process."""
+        print(version())
+        parser.exit()
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add ``--version``, and what the exit statuses mean."""
+    parser.add_argument('--version', action=_Version, nargs=0,
+                        help='print the version and the commit')
+    parser.epilog = STATUS
+
+
+def size_argument(text: str) -> tuple[int, int]:
+    """Return (width, height) of ``WxH``."""
+    width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
+    return int(width), int(height)

@@ -1,0 +1,88 @@
+"""
+Mask files: PNGs whose pixels are ids, whatever the palette or the bit depth.
+
+Drawing programs write masks as palette PNGs or with 1, 2 or 4 bits a pixel. OpenCV would return a
+palette's colours, and spread few bits over 0 to 255. Both kinds lie in the file as a grey picture
+of 8 bits does, but for the header, which is exchanged here.
+"""
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from featshare_core.data.files import decode_file, read_file
+
+SIGNATURE = b'\x89PNG\r\n\x1a\n'
+GREY, PALETTE = 0, 3
+"""Colour types of a PNG."""
+
+
+def read_indices(path: str | Path) -> npt.NDArray[Any]:
+    """
+    Return a mask file's ids, HxW uint8; what is no file of ids comes out as ``read_file`` has it.
+
+    A palette PNG is read by its indices, and a pixel of 1, 2 or 4 bits as the number it holds.
+
+    :raises ValueError, OSError: naming the file, where it cannot be decoded or read.
+    """
+    content = Path(path).read_bytes()
+    if not content.startswith(SIGNATURE) or len(content) < 26:
+        return read_file(path)
+    depth, color = content[24:26]
+    if color not in (GREY, PALETTE) or depth > 8:
+        return read_file(path)
+    ids = decode_file(_as_grey(content, path), path, cv2.IMREAD_UNCHANGED)
+    # libpng spreads the values of few bits evenly over 0 to 255.
+    return ids if depth == 8 else ids // (255 // (2**depth - 1))
+
+
+def encode_indices(mask: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) -> bytes:
+    """
+    Return a mask as a palette PNG, which viewers show in colour and ``read_indices`` reads.
+
+    :param mask: HxW uint8 ids below N.
+    :param palette: Nx3 uint8 RGB, at most 256 colours.
+    :raises ValueError: where OpenCV cannot encode the mask.
+    """
+    encoded, grey = cv2.imencode('.png', mask)
+    if not encoded:
+        raise ValueError(f'a mask of shape {mask.shape} cannot be encoded as PNG')
+    header, *rest = _chunks(grey.tobytes())
+    return b''.join((SIGNATURE, _with_color_type(header, PALETTE),
+                     _chunk(b'PLTE', palette.tobytes()), *rest))
+
+
+def _as_grey(content: bytes, path: str | Path) -> bytes:
+    """Return a palette or grey PNG as a grey one without chunks that libpng would apply."""
+    chunks = [chunk for chunk in _chunks(content) if chunk[4:8] in (b'IHDR', b'IDAT', b'IEND')]
+    if not chunks or chunks[0] != _chunk(b'IHDR', chunks[0][8:21]):
+        raise ValueError(f'{path} cannot be decoded as an image')
+    return b''.join((SIGNATURE, _with_color_type(chunks[0], GREY), *chunks[1:]))
+
+
+def _chunks(content: bytes) -> Iterator[bytes]:
+    """Yield the chunks of a PNG: length, name, data and checksum."""
+    at = len(SIGNATURE)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at:at + 4], 'big')
+        yield content[at:end]
+        at = end
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return b''.join((len(data).to_bytes(4, 'big'), name, data,
+                     zlib.crc32(name + data).to_bytes(4, 'big')))
+
+
+def _with_color_type(header: bytes, color: int) -> bytes:
+    """Return a header chunk with another colour type."""
+    data = bytearray(header[8:-4])
+    data[9] = color
+    return _chunk(b'IHDR', bytes(data))

@@ -1,0 +1,52 @@
+"""What a training run says while it runs: the loss of every step, the rate, the remaining time."""
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from featshare_core.progress import reporter
+
+
+def loggers(output: Path) -> list[Logger]:
+    """
+    Return the logs of a run: ``metrics.csv``, and TensorBoard's where that is installed.
+
+    Each start of a run has a folder of its own, ``output/metrics-N``.
+    """
+    folder = f'metrics-{len(list(output.glob("metrics-*")))}'
+    found: list[Logger] = [CSVLogger(output, name='', version=folder)]
+    if find_spec('tensorboard'):
+        found.append(TensorBoardLogger(output, name='', version=folder))
+    return found
+
+
+def silence_tips() -> None:
+    """Keep Lightning's tips on its other products out of the output."""
+    for part in ('pytorch', 'fabric'):
+        logging.getLogger(f'lightning.{part}.utilities.rank_zero').addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return 'Tip: ' not in record.getMessage()
+
+
+class Pace(Callback):
+    """Says on stderr how many steps are done, at which rate, and how long the rest will take."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Count from the step that the run starts or resumes at."""
+        if trainer.is_global_zero:
+            self._show = reporter('training', 'steps', int(trainer.estimated_stepping_batches),
+                                  trainer.global_step)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        """Say it, where it is time to."""
+        if trainer.is_global_zero:
+            self._show(trainer.global_step)

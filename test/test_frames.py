@@ -1,0 +1,70 @@
+"""Videos that are damaged or cut off, and whole ones that only look so."""
+from itertools import islice
+
+import cv2
+import numpy as np
+import pytest
+
+from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
+from featshare_ros.recordings.bag import open_recording
+from featshare_ros.recordings.make_recording import main as make_recording
+
+COUNT = 47
+
+
+def write_video(path, codec):
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(COUNT):
+        video.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    video.release()
+    return path.read_bytes()
+
+
+def read(path):
+    """Return how many frames a video has, and the error after them."""
+    frames = 0
+    try:
+        for _ in frames_of(path):
+            frames += 1
+    except IncompleteVideoError as error:
+        return frames, str(error)
+    return frames, ''
+
+
+@pytest.mark.parametrize(('codec', 'suffix'), [
+    ('MJPG', 'avi'), ('MJPG', 'mkv'), ('mp4v', 'mkv'), ('mp4v', 'mp4'), ('VP80', 'webm')])
+def test_what_is_missing_in_a_video_is_reported(codec, suffix, tmp_path):
+    path = tmp_path / f'v.{suffix}'
+    content = write_video(path, codec)
+    assert read(path) == (COUNT, '')
+    assert frame_rate(path) == 10
+    assert [name for name, _ in islice(frames_of(path, 45), 5)] == ['000045', '000046']
+    half, tenth = len(content) // 2, len(content) // 10
+    for damaged in (content[:half], content[:half] + bytes(tenth) + content[half + tenth:]):
+        path.write_bytes(damaged)
+        if suffix == 'mp4' and damaged == content[:half]:
+            with pytest.raises(ValueError, match=r'v\.mp4 cannot be read as a video'):
+                read(path)
+        else:
+            frames, error = read(path)
+            assert 5 < frames < COUNT - 1
+            assert f'v.{suffix}: {frames} of ' in error
+            assert ' frames could be read: the video is damaged or cut off' in error
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(real_data):
+    path = real_data / 'recordings' / 'highway_1280x720_25fps.mp4'
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 116
+    assert read(path) == (100, '')
+
+
+def test_a_recording_is_made_of_the_frames_that_there_are(tmp_path, capsys):
+    pytest.importorskip('rosbags')
+    content = write_video(tmp_path / 'v.avi', 'MJPG')
+    (tmp_path / 'v.avi').write_bytes(content[:len(content) // 2])
+    assert make_recording([str(tmp_path / 'v.avi'), str(tmp_path / 'bag')]) == 1
+    frames, error = read(tmp_path / 'v.avi')
+    assert f'make_recording: {error}; the recording ends there' in capsys.readouterr().err
+    with open_recording(tmp_path / 'bag') as recording:
+        assert recording.frame_count == frames
