@@ -30,7 +30,7 @@ setup(
     # torch and OpenCV are needed too, but a robot has its own (a Jetson's wheel; apt's
     # python3-opencv, which pip does not see): named here, pip would put another build over it.
     # The README says how to get them elsewhere.
-    install_requires=['setuptools', 'numpy', 'PyYAML', 'safetensors'],
+    install_requires=['setuptools', 'numpy', 'PyYAML', 'safetensors', 'simplejpeg'],
     extras_require={
         'recordings': ['rosbags', 'tqdm'],
         'fleet': ['rosbags', 'tqdm', 'ray'],

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.data.files import read_file
+
 Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
@@ -17,7 +19,8 @@ def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
     """
     Yield (name, HxWx3 uint8 RGB) of each frame of a video file, or of a folder's images by name.
 
-    :raises ValueError: where there is nothing to read, or an image cannot be decoded.
+    :raises ValueError: where there is nothing to read, or an image cannot be decoded completely.
+    :raises OSError: where an image file cannot be read.
     """
     if source.is_dir():
         files = sorted(f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
@@ -28,9 +31,7 @@ def frames_of(source: Path) -> Iterator[tuple[str, Frame]]:
                 raise ValueError(f'{one.name} and {other.name} would have the same mask '
                                  f'{one.stem}.png: rename one of them')
         for file in files:
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f'{file} cannot be decoded as an image')
+            image = read_file(file, cv2.IMREAD_COLOR)
             yield file.stem, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return
     video = cv2.VideoCapture(str(source))
