@@ -33,7 +33,7 @@ class Result:
     :param confidence: HxW uint8, 255 times the winning class's probability, or None.
     :param is_key: whether the mask comes from this frame's own deep features.
     :param key_reason: why the deep half ran on it: ``first``, ``interval``, ``age``, ``change``,
-        ``size`` or ``backwards``; empty on a current frame.
+        ``size``, ``source`` or ``backwards``; empty on a current frame.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
@@ -119,7 +119,7 @@ class VideoSegmenter:
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
 
     def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
-                confidence: bool = False) -> Result:
+                confidence: bool = False, source: str = '') -> Result:
         """
         Segment the next frame of a stream; waits for frames of other threads.
 
@@ -127,6 +127,8 @@ class VideoSegmenter:
         :param stream: the camera's name; streams share nothing but the network.
         :param stamp: the frame's time in seconds; None where unknown.
         :param confidence: whether to compute ``Result.confidence``.
+        :param source: which camera the frame is of, where a stream could carry several: a frame
+            of another source than the one before is a key frame.
         :raises ValueError: where ``frame`` is not such an array, or ``stamp`` is not finite.
         :raises TypeError: where ``stamp`` is no number.
         :raises RuntimeError: where the segmenter is closed, or the device fails.
@@ -137,15 +139,15 @@ class VideoSegmenter:
                 if isinstance(frame, np.ndarray) else type(frame).__name__
             raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {found}')
         with self._lock:
-            return self._segment(frame, stream, stamp, confidence)
+            return self._segment(frame, stream, stamp, confidence, source)
 
     def _segment(self, frame: Frame, stream: str, stamp: float | None,
-                 confidence: bool) -> Result:
+                 confidence: bool, source: str) -> Result:
         while self._resets:
             self.schedule.reset(self._resets.popitem()[0])
         key_mode = self.key_mode  # may be set while the frame is in work
         size = (*frame.shape[:2], *self.engine.fit(frame, stream))
-        turn = self.schedule.next(stream, size, stamp, frame)
+        turn = self.schedule.next(stream, size, stamp, frame, source)
         # For any other reason than the interval, the older features are of no use.
         deferred = key_mode == 'deferred' and turn.reason == 'interval'
         run = self.engine.defer if deferred else \
