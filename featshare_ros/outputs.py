@@ -321,6 +321,6 @@ def scaled_camera_info(info: Any, x: float, y: float, header: Any) -> Any:
     scaled.roi = copy.copy(roi)
     (scaled.width, scaled.height, scaled.roi.x_offset, scaled.roi.width, scaled.roi.y_offset,
      scaled.roi.height) = sizes
-    scaled.k = [k * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
-    scaled.p = [p * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
+    scaled.k = [float(k) * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
+    scaled.p = [float(p) * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
     return scaled
