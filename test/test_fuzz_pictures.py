@@ -16,7 +16,6 @@ from collections import Counter
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
@@ -27,8 +26,6 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_core.pictures import PNG_MAGIC, PictureError, decode_picture
 from featshare_ros.outputs import Answer, OutputError, camera_info
-
-pytest.importorskip('simplejpeg')
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 BUDGET_S = 0.5

@@ -21,8 +21,6 @@ from featshare_core.pictures import (
 )
 from featshare_core.text import printable
 
-pytest.importorskip('simplejpeg')
-
 HEIGHT, WIDTH = 96, 160
 
 
