@@ -30,7 +30,8 @@ setup(
     # torch is needed too, but which build depends on the machine (CPU, CUDA, a Jetson's wheel):
     # named here, pip would put its default over it. On a robot, colcon installs none of these:
     # OpenCV is then apt's python3-opencv, which pip does not see.
-    install_requires=['setuptools', 'numpy', 'opencv-python-headless', 'PyYAML', 'safetensors'],
+    install_requires=['setuptools', 'numpy', 'opencv-python-headless', 'PyYAML', 'safetensors',
+                      'simplejpeg'],
     extras_require={
         'recordings': ['rosbags', 'tqdm'],
         'fleet': ['rosbags', 'tqdm', 'ray'],

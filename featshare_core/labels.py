@@ -12,6 +12,8 @@ import yaml
 
 UNLABELLED = 255
 """The id of a pixel without a class: ignored in losses and scores, drawn black."""
+LONGEST_NAME = 100
+"""Limit of a class name, in characters."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class LabelSet:
             raise ValueError(f'{len(self.names)} class names but {len(self.colors)} colours')
         if not all(isinstance(name, str) for name in self.names):
             raise ValueError('a class name in the label set is no text')
+        for name in self.names:
+            # Names are shown in logs, tables and plots.
+            if not name.isprintable() or len(name) > LONGEST_NAME:
+                raise ValueError(f'the class name {name[:LONGEST_NAME]!r} is not printable, or '
+                                 f'longer than {LONGEST_NAME} characters')
         if len(set(self.names)) != len(self.names):
             raise ValueError('a class name occurs twice in the label set')
         for name, color in zip(self.names, self.colors):

@@ -18,6 +18,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from featshare_core.text import printable
 from featshare_ros.diagnostics import CameraStatistics, Idle
 from featshare_ros.images import stamp_seconds
 from featshare_ros.level_log import LevelLog
@@ -123,17 +124,32 @@ class Camera:
             self._slot = None
             self.statistics.interrupted()
 
-    def status(self, name: str, hardware_id: str, idle: Idle | None) -> DiagnosticStatus:
+    def status(self, name: str, hardware_id: str, idle: Idle | None,
+               decoding: tuple[str, float] | None) -> DiagnosticStatus:
         """
         Return the camera's status since the last call; on the executor's thread.
 
         :param idle: level and message where the node segments nothing at present, else None.
+        :param decoding: the topic whose image is being decoded, and since when (monotonic
+            seconds); None where none is.
         """
         statistics = self.statistics
-        return statistics.status(
-            name, hardware_id, self._node.count_publishers(statistics.topic),
-            self._mismatch() if statistics.quiet else '', idle,
-            self._losses.evaluate(self._has_one_source))
+        publishers = self._node.count_publishers(statistics.topic)
+        quiet, loss = statistics.quiet, self._losses.evaluate(self._has_one_source)
+        rivals = self._rivals() if publishers > 1 and not quiet else ''
+        return statistics.status(name, hardware_id, publishers, self._mismatch() if quiet else '',
+                                 idle, rivals or loss, decoding)
+
+    def _rivals(self) -> str:
+        """Return a message where several publishers send images on the topic, else ''."""
+        names = sorted(f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in
+                       self._node.get_publishers_info_by_topic(self.statistics.topic)
+                       if not self._obstacle(info))
+        if len(names) < 2:
+            return ''
+        return (f'{len(names)} publishers on {self.statistics.topic} '
+                f'({printable(", ".join(names), 200)}): images of different cameras may be mixed; '
+                f'stop all but one, or remap their topics')
 
     def _has_one_source(self) -> bool:
         """Return whether the same nodes publish the images and camera_info."""
@@ -149,18 +165,22 @@ class Camera:
 
         :returns: an empty string where one of them can be received from, or where there are none.
         """
-        wanted = f'sensor_msgs/msg/{self._kind.__name__}'
         reason = ''
         for publisher in self._node.get_publishers_info_by_topic(self.statistics.topic):
-            if publisher.topic_type != wanted:
-                reason = f'{self.statistics.topic} carries {publisher.topic_type}, not {wanted}'
-                continue
-            fits, problem = qos_check_compatible(publisher.qos_profile, self._image_qos)
-            if fits != QoSCompatibility.ERROR:
+            reason = self._obstacle(publisher)
+            if not reason:
                 return ''
-            reason = (f'the QoS of {self.statistics.topic} does not match, nothing can arrive: '
-                      f'{problem.strip()}')
         return reason
+
+    def _obstacle(self, publisher: Any) -> str:
+        """Return why nothing can be received from a publisher of the image topic, or ''."""
+        topic, wanted = self.statistics.topic, f'sensor_msgs/msg/{self._kind.__name__}'
+        if publisher.topic_type != wanted:
+            return f'{topic} carries {printable(publisher.topic_type)}, not {wanted}'
+        fits, problem = qos_check_compatible(publisher.qos_profile, self._image_qos)
+        if fits != QoSCompatibility.ERROR:
+            return ''
+        return f'the QoS of {topic} does not match, nothing can arrive: {problem.strip()}'
 
     @property
     def waiting(self) -> bool:

@@ -9,6 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from featshare_core.inference.segmenter import Result
 from featshare_core.inference.timing import Rolling
+from featshare_core.text import printable
 
 SILENCE_S = 2.0
 """Shortest time without an image that is reported as silence, in seconds."""
@@ -20,6 +21,12 @@ STUCK_S = 5.0
 """Longest time without a finished image before the engine counts as hanging, in seconds."""
 LOG_S = 10.0
 """Shortest time between two log lines about one camera's failed images, in seconds."""
+SLOW_DECODING_S = 0.5
+"""Shortest time to decode one image that is reported, in seconds."""
+DARK_IMAGES, DARK_SAMPLE = 100, 255 // 8
+"""Number of images without a brighter sample after which the sensor's bits are questioned."""
+LONGEST_TEXT = 1000
+"""Limit of each text in a status and of a log line about an image, in characters."""
 
 BAD_IMAGES, ENGINE, PUBLISHING = 'bad images', 'the engine failed', 'publishing failed'
 """Causes of images without a mask, as the messages name them."""
@@ -46,7 +53,8 @@ class CameraStatistics:
     The executor's thread counts arrivals, the worker what becomes of them. ``output_problem`` says
     why an output of the newest mask, other than the mask, was not published; it is empty where all
     were. ``waiting_since`` is the arrival (monotonic seconds) of the oldest image that is in work
-    or waits; None where there is none. ``status`` reports rates and level since its last call.
+    or waits; None where there is none. ``may_be_dark`` says whether no 16-bit image has had a
+    sample above an eighth of the range. ``status`` reports rates and level since its last call.
     """
 
     topic: str
@@ -54,6 +62,10 @@ class CameraStatistics:
     key_latency: Rolling = field(default_factory=Rolling)
     current_latency: Rolling = field(default_factory=Rolling)
     age: Rolling = field(default_factory=Rolling)
+    decoding: Rolling = field(default_factory=Rolling)
+    longest_decoding: float = 0.0
+    dark_images: int = 0
+    may_be_dark: bool = True
     key_frames: int = 0
     stand_ins: int = 0
     image: str = 'unknown'
@@ -99,6 +111,16 @@ class CameraStatistics:
         self._finished(arrival)
         self.counts.failed += 1
 
+    def decoded(self, seconds: float) -> None:
+        """Add the time that decoding an image took, whether it succeeded or not."""
+        self.decoding.add(1e3 * seconds)
+        self.longest_decoding = max(self.longest_decoding, seconds)
+
+    def brightest(self, sample: int) -> None:
+        """Note the largest sample of an image that had 16-bit samples, 0 to 255."""
+        self.may_be_dark = sample <= DARK_SAMPLE
+        self.dark_images += 1
+
     def _finished(self, arrival: float) -> None:
         # Cleared first, then looked at again: an image that arrives in between is not overlooked.
         self.waiting_since = None
@@ -143,7 +165,8 @@ class CameraStatistics:
         return self.counts.received == self._reported.received
 
     def status(self, name: str, hardware_id: str, publishers: int, mismatch: str = '',
-               idle: Idle | None = None, loss: str = '') -> DiagnosticStatus:
+               idle: Idle | None = None, warning: str = '',
+               decoding: tuple[str, float] | None = None) -> DiagnosticStatus:
         """
         Return the camera's status since the last call.
 
@@ -159,9 +182,10 @@ class CameraStatistics:
         self._reported, self._reported_at = counts, now
         # No lock: this runs on the executor's thread, as ``arrived`` does.
         gap, self.longest_gap = self.longest_gap, 0.0
+        slowest, self.longest_decoding = self.longest_decoding, 0.0
         usual = self.intervals.percentiles()
-        level, message = idle or self._judge(new, now, publishers, mismatch, loss, gap,
-                                             usual[0] if usual else 0.0)
+        level, message = idle or self._judge(new, now, publishers, mismatch, warning, gap,
+                                             usual[0] if usual else 0.0, slowest, decoding)
         if level is None:
             level, message = DiagnosticStatus.OK, f'{new.processed / seconds:.1f} masks/s'
         values = [
@@ -181,30 +205,39 @@ class CameraStatistics:
             *_percentiles('key latency', self.key_latency),
             *_percentiles('current latency', self.current_latency),
             *_percentiles('mask age', self.age),
+            *_percentiles('decoding', self.decoding),
             ('last failure', self.failure or 'none'),
         ]
         return _status(level, name, message, hardware_id, values)
 
-    def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, loss: str,
-               gap: float, usual: float) -> tuple[bytes | None, str]:
+    def _judge(self, new: Counts, now: float, publishers: int, mismatch: str, warning: str,
+               gap: float, usual: float, slowest: float,
+               decoding: tuple[str, float] | None) -> tuple[bytes | None, str]:
         """
         Return level and message of the most severe finding, or (None, '').
 
         :param gap: longest between two images since the last call, in seconds.
         :param usual: median interval between two images, in seconds.
+        :param slowest: longest time to decode an image since the last call, in seconds.
         """
         stuck = now - (now if self.waiting_since is None else self.waiting_since)
         if stuck > STUCK_S:
+            cause = 'the engine hangs, or is far too slow'
+            if decoding is not None and now - decoding[1] > SLOW_DECODING_S:
+                cause = (f'the decoder has worked on an image of {decoding[0]} for '
+                         f'{now - decoding[1]:.1f} s')
             return (DiagnosticStatus.ERROR,
-                    f'images arrive, but none was finished for {stuck:.0f} s: the engine hangs, '
-                    f'or is far too slow')
+                    f'images arrive, but none was finished for {stuck:.0f} s: {cause}')
         if new.failed:
             grave = self.cause == ENGINE or not new.processed
             return (DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN,
                     f'{new.failed} of {new.failed + new.processed} images failed '
                     f'({self.cause}): {self.failure}')
-        if loss:
-            return DiagnosticStatus.WARN, loss
+        if warning:
+            return DiagnosticStatus.WARN, warning
+        if slowest > SLOW_DECODING_S:
+            return (DiagnosticStatus.WARN,
+                    f'decoding an image took {slowest:.1f} s; no camera was served meanwhile')
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch
@@ -232,6 +265,10 @@ class CameraStatistics:
             return (DiagnosticStatus.WARN,
                     f'{new.dropped} of {new.received} images dropped: they arrive faster than the '
                     f'engine processes them')
+        if self.may_be_dark and self.dark_images >= DARK_IMAGES:
+            return (DiagnosticStatus.WARN,
+                    f'no sample of {self.dark_images} images is above an eighth of the 16-bit '
+                    f'range: if the sensor has fewer bits, set sensor_bits (12 for 12 bits)')
         return None, ''
 
 
@@ -275,5 +312,5 @@ def _percentiles(name: str, rolling: Rolling) -> list[tuple[str, str]]:
 def _status(level: bytes, name: str, message: str, hardware_id: str,
             values: list[tuple[str, str]]) -> DiagnosticStatus:
     return DiagnosticStatus(
-        level=level, name=name, message=message, hardware_id=hardware_id,
-        values=[KeyValue(key=key, value=value) for key, value in values])
+        level=level, name=name, message=printable(message, LONGEST_TEXT), hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=printable(value, LONGEST_TEXT)) for key, value in values])

@@ -16,21 +16,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.pictures import PictureError, call_cv2, decode_picture, to_8_bits
+from featshare_core.text import printable
+
 if TYPE_CHECKING:
     # Recordings are decoded where no ROS is installed.
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 64_000_000
-"""Largest compressed image that is unpacked, in pixels: a small file can claim gigabytes."""
+"""Largest compressed image of a recording that is decoded, in pixels."""
+FULL_RANGE = 16
+"""Bits of a 16-bit sample that a sensor uses, unless the user names another number."""
 
-_JPEG_END = b'\xff\xd9'
-_PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
-_PNG_END = b'IEND'
-
-
-class ImageError(ValueError):
-    """An image message that cannot be decoded; the text says what is wrong and what to do."""
+ImageError = PictureError
+"""An image message that cannot be decoded; the text says what is wrong and what to do."""
 
 
 class _Layout(NamedTuple):
@@ -80,13 +80,16 @@ SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
 """The Image encodings that need no cv_bridge."""
 
 
-def decode_image(message: Any) -> npt.NDArray[np.uint8]:
+def decode_image(message: Any, bits: int = FULL_RANGE) -> npt.NDArray[np.uint8]:
     """
     Return the picture in a raw image message.
 
-    Mono images come out with three equal channels; 16-bit samples are scaled by 255 / 65535.
+    Mono images come out with three equal channels; 16-bit samples are scaled by
+    255 / (2**bits - 1).
 
     :param message: a sensor_msgs/Image, or any object with its fields (rosbags' messages).
+    :param bits: number of bits of a 16-bit sample that the sensor uses, counted from the lowest;
+        larger samples become white.
     :returns: HxWx3 uint8 RGB. For rgb8 it shares the message's memory, with the message's row
         padding as strides: not to be written to.
     :raises ImageError: where the fields contradict each other, the data is too short, or the
@@ -97,7 +100,8 @@ def decode_image(message: Any) -> npt.NDArray[np.uint8]:
     if height <= 0 or width <= 0:
         raise ImageError(f'image of {width}x{height} pixels: width and height must be positive')
     if len(message.data) == 0:
-        raise ImageError(f'{width}x{height} {encoding} image without data: the message is empty')
+        raise ImageError(f'{width}x{height} {printable(encoding)} image without data: the '
+                         f'message is empty')
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         return _decode_by_cv_bridge(message)
@@ -127,11 +131,12 @@ def decode_image(message: Any) -> npt.NDArray[np.uint8]:
     else:
         stored = np.ndarray(shape, '>u2' if message.is_bigendian else '<u2', data, strides=strides)
         native = np.require(stored, np.uint16, ['C', 'ALIGNED'])
-        pixels = _call_cv2(f'{encoding} image', cv2.convertScaleAbs, native, alpha=255 / 65535)
+        pixels = to_8_bits(native, bits)
     return _to_rgb(pixels, layout, encoding)
 
 
-def decode_compressed(message: Any) -> npt.NDArray[np.uint8]:
+def decode_compressed(message: Any, max_pixels: int = MAX_COMPRESSED_PIXELS,
+                      bits: int = FULL_RANGE) -> npt.NDArray[np.uint8]:
     """
     Return the picture in a compressed image message (JPEG or PNG, colour or grey, 8 or 16 bit).
 
@@ -139,46 +144,32 @@ def decode_compressed(message: Any) -> npt.NDArray[np.uint8]:
     recognise depth images, and Bayer mosaics that were compressed without conversion.
 
     :param message: a sensor_msgs/CompressedImage, or any object with its fields.
+    :param max_pixels: the largest image that is decoded.
+    :param bits: as for ``decode_image``.
     :returns: HxWx3 uint8 RGB, in the camera's own orientation (EXIF rotation is not applied).
-    :raises ImageError: where the data is empty, truncated, damaged, no JPEG or PNG, or of more
-        than ``MAX_COMPRESSED_PIXELS``.
+    :raises ImageError: where the data is empty, truncated, damaged, no JPEG or PNG, of more than
+        ``max_pixels``, or would take far more time than usual images of its size.
     """
     form = str(message.format)
     if 'compressedDepth' in form:
-        raise ImageError(f'compressed image of format {form!r} holds distances, not a picture: '
-                         "choose the colour camera's compressed topic")
+        raise ImageError(f'compressed image of format {printable(form)!r} holds distances, not a '
+                         "picture: choose the colour camera's compressed topic")
     if len(message.data) == 0:
-        raise ImageError(f'compressed image of format {form!r} without data: the message is empty')
-    data = _as_bytes(message.data)
-    content = data.tobytes()
-    if content.startswith(b'\xff\xd8'):
-        kind, (width, height, pixel_data) = 'JPEG', _jpeg_size(content)
-        complete = content.rfind(_JPEG_END, pixel_data) > 0
-    elif content.startswith(_PNG_MAGIC):
-        kind, (width, height, pixel_data) = 'PNG', _png_size(content)
-        complete = content.rfind(_PNG_END, pixel_data) > 0
-    else:
-        raise ImageError(f'compressed image of format {form!r} is neither JPEG nor PNG (its first '
-                         f'bytes are {content[:4].hex(" ")}): publish one of these, or the raw '
-                         'image')
-    if width * height > MAX_COMPRESSED_PIXELS:
-        raise ImageError(f'{kind} header claims {width}x{height} pixels, more than the '
-                         f'{MAX_COMPRESSED_PIXELS // 1_000_000} megapixels that are accepted')
-    if width == 0 or height == 0:
-        raise ImageError(f'{kind} header claims {width}x{height} pixels')
-    if not complete:
-        raise ImageError(f'truncated {kind}: {width}x{height} pixels, {len(content)} bytes, and '
-                         'the end marker is missing')
-    layout, flags = _BGR, cv2.IMREAD_COLOR
+        raise ImageError(f'compressed image of format {printable(form)!r} without data: the '
+                         f'message is empty')
+    content = _as_bytes(message.data).tobytes()
+    layout = None
     if form.startswith('bayer_') and not form.rstrip().endswith(('bgr8', 'rgb8')):
         # image_transport compresses a mosaic as the grey picture that it looks like.
-        layout = _LAYOUTS.get(form.split(';')[0].strip().replace('16', '8'), _BGR)
-        flags = cv2.IMREAD_GRAYSCALE if layout.channels == 1 else cv2.IMREAD_COLOR
-    pixels = _call_cv2(kind, cv2.imdecode, data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ImageError(f'damaged {kind}: {width}x{height} pixels, {len(content)} bytes, and '
-                         'OpenCV cannot decode them')
-    return _to_rgb(pixels, layout, kind)
+        layout = _LAYOUTS.get(form.split(';')[0].strip().replace('16', '8'))
+    if layout is None:
+        return decode_picture(content, 'RGB', max_pixels, bits)
+    return _to_rgb(decode_picture(content, 'GRAY', max_pixels, bits), layout, 'mosaic')
+
+
+def has_wide_samples(kind: str) -> bool:
+    """Return whether an encoding, or the field ``format``, names samples of 16 bits."""
+    return '16' in kind.partition(';')[0]
 
 
 def encode_image(array: npt.NDArray[np.uint8], encoding: str, header: Header) -> Image:
@@ -224,42 +215,7 @@ def _to_rgb(pixels: npt.NDArray[np.uint8], layout: _Layout, name: str) -> npt.ND
     """Convert 8-bit pixels of a layout to RGB."""
     if layout.to_rgb is None:
         return pixels
-    return _call_cv2(name, cv2.cvtColor, pixels, layout.to_rgb)
-
-
-def _call_cv2(name: str, function: Any, *arguments: Any, **options: Any) -> Any:
-    """Call OpenCV; what it throws becomes an ImageError."""
-    try:
-        return function(*arguments, **options)
-    except cv2.error as error:
-        raise ImageError(f'{name}: OpenCV cannot decode it: {error}') from error
-
-
-def _jpeg_size(content: bytes) -> tuple[int, int, int]:
-    """Return width and height from a JPEG's frame header, and where its pixel data begin."""
-    at, width, height = 2, 0, 0
-    while at + 4 <= len(content) and content[at] == 0xff:
-        marker = content[at + 1]
-        if marker == 0xff or marker == 0x01 or 0xd0 <= marker <= 0xd8:  # fill bytes, no segment
-            at += 1 if marker == 0xff else 2
-            continue
-        length = int.from_bytes(content[at + 2:at + 4], 'big')
-        is_frame = 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc)
-        if is_frame and at + 9 <= len(content):
-            height = int.from_bytes(content[at + 5:at + 7], 'big')
-            width = int.from_bytes(content[at + 7:at + 9], 'big')
-        if marker == 0xda and width:  # start of scan: no end marker can be part of what follows
-            return width, height, at + 2 + length
-        at += 2 + length
-    raise ImageError(f'truncated or damaged JPEG: {len(content)} bytes without a whole header')
-
-
-def _png_size(content: bytes) -> tuple[int, int, int]:
-    """Return width and height from a PNG's first chunk, and where the next chunk begins."""
-    if len(content) < 33 or content[12:16] != b'IHDR':
-        raise ImageError(f'truncated or damaged PNG: {len(content)} bytes without a whole header')
-    width = int.from_bytes(content[16:20], 'big')
-    return width, int.from_bytes(content[20:24], 'big'), 33
+    return call_cv2(name, cv2.cvtColor, pixels, layout.to_rgb)
 
 
 @functools.cache
@@ -274,7 +230,7 @@ def _cv_bridge() -> Any:
 
 def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
     """Decode any other encoding, where cv_bridge is installed."""
-    encoding = str(message.encoding)
+    encoding = printable(message.encoding)
     bridge = _cv_bridge()
     if isinstance(bridge, Exception):
         if re.fullmatch(r'\d+[SUF]C\d+', encoding):
@@ -292,7 +248,8 @@ def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
     try:
         rgb = bridge.imgmsg_to_cv2(message, 'rgb8')
     except Exception as error:  # its own, TypeError, KeyError and others
-        raise ImageError(f'encoding {encoding!r}: cv_bridge cannot decode it: {error}') from error
+        raise ImageError(f'encoding {encoding!r}: cv_bridge cannot decode it: '
+                         f'{printable(error, 200)}') from error
     if rgb.shape != (message.height, message.width, 3) or rgb.dtype != np.uint8:
         raise ImageError(f'encoding {encoding!r}: cv_bridge returned {rgb.dtype} {rgb.shape}')
     return rgb

@@ -14,9 +14,10 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.text import printable
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
-from featshare_ros.diagnostics import EngineStatistics, Idle
+from featshare_ros.diagnostics import LONGEST_TEXT, EngineStatistics, Idle
 from featshare_ros.image_sizes import ImageSizes
 from featshare_ros.level_log import LevelLog
 from featshare_ros.outputs import Publishers
@@ -190,7 +191,7 @@ class SegmentationNode(LifecycleNode):
 
     def _refuse(self, what: str, error: Exception) -> TransitionCallbackReturn:
         """Fail a transition with a reason, in the log and in /diagnostics."""
-        self._problem = f'{what}: {error}'
+        self._problem = printable(f'{what}: {error}', LONGEST_TEXT)
         if self._running():
             self._error(self._problem)
         return TransitionCallbackReturn.FAILURE
@@ -344,7 +345,8 @@ class SegmentationNode(LifecycleNode):
         self._level_log.update(status.level, status.message)
         array.status.append(status)
         for camera in self._cameras:
-            status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle())
+            status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle(),
+                                   self._processor.decoding if self._processor else None)
             if not camera.statistics.starting:
                 camera.level_log.update(status.level, status.message)
             array.status.append(status)

@@ -133,11 +133,15 @@ def camera_info(answer: Answer, types: MessageTypes) -> Any:
     """
     Return the camera's calibration, scaled to the mask.
 
-    :raises OutputError: where it belongs to images of another aspect ratio.
+    :raises OutputError: where it belongs to images of another aspect ratio, its region of interest
+        lies outside its image, or a number does not fit its field.
     """
     info = answer.info
     if info is None or answer.frame is None or answer.result is None:
         return None
+    problem = region_problem(info)
+    if problem:
+        raise OutputError(f'{problem}: it is not published; remap camera_info')
     (height, width), (mask_height, mask_width) = answer.frame.shape[:2], answer.result.mask.shape
     described = described_size(info) or (width, height)
     # The image may have been scaled, without its info, but not cropped.
@@ -277,6 +281,16 @@ def qos_profile(qos: Qos) -> QoSProfile:
         durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.latched else DurabilityPolicy.VOLATILE)
 
 
+def region_problem(info: Any) -> str:
+    """Return why a camera info's region of interest lies outside its image, or ''."""
+    roi = info.roi
+    if (not info.width or roi.x_offset + roi.width <= info.width) \
+            and (not info.height or roi.y_offset + roi.height <= info.height):
+        return ''
+    return (f'camera_info has a region of interest of {roi.width}x{roi.height} pixels at '
+            f'({roi.x_offset}, {roi.y_offset}), outside its image of {info.width}x{info.height}')
+
+
 def described_size(info: Any) -> tuple[int, int] | None:
     """Return (width, height) of the image that a camera info describes; None if it has none."""
     width = (info.roi.width or info.width) // max(1, info.binning_x)
@@ -290,16 +304,23 @@ def scaled_camera_info(info: Any, x: float, y: float, header: Any) -> Any:
 
     Sizes, focal lengths, principal point, baseline terms and region of interest scale with the
     image; distortion and rectification do not depend on its size.
+
+    :raises OutputError: where a size does not fit its field.
     """
     scaled = copy.copy(info)
     scaled.header = header
     if x == y == 1:
         return scaled
-    scaled.width, scaled.height = round(info.width * x), round(info.height * y)
-    scaled.k = [k * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
-    scaled.p = [p * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
-    scaled.roi = copy.copy(info.roi)
-    scaled.roi.x_offset, scaled.roi.width = round(info.roi.x_offset * x), round(info.roi.width * x)
-    scaled.roi.y_offset = round(info.roi.y_offset * y)
-    scaled.roi.height = round(info.roi.height * y)
+    roi = info.roi
+    sizes = [round(pixels * scale) for pixels, scale in (
+        (info.width, x), (info.height, y), (roi.x_offset, x), (roi.width, x), (roi.y_offset, y),
+        (roi.height, y))]
+    if max(sizes) >= 1 << 32:
+        raise OutputError(f'camera_info, scaled to the mask, has a side of {max(sizes)} pixels: '
+                          f'it is not published; remap camera_info')
+    scaled.roi = copy.copy(roi)
+    (scaled.width, scaled.height, scaled.roi.x_offset, scaled.roi.width, scaled.roi.y_offset,
+     scaled.roi.height) = sizes
+    scaled.k = [float(k) * s for k, s in zip(info.k, (x, x, x, y, y, y, 1, 1, 1))]
+    scaled.p = [float(p) * s for p, s in zip(info.p, (x, x, x, x, y, y, y, y, 1, 1, 1, 1))]
     return scaled

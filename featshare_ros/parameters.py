@@ -19,6 +19,7 @@ from rclpy.parameter import Parameter
 
 from featshare_core.inference.engines import ENGINE_NAMES
 from featshare_core.inference.segmenter import KEY_MODES
+from featshare_ros.images import FULL_RANGE
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ PARAMETERS = (
          'is a single camera without prefix.'),
     Spec('image_transport', 'raw', 'Which image topic is subscribed to: raw (image) or '
          'compressed (image/compressed).', choices=('raw', 'compressed')),
+    Spec('max_compressed_pixels', 16_000_000, 'Largest compressed image that is decoded, in '
+         'pixels; larger ones fail. A small message can claim a large image.', live=True,
+         limits=(1, 1 << 30)),
+    Spec('sensor_bits', FULL_RANGE, 'Bits of a 16-bit sample that the sensor uses, counted '
+         'from the lowest: 12 for a 12-bit sensor whose driver does not scale samples.', live=True,
+         limits=(8, FULL_RANGE)),
     Spec('mask_size', 'image', 'Size of masks, confidences and overlays: that of the image, or '
          'of the network input, which is faster.', choices=('image', 'network')),
     Spec('publish_confidence', False, "Publish the probability of each pixel's class, times 255.",

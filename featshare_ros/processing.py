@@ -2,20 +2,30 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from featshare_core.inference.engine import Frame
+from featshare_core.text import printable
 from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import (
     BAD_IMAGES,
     ENGINE,
+    LONGEST_TEXT,
     PUBLISHING,
     CameraStatistics,
     EngineStatistics,
 )
 from featshare_ros.image_sizes import ImageSizes
-from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
+from featshare_ros.images import (
+    ImageError,
+    decode_compressed,
+    decode_image,
+    has_wide_samples,
+    stamp_seconds,
+)
 from featshare_ros.outputs import Answer, OutputError, Publishers
 from featshare_ros.parameters import Values
 from featshare_ros.recovery import GIVEN_UP, EngineError, SupervisedSegmenter
@@ -33,6 +43,8 @@ class Processor:
     :param values: the node's parameters.
     :param apply: applies the live parameters to a segmenter that was rebuilt.
     :param sizes: keeps the image sizes that the engine is prepared for.
+
+    ``decoding`` is the topic whose image is being decoded, and since when (monotonic seconds).
     """
 
     def __init__(self, node: Any, segmenter: SupervisedSegmenter,
@@ -46,6 +58,7 @@ class Processor:
         self._apply = apply
         self._sizes = sizes
         self._publishing = threading.Lock()
+        self.decoding: tuple[str, float] | None = None
         self._discards = False
         self.ending = threading.Event()
 
@@ -66,15 +79,9 @@ class Processor:
         statistics, header = camera.statistics, arrival.message.header
         values = self._values.current
         try:
-            message = arrival.message
-            # HxWx3 uint8 RGB
-            if camera.compressed:
-                frame, kind = decode_compressed(message), message.format
-            else:
-                frame, kind = decode_image(message), message.encoding
-            statistics.image = f'{frame.shape[1]}x{frame.shape[0]} {kind}'
+            frame = self._decode(camera, arrival.message, values)
             result = self._segmenter.segment(frame, camera.name, arrival.stamp,
-                                             values['publish_confidence'])
+                                             values['publish_confidence'], header.frame_id)
             answer = Answer(header, self._segmenter.labels, camera.name, frame, result,
                             info=camera.info, opacity=values['overlay_opacity'])
             # Held while publishing: after ``discard`` has returned, nothing is published.
@@ -85,7 +92,8 @@ class Processor:
         except ImageError as error:
             statistics.failed(str(error), BAD_IMAGES, arrival.time)
             if statistics.log_due:
-                self._node.get_logger().warning(f'{statistics.topic}: image left out: {error}')
+                self._node.get_logger().warning(
+                    f'{statistics.topic}: image left out: {printable(error, LONGEST_TEXT)}')
             return
         except Exception as error:
             # A signal may end the context while an image is being processed.
@@ -110,6 +118,31 @@ class Processor:
         for name, cause in published.failures:
             if not isinstance(cause, OutputError):
                 self._log(statistics, f'{name} is not published', cause)
+
+    def _decode(self, camera: Camera, message: Any, values: Mapping[str, Any]) -> Frame:
+        """Return a message's picture, HxWx3 uint8 RGB, and note its kind and the time it took."""
+        statistics = camera.statistics
+        kind = message.format if camera.compressed else message.encoding
+        start = time.monotonic()
+        self.decoding = statistics.topic, start
+        try:
+            if camera.compressed:
+                frame = decode_compressed(message, values['max_compressed_pixels'],
+                                          values['sensor_bits'])
+            else:
+                frame = decode_image(message, values['sensor_bits'])
+        except ImageError:
+            raise
+        except Exception as error:  # of any type, such as MemoryError: not the engine's fault
+            raise ImageError(f'the decoder failed: {type(error).__name__}: '
+                             f'{printable(error, 200)}') from error
+        finally:
+            self.decoding = None
+            statistics.decoded(time.monotonic() - start)
+        statistics.image = f'{frame.shape[1]}x{frame.shape[0]} {printable(kind, 60)}'
+        if statistics.may_be_dark and has_wide_samples(kind):
+            statistics.brightest(int(frame.max()))
+        return frame
 
     def _log(self, statistics: CameraStatistics, what: str, error: Exception) -> None:
         if statistics.log_due:

@@ -158,12 +158,13 @@ class SupervisedSegmenter:
         return self._failures >= FAILURES
 
     def segment(self, frame: Frame, stream: str, stamp: float | None,
-                confidence: bool) -> Result:
+                confidence: bool, source: str = '') -> Result:
         """
         Segment the next frame of a stream.
 
         :param frame: HxWx3 uint8 RGB.
         :param stamp: seconds, or None where unknown.
+        :param source: as of ``VideoSegmenter.segment``.
         :returns: its mask is HxW uint8, or of the network's size where ``build`` chose that.
         :raises EngineError: where there is no engine, or it fails or was given up meanwhile.
         """
@@ -171,7 +172,7 @@ class SupervisedSegmenter:
         if segmenter is None:
             raise EngineError(self.problem or 'no engine is loaded')
         try:
-            result = segmenter.segment(frame, stream, stamp, confidence)
+            result = segmenter.segment(frame, stream, stamp, confidence, source)
         except Exception as error:
             if segmenter is not self._segmenter:
                 raise EngineError(GIVEN_UP) from error

@@ -239,7 +239,6 @@ def stamped(message):
     _stamp[0] += 0.05
     message.header.stamp.sec = int(_stamp[0])
     message.header.stamp.nanosec = int(_stamp[0] % 1 * 1e9)
-    message.header.frame_id = f'camera_{_stamp[0]:.2f}'
     return message
 
 

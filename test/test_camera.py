@@ -160,3 +160,30 @@ def test_failures_of_one_camera_are_logged_once_in_a_while():
     assert cameras[0].status('a', 'cpu', 1).level == DiagnosticStatus.ERROR
     # Reported once: the next second without failures is OK.
     assert 'failed' not in cameras[0].status('a', 'cpu', 1).message
+
+
+def test_several_publishers_of_one_topic_are_a_warning_that_names_them(peer, camera):
+    camera.start()
+    publisher = peer.publisher(Image, '/image')
+    driver = rclpy.create_node('driver', namespace='/rear', context=peer.context)
+
+    def status():
+        received = camera.statistics.counts.received
+        publisher.publish(image_message(np.zeros((4, 4, 3), np.uint8)))
+        wait_until(lambda: camera.statistics.counts.received > received, 10, 'the image')
+        camera.take()
+        return camera.status('camera', 'cpu', None, None)
+
+    try:
+        assert status().level == DiagnosticStatus.OK
+        second = driver.create_publisher(Image, '/image', 1)
+        wait_until(lambda: peer.node.count_publishers('/image') == 2, 10, 'the publisher')
+        warning = status()
+        assert (warning.level, warning.message) == (
+            DiagnosticStatus.WARN, '2 publishers on /image (/peer, /rear/driver): images of '
+            'different cameras may be mixed; stop all but one, or remap their topics')
+        driver.destroy_publisher(second)
+        wait_until(lambda: peer.node.count_publishers('/image') == 1, 10, 'its end')
+        assert status().level == DiagnosticStatus.OK
+    finally:
+        driver.destroy_node()

@@ -101,7 +101,7 @@ class AnyMask:
     failing = False
     labels = CAMVID
 
-    def segment(self, frame, stream, stamp, confidence):
+    def segment(self, frame, stream, stamp, confidence, source):
         mask = np.zeros(frame.shape[:2], np.uint8)
         return Result(mask, mask, True, 'first', 0, {'low': 1.0})
 

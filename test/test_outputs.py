@@ -28,6 +28,7 @@ from featshare_ros.outputs import (
     camera_info,
     scaled_camera_info,
 )
+from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
 
 
@@ -130,6 +131,15 @@ def test_calibrations_of_another_size_than_the_images():
                        'are 320x240, another aspect ratio: it is not published; remap'):
         published(width=1920, height=1080)
     assert published(width=640, height=480).k[0] == 150.0
+    # Numbers of which no image can be described.
+    for region, size in (((4000000000, 0, 4000000000, 480), (640, 480)),
+                         ((0, 400, 640, 100), (640, 480)), ((1, 0, 640, 480), (640, 480))):
+        roi = RegionOfInterest(**dict(zip(('x_offset', 'y_offset', 'width', 'height'), region)))
+        with pytest.raises(OutputError, match=r'camera_info has a region of interest of .* '
+                           r'outside its image of 640x480: it is not published; remap'):
+            published(width=size[0], height=size[1], roi=roi)
+    with pytest.raises(OutputError, match=r'has a side of \d+ pixels: it is not published'):
+        published(width=4294967295, height=4294967295, roi=RegionOfInterest(width=4, height=3))
 
 
 class Segmenter:
@@ -137,7 +147,7 @@ class Segmenter:
 
     labels, failing = CAMVID, False
 
-    def segment(self, frame, stream, stamp, confidence):
+    def segment(self, frame, stream, stamp, confidence, source):
         return Result(np.zeros(frame.shape[:2], np.uint8), None, True, 'first', 0, {'low': 1.0})
 
 
@@ -156,7 +166,7 @@ def process(peer, publishers):
     camera = OneCamera()
     logger = Logger()
     node = types.SimpleNamespace(get_logger=lambda: logger, context=peer.context)
-    values = types.SimpleNamespace(current={'publish_confidence': False, 'overlay_opacity': 0.5})
+    values = types.SimpleNamespace(current={spec.name: spec.default for spec in PARAMETERS})
     processor = Processor(node, Segmenter(), {'': publishers}, EngineStatistics(), values,
                           lambda: None, types.SimpleNamespace(met=lambda size: None))
 

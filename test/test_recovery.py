@@ -61,7 +61,7 @@ class Fake:
         self.engine = types.SimpleNamespace(network_name='n', licence='l', name='e', device='d',
                                             precision='p', fallback='', preparing='')
 
-    def segment(self, frame, stream, stamp, confidence):
+    def segment(self, frame, stream, stamp, confidence, source):
         plan = self._engines.plan
         if plan in ('fail', 'slow'):
             raise MemoryError('full')

@@ -1,4 +1,6 @@
 """The schedule: the interval, and each rule that forces a key frame."""
+import json
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,19 @@ def test_a_size_change_forces_a_key_frame_and_restarts_the_interval():
     reasons(schedule, 3)
     assert schedule.next('', (240, 320)).reason == 'size'
     assert [schedule.next('', (240, 320)).reason for _ in range(4)] == ['', '', '', 'interval']
+
+
+def test_a_frame_of_another_source_is_a_key_frame_also_after_a_restore():
+    schedule = KeyFrameSchedule(10)
+
+    def next_from(*sources):
+        return [schedule.next('', SIZE, source=source).reason for source in sources]
+    assert next_from('front', 'front', 'rear', 'rear', '') == ['first', '', 'source', '', 'source']
+    state = json.loads(json.dumps(schedule.state()))
+    schedule = KeyFrameSchedule(10)
+    schedule.restore(state)
+    assert next_from('', 'x' * 5_000_000) == ['', 'source']
+    assert len(json.dumps(schedule.state())) < 1000
 
 
 def test_a_stamp_that_goes_backwards_forces_a_key_frame():

@@ -10,13 +10,13 @@ import pytest
 from bags import contents, outputs, write_bag
 from rosbags.rosbag2 import Reader
 
-from featshare_core.inference.options import SegmenterOptions
+from featshare_core.inference.options import SegmenterOptions, from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_ros.images import decode_compressed, decode_image
-from featshare_ros.recordings.bag import message_types
-from featshare_ros.recordings.bag_input import BagInput, camera_name
-from featshare_ros.recordings.segment_bag import main
+from featshare_ros.recordings.bag import IMAGE, message_types
+from featshare_ros.recordings.bag_input import BagInput, CameraTopic, camera_name, decode
+from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job
 
 
@@ -137,21 +137,48 @@ def test_damaged_images_are_left_out_and_counted(tmp_path, run):
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     types = message_types()
-    original = write_bag(tmp_path / 'good', frames=4, cameras=('front',), compressed=True)
+    original = write_bag(tmp_path / 'good', frames=5, cameras=('front',), compressed=True)
     kind = 'sensor_msgs/msg/CompressedImage'
     with Writer(tmp_path / 'in', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection('/front', kind, typestore=types)
         for index, (_, log_time, content) in enumerate(original[::2]):
-            content = {1: content[:200], 2: content[:-300] + bytes(300)}.get(index, content)
+            middle = len(content) // 2 + 200
+            content = {1: content[:200], 2: content[:-300] + bytes(300),
+                       3: content[:middle] + bytes(200) + content[middle + 200:],
+                       }.get(index, content)
             writer.write(connection, log_time, content)
     status, said = run(tmp_path / 'in', tmp_path / 'out')
     assert status == 0
-    assert '2 images were left out' in said and 'damaged message' in said
+    assert '3 images were left out' in said and 'damaged message' in said
     found = outputs(tmp_path / 'out')
     assert len(found['/segmentation/mask/compressed']) == 2
-    assert len(contents(tmp_path / 'out')) == 4 + 2 + 3 + 1
-    status = found['/segmentation/timing'][1][1].status[0]
-    assert 'image left out: truncated JPEG' in status.message
+    assert len(contents(tmp_path / 'out')) == 5 + 2 + 4 + 1
+    messages = [message.status[0].message for _, message in found['/segmentation/timing']]
+    assert 'image left out: truncated JPEG' in messages[1]
+    # Its start and end are whole, its middle is lost.
+    assert 'image left out: damaged JPEG' in messages[2]
+    assert messages[3] == ''
+
+
+def test_the_bits_of_the_sensor_and_the_source_of_an_image_are_used_as_by_the_node(
+        tmp_path, monkeypatch, run):
+    types = message_types()
+    original = write_bag(tmp_path / 'in', frames=1, cameras=('front',))
+    message = types.deserialize_cdr(original[0][2], IMAGE)
+    message.encoding, message.step, message.width = 'mono16', 192, 96
+    message.data = np.full(48 * 96, 4095, '<u2').view(np.uint8)
+    camera, content = CameraTopic('', '/front', IMAGE), bytes(types.serialize_cdr(message, IMAGE))
+    assert decode(camera, content, 12).frame.min() == 255
+    assert decode(camera, content).frame.max() == 16
+    assert from_arguments(Job, _parse(['in', 'out', '--sensor-bits', '12'])).sensor_bits == 12
+    sources = []
+
+    def segment(self, frame, stream='', stamp=None, confidence=False, source=''):
+        sources.append(source)
+        raise RuntimeError('enough')
+    monkeypatch.setattr(VideoSegmenter, 'segment', segment)
+    assert run(tmp_path / 'in', tmp_path / 'out', '--engine', 'torch')[0] == 1
+    assert sources == ['front']
 
 
 def test_what_cannot_be_done_is_reported(tmp_path, run):

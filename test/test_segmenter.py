@@ -3,6 +3,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from featshare_core.inference.cpu.masks import MaskMaker
+from featshare_core.inference.cpu.masks import KEPT_MASKS, MaskMaker
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import network_size
@@ -289,6 +290,30 @@ def test_a_class_that_wins_here_and_there_is_found_everywhere(size, threads, mon
         maker.make(logits[:6, :10], (200, 300))  # another camera's
         maker.make(np.repeat(logits[:2], 2, 1), (400, 600))
     assert (MaskMaker().make(np.full_like(logits, np.nan), size)[0] == 0).all()
+
+
+def test_the_memory_for_one_large_mask_is_freed_after_a_while(monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    logits = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    maker = MaskMaker()
+    tracemalloc.start()
+    try:
+        expected = maker.make(logits, (48, 64))[0]
+        before = tracemalloc.get_traced_memory()[0]
+        maker.make(logits, (2000, 2000))
+        assert tracemalloc.get_traced_memory()[0] - before > 40_000_000
+        for _ in range(KEPT_MASKS):
+            np.testing.assert_array_equal(maker.make(logits, (48, 64))[0], expected)
+        assert tracemalloc.get_traced_memory()[0] - before < 1_000_000
+        # Cameras that take turns keep theirs.
+        maker.make(logits, (100, 100))
+        for _ in range(2 * KEPT_MASKS):
+            maker.make(logits, (48, 64))
+            kept = maker._heats[0]
+            maker.make(logits, (100, 100))
+            assert maker._heats[0] is kept
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-START_OF_SCAN, END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
-"""JPEG markers."""
+from featshare_core.pictures import JPEG_MAGIC, PictureError, decode_picture
+from featshare_core.text import printable
+
 ORIENTATION = 0x0112
 """EXIF tag of the orientation."""
 
@@ -25,35 +26,36 @@ def read_file(path: str | Path, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArra
     Pixels are returned as they are stored, as the node returns a camera's: an EXIF orientation is
     not applied. The first file of a folder that has one is logged as a warning.
 
-    :param flags: OpenCV's ``IMREAD_...``.
-    :raises ValueError: naming the file, where it cannot be decoded, is a truncated JPEG, whose
-        missing part OpenCV would decode as grey, or is a turned TIFF, which OpenCV turns upright.
+    :param flags: OpenCV's ``IMREAD_...``. A JPEG is always HxWx3.
+    :raises ValueError: naming the file, where it cannot be decoded, is a JPEG that is truncated or
+        damaged, which OpenCV would decode to wrong pixels, or a turned TIFF, which OpenCV turns
+        upright.
     :raises OSError: where it cannot be read.
     """
     content = Path(path).read_bytes()
-    # No end marker can be part of what follows the start of a scan; before it, a thumbnail's may.
-    if content.startswith(b'\xff\xd8') \
-            and content.find(END_OF_IMAGE, content.rfind(START_OF_SCAN)) < 0:
-        raise ValueError(f'{path} is a truncated JPEG: {len(content)} bytes, and the end marker '
-                         f'is missing')
     orientation = exif_orientation(content)
     if orientation != 1:
         if content.startswith((b'II', b'MM')):
-            raise ValueError(f'{path} is a TIFF with the orientation {orientation}, which cannot '
-                             f'be read as it is stored: turn its pixels first, for example with '
-                             f"ImageMagick's mogrify -auto-orient")
+            raise ValueError(f'{printable(path)} is a TIFF with the orientation {orientation}, '
+                             f'which cannot be read as it is stored: turn its pixels first, for '
+                             f"example with ImageMagick's mogrify -auto-orient")
         _warn_of_orientation(Path(path), orientation)
     return decode_file(content, path, flags)
 
 
 def decode_file(content: bytes, path: str | Path, flags: int) -> npt.NDArray[Any]:
     """Return the image of a file's content; ``path`` and what is raised as ``read_file``."""
+    if content.startswith(JPEG_MAGIC):
+        try:
+            return decode_picture(content, 'BGR')
+        except PictureError as error:
+            raise ValueError(f'{printable(path)}: {error}') from error
     image = None
     if content:
         image = cv2.imdecode(np.frombuffer(content, np.uint8),
                              flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise ValueError(f'{path} cannot be decoded as an image')
+        raise ValueError(f'{printable(path)} cannot be decoded as an image')
     return image
 
 

@@ -30,9 +30,10 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
     Images are in the orientation in which they are stored; see ``files.read_file``.
 
     :param start: number of frames to skip.
-    :raises ValueError: where there is nothing to read, or an image cannot be decoded.
+    :raises ValueError: where there is nothing to read, or an image cannot be decoded completely.
     :raises IncompleteVideoError: after the last frame, where the container counts more.
     :raises FileNotFoundError: where the source does not exist.
+    :raises OSError: where an image file cannot be read.
     """
     if not source.exists():
         raise FileNotFoundError(f'{source} does not exist')

@@ -17,6 +17,7 @@ LIBRARIES = {
     'torch': f'{BAD}not installed, and nothing runs without it: install PyTorch 2.1 or newer',
     'numpy': f'{BAD}not installed, and nothing runs without it: pip install numpy',
     'cv2': f'{BAD}not installed, and nothing runs without it: {INSTALL["cv2"]}',
+    'simplejpeg': f'{BAD}not installed, and JPEG is refused: pip install simplejpeg',
     'openvino': 'not installed: on a CPU, PyTorch runs instead, at a lower rate',
     'onnxruntime': 'not installed: the engines onnx, onnx-cuda, onnx-tensorrt and onnx-openvino '
                    'are missing',

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ class Turn(NamedTuple):
     The role of a frame in its stream: key frame or current frame.
 
     ``reason`` says why it is a key frame: ``first`` (or first after a reset), ``size``,
-    ``backwards``, ``age``, ``change`` or ``interval``; it is empty for a current frame.
+    ``source``, ``backwards``, ``age``, ``change`` or ``interval``; it is empty for a current
+    frame.
     """
 
     reason: str
@@ -39,6 +41,7 @@ class _Stream:
     stamp: float | None
     since_key: int = 0
     phase: float = 0.0
+    source: int = 0
 
 
 def thumbnail(frame: Picture) -> Picture:
@@ -118,12 +121,13 @@ class KeyFrameSchedule:
         self._change_threshold = None if value is None else float(value)
 
     def next(self, stream: str, size: tuple[int, ...], stamp: float | None = None,
-             frame: Picture | None = None) -> Turn:
+             frame: Picture | None = None, source: str = '') -> Turn:
         """
         Advance a stream by one frame and return the role of that frame.
 
         :param size: the image's (height, width), and any further values that must stay the same
             for features to be reusable; a change makes a key frame.
+        :param source: which camera the frame is of; a change makes a key frame.
         :param stamp: seconds; None where unknown, which never causes a key frame.
         :param frame: HxWx3 uint8 RGB; used only with a ``change_threshold``.
         :raises TypeError, ValueError: where ``stamp`` is no number or not finite; the stream
@@ -134,7 +138,9 @@ class KeyFrameSchedule:
             if not math.isfinite(stamp):
                 raise ValueError(f'stamp must be a finite number of seconds or None, not {stamp}')
         state = self._streams.get(stream)
-        reason = self._reason(state, size, stamp)
+        # A checksum: the state is stored, and the text may be long.
+        origin = zlib.crc32(source.encode(errors='replace'))
+        reason = self._reason(state, size, stamp, origin)
         self._replaced = state, self._key_pictures.get(stream)
         threshold = self.change_threshold  # another thread may set it in the meantime
         if reason and threshold is None:
@@ -151,7 +157,7 @@ class KeyFrameSchedule:
             # The golden ratio keeps any number of streams apart, in whatever order they come.
             phase = self._phases.setdefault(stream, len(self._phases) * GOLDEN % 1)
             regular = reason in ('interval', 'age', 'change')
-            state = _Stream(size, stamp, stamp, phase=0.0 if regular else phase)
+            state = _Stream(size, stamp, stamp, 0, 0.0 if regular else phase, origin)
             self._streams[stream] = state
         else:
             state.since_key += 1
@@ -208,11 +214,14 @@ class KeyFrameSchedule:
             name: np.frombuffer(base64.b64decode(text), np.uint8).reshape(THUMBNAIL[::-1])
             for name, text in state.get('pictures', {}).items()}
 
-    def _reason(self, state: _Stream | None, size: tuple[int, ...], stamp: float | None) -> str:
+    def _reason(self, state: _Stream | None, size: tuple[int, ...], stamp: float | None,
+                source: int) -> str:
         if state is None:
             return 'first'
         if size != state.size:
             return 'size'
+        if source != state.source:
+            return 'source'
         if stamp is not None and state.stamp is not None and stamp < state.stamp:
             return 'backwards'
         longest = self.max_key_age  # another thread may set it in the meantime

@@ -40,7 +40,7 @@ class Result:
     :param confidence: HxW uint8, 255 times the winning class's probability, or None.
     :param is_key: whether the mask comes from this frame's own deep features.
     :param key_reason: why the deep half ran on it: ``first``, ``interval``, ``age``, ``change``,
-        ``size`` or ``backwards``; empty on a current frame.
+        ``size``, ``source`` or ``backwards``; empty on a current frame.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
@@ -145,7 +145,7 @@ class VideoSegmenter:
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
 
     def segment(self, frame: Frame | PilImage, stream: str = '', stamp: float | None = None,
-                confidence: bool = False, color: str = 'rgb') -> Result:
+                confidence: bool = False, source: str = '', color: str = 'rgb') -> Result:
         """
         Segment the next frame of a stream; waits for frames of other threads.
 
@@ -153,6 +153,8 @@ class VideoSegmenter:
         :param stream: the camera's name; streams share nothing but the network.
         :param stamp: the frame's time in seconds; None where unknown.
         :param confidence: whether to compute ``Result.confidence``.
+        :param source: which camera the frame is of, where a stream could carry several: a frame
+            of another source than the one before is a key frame.
         :param color: order of the array's channels: ``rgb``, or ``bgr`` as OpenCV reads images.
         :raises ValueError: where ``frame`` is no such image, or ``stamp`` is not finite.
         :raises TypeError: where ``stamp`` is no number.
@@ -163,15 +165,15 @@ class VideoSegmenter:
             if self._closed:
                 raise RuntimeError('the engine is closed: `close` was called on this '
                                    'VideoSegmenter; create another one')
-            return self._segment(picture, stream, stamp, confidence)
+            return self._segment(picture, stream, stamp, confidence, source)
 
     def _segment(self, frame: Frame, stream: str, stamp: float | None,
-                 confidence: bool) -> Result:
+                 confidence: bool, source: str) -> Result:
         while self._resets:
             self.schedule.reset(self._resets.popitem()[0])
         key_mode = self.key_mode  # may be set while the frame is in work
         size = (*frame.shape[:2], *self.engine.fit(frame, stream))
-        turn = self.schedule.next(stream, size, stamp, frame)
+        turn = self.schedule.next(stream, size, stamp, frame, source)
         # For any other reason than the interval, the older features are of no use.
         deferred = key_mode == 'deferred' and turn.reason == 'interval'
         run = self.engine.defer if deferred else \

@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.text import printable
+
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 BAG_SUFFIXES = ('.mcap', '.db3')
@@ -140,7 +142,8 @@ def _no_bag(path: Path) -> RecordingError:
 
 def describe_topics(reader: Any) -> str:
     """Return one line with every topic of rosbags' reader and its type."""
-    topics = {f'{connection.topic} ({connection.msgtype}, {connection.msgcount} messages)'
+    topics = {f'{printable(connection.topic)} ({printable(connection.msgtype)}, '
+              f'{connection.msgcount} messages)'
               for connection in reader.connections}
     return f'its topics: {", ".join(sorted(topics))}' if topics else 'it has no topics'
 

@@ -12,7 +12,14 @@ from typing import Any
 import yaml
 
 from featshare_core.inference.engine import Frame
-from featshare_ros.images import ImageError, decode_compressed, decode_image, stamp_seconds
+from featshare_core.text import printable
+from featshare_ros.images import (
+    FULL_RANGE,
+    ImageError,
+    decode_compressed,
+    decode_image,
+    stamp_seconds,
+)
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -194,15 +201,20 @@ class BagInput:
         self.close()
 
 
-def decode(camera: CameraTopic, content: bytes) -> DecodedImage:
-    """Return the picture of a serialized image message (CDR), or what is wrong with it."""
+def decode(camera: CameraTopic, content: bytes, bits: int = FULL_RANGE) -> DecodedImage:
+    """
+    Return the picture of a serialized image message (CDR), or what is wrong with it.
+
+    :param bits: as for ``images.decode_image``.
+    """
     try:
         message = message_types().deserialize_cdr(content, camera.message_type)
     except Exception as error:  # of any type
-        return DecodedImage(None, None, f'damaged message: {error}')
+        return DecodedImage(None, None, f'damaged message: {printable(error, 200)}')
     compressed = camera.message_type == COMPRESSED_IMAGE
     try:
-        frame = decode_compressed(message) if compressed else decode_image(message)
+        frame = decode_compressed(message, bits=bits) if compressed \
+            else decode_image(message, bits)
     except ImageError as error:
         return DecodedImage(message.header, None, str(error))
     return DecodedImage(message.header, frame)

@@ -23,6 +23,7 @@ from types import FrameType
 from featshare_core.arguments import add_common
 from featshare_core.inference.options import add_segmenter_options, from_arguments
 from featshare_core.packages import explain
+from featshare_ros.images import FULL_RANGE
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
 
@@ -123,6 +124,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='masks as raw images, as the node publishes them, instead of PNG')
     parser.add_argument('--overlay', action='store_true', help='write coloured pictures too')
     parser.add_argument('--confidence', action='store_true', help='write confidences too')
+    parser.add_argument('--sensor-bits', type=int, default=FULL_RANGE, choices=range(8, 17),
+                        metavar='BITS', help='bits of a 16-bit sample that the sensor uses, '
+                        'counted from the lowest; default: %(default)s')
     add_segmenter_options(parser, stamps=True)
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
                         help='segment the recordings of a folder on a Ray cluster; without an '

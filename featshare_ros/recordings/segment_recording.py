@@ -14,6 +14,7 @@ from featshare_core.inference.export.models import fingerprint
 from featshare_core.inference.options import SegmenterOptions, make_segmenter
 from featshare_core.inference.segmenter import Result
 from featshare_core.pipeline import overlap
+from featshare_ros.images import FULL_RANGE
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
 from featshare_ros.recordings.bag_output import Outputs, Wanted, write_metadata
@@ -30,6 +31,7 @@ class Job(SegmenterOptions):
     overlay: bool = False
     confidence: bool = False
     only_masks: bool = False
+    sensor_bits: int = FULL_RANGE
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class _Work:
                  stop: threading.Event, progress: Callable[[int, int], None]) -> None:
         self._bag, self._outputs, self._file = bag, outputs, file
         self._confidence, self._stop, self._progress = job.confidence, stop, progress
+        self._bits = job.sensor_bits
         self._segmenter = make_segmenter(job)
         state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
                                'keys': {}, 'introduced': [],
@@ -187,7 +190,7 @@ class _Work:
                        self._bag.frame_count - state['frames'] if complete else 0)
 
     def _decode(self, group: Group) -> _Step:
-        image = decode(group.camera, group.image) if group.camera is not None else None
+        image = decode(group.camera, group.image, self._bits) if group.camera is not None else None
         return _Step(group, image, group.position <= self._start)
 
     def _segment(self, step: _Step) -> _Step:
@@ -202,7 +205,7 @@ class _Work:
             state['frames'] += 1
             if image.frame is not None:
                 step.result = self._segmenter.segment(image.frame, camera.name, image.stamp,
-                                                      self._confidence)
+                                                      self._confidence, image.header.frame_id)
                 if step.result.is_key:
                     state['keys'] = {**state['keys'], camera.name: step.group.position}
             else:

@@ -24,6 +24,8 @@ PIXELS_PER_LOGIT = 16
 Least number of mask pixels per logit at which classes are upsampled only where they can win; with
 fewer, finding out where takes longer than upsampling everywhere.
 """
+KEPT_MASKS = 200
+"""Number of masks after which buffers that had room for twice as many pixels are freed."""
 
 
 class MaskMaker:
@@ -32,7 +34,8 @@ class MaskMaker:
 
     The result is that of upsampling all logits, then argmax, but each class is upsampled only
     where it can win, and few full-size planes are held. Each of several threads takes some of the
-    classes; then their winners are compared. Buffers of the largest size are kept.
+    classes; then their winners are compared. Buffers of the largest size are kept, until the last
+    ``KEPT_MASKS`` masks needed less than half.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,7 @@ class MaskMaker:
         self._helpers = ThreadPoolExecutor(thread_name_prefix='masks')
         self._bounds = np.empty(0, np.float32)
         self._ids = np.empty(0, np.uint8)
+        self._small = 0
 
     def make(self, logits: Logits, size: Size,
              confidence: bool = False) -> tuple[Mask, Mask | None]:
@@ -51,6 +55,7 @@ class MaskMaker:
         :param logits: Cxhxw float32, upsampled to ``size``.
         :returns: HxW uint8 class ids, and HxW uint8: 255 times the winning class's softmax.
         """
+        self._free_unused(size)
         if self._ready_for != (size, logits.shape):
             self._make_ready(size, logits.shape)
         boxes = self._whole
@@ -72,6 +77,16 @@ class MaskMaker:
         self._helpers.shutdown()
         self._all_heats.clear()
         self._heats.clear()
+
+    def _free_unused(self, size: Size) -> None:
+        """Free the buffers of an image far larger than those of the last masks."""
+        largest = max((heat.capacity for heat in self._all_heats), default=0)
+        self._small = self._small + 1 if 2 * size[0] * size[1] < largest else 0
+        if self._small == KEPT_MASKS:
+            self._small, self._ready_for = 0, None
+            self._all_heats.clear()
+            self._heats.clear()
+            self._bounds, self._ids = np.empty(0, np.float32), np.empty(0, np.uint8)
 
     def _make_ready(self, size: Size, shape: tuple[int, ...]) -> None:
         threads = max(1, min(torch.get_num_threads(), shape[0] // CLASSES_PER_THREAD,
@@ -156,6 +171,11 @@ class _Heat:
     def __init__(self) -> None:
         self._logits = np.empty((2, 0), np.float32)
         self._ids = np.empty((2, 0), np.uint8)
+
+    @property
+    def capacity(self) -> int:
+        """The number of pixels that the buffers have room for."""
+        return self._ids.shape[1]
 
     def make_ready(self, size: Size) -> None:
         """Lay out the buffers for masks of a size; the memory is kept where it suffices."""

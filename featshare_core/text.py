@@ -1,0 +1,24 @@
+"""Text that others wrote, for logs and messages."""
+from __future__ import annotations
+
+
+def printable(text: object, longest: int = 100) -> str:
+    """
+    Return foreign text on one line: what cannot be printed is escaped, what is too long is cut.
+
+    Line breaks, escape sequences and characters that change the direction of writing are escaped,
+    so that no log line can be forged.
+
+    :param longest: limit of the result, in characters, with the note that text was cut; 40 or
+        more.
+    """
+    text = str(text)
+    if len(text) <= longest and text.isprintable():
+        return text
+    shown = ''.join(
+        character if character.isprintable() else character.encode('unicode_escape').decode()
+        for character in text[:longest])
+    if len(text) <= longest and len(shown) <= longest:
+        return shown
+    note = f'... ({len(text)} characters)'
+    return shown[:longest - len(note)] + note
