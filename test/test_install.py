@@ -99,7 +99,8 @@ def test_the_shipped_checkpoint_is_found_from_there(prefix, tmp_path):
 
 
 @pytest.mark.parametrize(('command', 'said'), [
-    ('bin/segment_bag --help', 'segment_bag: torch is not installed: pip install torch (on a Jet'),
+    ('bin/segment_bag --help', 'segment_bag: cv2 is not installed: apt install python3-opencv, '
+                               'or pip install opencv-python-headless'),
     ('bin/evaluate_bag --help', 'evaluate_bag: numpy is not installed: pip install numpy'),
     ('bin/compare_bags --help', 'compare_bags: cv2 is not installed: apt install python3-opencv, '
                                 'or pip install opencv-python-headless'),
