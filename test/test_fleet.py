@@ -48,6 +48,27 @@ def test_the_address_may_be_left_out():
     assert {(str(options.input), str(options.output)) for options in parsed} == {('in', 'out')}
 
 
+@pytest.mark.parametrize(('options', 'address'), [
+    ('--ray in out', 'local'), ('--ray auto in out', 'auto'),
+    ('--ray ray://head:10001 in out', 'ray://head:10001')])
+def test_no_cluster_is_joined_that_is_not_named(monkeypatch, options, address):
+    """Without an address, neither by the environment nor by a file that others may write."""
+    started = []
+    monkeypatch.setenv('RAY_ADDRESS', '192.0.2.1:6379')
+    monkeypatch.setenv('RAY_AUTH_TOKEN', '')  # so that it is restored
+    monkeypatch.delenv('RAY_AUTH_TOKEN')
+    monkeypatch.setattr(ray, 'init', lambda address, **options: started.append(
+        (address, options, os.environ.get('RAY_AUTH_TOKEN'))))
+    fleet._start_ray(_parse(options.split()).ray)
+    (joined, found, token), = started
+    assert joined == address
+    if address == 'local':
+        assert found['_node_ip_address'].startswith('127.') and not found['include_dashboard']
+        assert len(token) == 64
+    else:
+        assert token is None and '_node_ip_address' not in found
+
+
 def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys):
     """A worker is killed in the middle of a recording: another continues, and nothing is lost."""
     options = ['--weights', str(random_checkpoint), '--device', 'cpu']
@@ -109,4 +130,4 @@ def test_without_ray(archive, tmp_path):
     done = subprocess.run([sys.executable, '-c', code, '--ray', archive, tmp_path / 'out'],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert 'pip install ray tqdm' in done.stderr
+    assert "pip install 'ray>=2.59' tqdm" in done.stderr

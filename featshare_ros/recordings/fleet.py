@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from featshare_core.inference.export.models import absolute_weights
 from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
@@ -14,6 +16,8 @@ from featshare_ros.recordings.segment_recording import Job, Outcome, segment_rec
 
 RETRIES = 5
 """Largest number of restarts of a task whose worker or machine was lost."""
+LOOPBACK = '127.0.0.2'
+"""Address of a cluster on this machine. Ray replaces 127.0.0.1 by an address of the network."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     row of the table and does not stop the others.
 
     :param address: of a running cluster, whose machines have both folders under the same paths
-        and this package installed; empty for this machine.
+        and this package installed; empty for this machine, where Ray is started for this call and
+        reached through the loopback interface alone.
     :param gpu_share: GPUs per task, for example 0.3, where the cluster has GPUs.
     :returns: exit status: 0 where every recording is segmented, otherwise 1.
     :raises RecordingError: where the folder has no recordings.
@@ -80,12 +85,12 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError('--ray needs ray and tqdm, which are not installed: '
-                          'pip install ray tqdm') from error
+                          "pip install 'ray>=2.59' tqdm") from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
     # Workers have working directories of their own.
     job = replace(job, weights=absolute_weights(job.weights))
-    ray.init(address=address or None, logging_level=logging.WARNING, log_to_driver=False)
+    _start_ray(address)
     try:
         gpus = gpu_share if ray.cluster_resources().get('GPU', 0) else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(segment_one)
@@ -105,6 +110,20 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
         ray.shutdown()
     print(table(rows))
     return int(any(row.state == 'failed' for row in rows))
+
+
+def _start_ray(address: str) -> None:
+    """Connect to a running cluster, or start one on this machine that nobody else reaches."""
+    import ray
+    options: dict[str, Any] = {'logging_level': logging.WARNING, 'log_to_driver': False}
+    if address:
+        ray.init(address, **options)
+        return
+    # Any process that reaches a cluster can run code on it. Ray asks for this token, which no
+    # file holds; without it, Ray would create one in the home folder.
+    os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
+    # Without 'local', Ray joins the cluster that a file in /tmp or RAY_ADDRESS names.
+    ray.init('local', include_dashboard=False, _node_ip_address=LOOPBACK, **options)
 
 
 def segment_one(name: str, source: str, output: str, job: Job) -> Row:

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from featshare_core.durable import write_durably
+
 KEPT = 16
 """Number of entries kept, the most recently used; one per network, cut and image size."""
 DIGEST = hashlib.sha256().digest_size
@@ -121,13 +123,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(packed, 'w') as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    # Renamed once complete: another process may read it.
-    unfinished = path.with_suffix(f'.{os.getpid()}')
-    try:
-        unfinished.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_durably(path, hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
     # Unfinished files of killed processes age too; another process may remove the same files.
     with suppress(FileNotFoundError):
         for file in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
