@@ -8,7 +8,6 @@ import socket
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from featshare_core.inference.export.models import absolute_weights
 from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
@@ -16,8 +15,6 @@ from featshare_ros.recordings.segment_recording import Job, Outcome, segment_rec
 
 RETRIES = 5
 """Largest number of restarts of a task whose worker or machine was lost."""
-LOOPBACK = '127.0.0.2'
-"""Address of a cluster on this machine. Ray replaces 127.0.0.1 by an address of the network."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,8 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     :raises RecordingError: where the folder has no recordings.
     :raises ImportError: where ray or tqdm is not installed.
     """
+    if not address:
+        _confine_ray()
     try:
         import ray
         from tqdm import tqdm
@@ -90,7 +89,9 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     source, output = source.resolve(), output.resolve()
     # Workers have working directories of their own.
     job = replace(job, weights=absolute_weights(job.weights))
-    _start_ray(address)
+    # Without 'local', Ray joins the cluster that a file in /tmp or RAY_ADDRESS names.
+    ray.init(address or 'local', include_dashboard=None if address else False,
+             logging_level=logging.WARNING, log_to_driver=False)
     try:
         gpus = gpu_share if ray.cluster_resources().get('GPU', 0) else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(segment_one)
@@ -112,18 +113,13 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     return int(any(row.state == 'failed' for row in rows))
 
 
-def _start_ray(address: str) -> None:
-    """Connect to a running cluster, or start one on this machine that nobody else reaches."""
-    import ray
-    options: dict[str, Any] = {'logging_level': logging.WARNING, 'log_to_driver': False}
-    if address:
-        ray.init(address, **options)
-        return
-    # Any process that reaches a cluster can run code on it. Ray asks for this token, which no
-    # file holds; without it, Ray would create one in the home folder.
+def _confine_ray() -> None:
+    """Set what Ray reads on its import and start, so that it accepts nobody else's connections."""
+    # On Linux too, Ray uses the loopback interface alone if this is off.
+    os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] = '0'
+    # Whoever may connect can run code. Ray asks for this token, which is in no file; without it,
+    # Ray would write one into the home folder.
     os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
-    # Without 'local', Ray joins the cluster that a file in /tmp or RAY_ADDRESS names.
-    ray.init('local', include_dashboard=False, _node_ip_address=LOOPBACK, **options)
 
 
 def segment_one(name: str, source: str, output: str, job: Job) -> Row:
