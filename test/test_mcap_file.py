@@ -105,8 +105,8 @@ def test_another_programs_file_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize('state', [
-    '[]', '"text"', '[' * 100_000, '{"frames": 1', 'NaN', ''],
-    ids=['list', 'text', 'deep', 'cut', 'number', 'empty'])
+    '[]', '{}', '"text"', '[' * 100_000, '{"frames": 1', 'NaN', ''],
+    ids=['list', 'none', 'text', 'deep', 'cut', 'number', 'empty'])
 def test_a_state_that_is_none_is_damage_whatever_its_checksum(path, state):
     boundaries = ends(path)
     file = McapFile(path, CHANNELS)

@@ -333,7 +333,7 @@ class McapFile:
         elif name == STATE and chunk is not None and self.settings:
             state = json.loads(content['json'])
             known = {channel.id for channel in self._channels}
-            if not isinstance(state, dict) or not chunk.counts.keys() <= known:
+            if not isinstance(state, dict) or not state or not chunk.counts.keys() <= known:
                 raise ValueError('a state of another file')
             self.state = state
             chunk.end = self._end = end
