@@ -210,8 +210,8 @@ class _Work:
         camera, image, state = step.group.camera, step.image, dict(self._state)
         if step.again:
             if camera is None or image is None or image.frame is None:
-                raise RecordingError(f'message {step.group.position} is not the key frame that '
-                                     'the output names: remove the output and start again')
+                raise UnreadableError(f'message {step.group.position} is not the key frame that '
+                                      'the output names: remove the output and start again')
             if self._again[step.group.position] == camera.name:
                 self._segmenter.engine.key(image.frame, camera.name, self._confidence)
             return step
