@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['featshare_core*', 'featshare_ros*']),
-    package_data={'featshare_core': ['py.typed']},
+    package_data={'featshare_core': ['py.typed', 'label_sets/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -27,10 +27,10 @@ setup(
         # These wrappers stand in for them after a plain pip install; colcon overwrites them.
         (f'lib/{NAME}', sorted(glob('scripts/*'))),
     ],
-    # torch and OpenCV are needed too, but a robot has its own (a Jetson's wheel; apt's
-    # python3-opencv, which pip does not see): named here, pip would put another build over it.
-    # The README says how to get them elsewhere.
-    install_requires=['setuptools', 'numpy', 'PyYAML', 'safetensors'],
+    # torch is needed too, but which build depends on the machine (CPU, CUDA, a Jetson's wheel):
+    # named here, pip would put its default over it. On a robot, colcon installs none of these:
+    # OpenCV is then apt's python3-opencv, which pip does not see.
+    install_requires=['setuptools', 'numpy', 'opencv-python-headless', 'PyYAML', 'safetensors'],
     extras_require={
         'recordings': ['rosbags', 'tqdm'],
         'fleet': ['rosbags', 'tqdm', 'ray>=2.59'],
@@ -46,11 +46,11 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'compare_bags = featshare_ros.recordings.compare:main',
-            'evaluate_bag = featshare_ros.recordings.evaluate_bag:main',
+            'compare_bags = featshare_ros.recordings.commands:compare_bags',
+            'evaluate_bag = featshare_ros.recordings.commands:evaluate_bag',
             'featshare = featshare_core.cli:main',
-            'make_recording = featshare_ros.recordings.make_recording:main',
-            'segment_bag = featshare_ros.recordings.segment_bag:main',
+            'make_recording = featshare_ros.recordings.commands:make_recording',
+            'segment_bag = featshare_ros.recordings.commands:segment_bag',
             'segmentation_node = featshare_ros.main:main',
         ],
     },

@@ -34,7 +34,9 @@ NETWORKS: list[tuple[str, str, dict[str, Any]]] = [
     *(('DeepLabV3Plus', encoder, {}) for encoder in ('resnet18', 'mobilenet_v2',
                                                      'efficientnet-b0')),
     ('PAN', 'densenet121', {'encoder_output_stride': 32}),
-    ('PAN', 'resnet18', {}), ('PAN', 'efficientnet-b0', {})]
+    ('PAN', 'resnet18', {}), ('PAN', 'efficientnet-b0', {}),
+    *((architecture, encoder, {}) for encoder in ('tu-convnext_tiny', 'tu-tf_efficientnet_lite2')
+      for architecture in ('FPN', 'UPerNet', 'Segformer', 'DeepLabV3Plus', 'PAN'))]
 
 
 def multiply_adds(run: Callable[[], Any]) -> int:

@@ -18,7 +18,9 @@ from featshare_core.inference.options import (
     make_segmenter,
 )
 from featshare_core.networks.command import add_convert_command
+from featshare_core.packages import explain
 from featshare_core.training.command import add_train_command
+from featshare_core.weights_command import add_weights_commands
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
@@ -91,11 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_export_command(commands)
     add_evaluation_commands(commands)
     add_doctor_command(commands)
+    add_weights_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f'featshare: {error}', file=sys.stderr)
+        print(f'featshare: {explain(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -77,7 +77,8 @@ def add_export_command(subparsers: Any) -> None:
     command.set_defaults(run=export_command)
     command.add_argument('output', type=Path, help='the folder to write into')
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name or a .safetensors file")
+                         help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                              'save_pretrained wrote, or a name that `featshare pull` fetched')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
     command.add_argument('--size', type=size_argument, metavar='WxH',
                          help="of the network's input, in multiples of 32 (default: the images "

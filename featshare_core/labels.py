@@ -1,8 +1,10 @@
 """Label sets: the classes that a network distinguishes, their ids, names and colours."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,31 +50,122 @@ class LabelSet:
         return table
 
 
+def parse_yaml(text: str, origin: str | Path) -> Any:
+    """
+    Return what a YAML text holds.
+
+    :param origin: where the text comes from, for messages.
+    :raises ValueError: where it is not valid YAML; the message begins with ``origin``.
+    """
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets pass whatever its constructors raise
+        reason = error if isinstance(error, yaml.YAMLError) else repr(error)
+        raise ValueError(f'{origin} is not valid YAML: {reason}') from error
+
+
 def load_label_set(path: str | Path) -> LabelSet:
     """
-    Read a label set from a YAML file: a list ``classes`` of ``{name: str, color: [r, g, b]}``.
+    Read a label set from a file; names without colours get those of ``label_set``.
+
+    The file is YAML: a list ``classes`` of ``{name: str, color: [r, g, b]}`` or of names; or, as
+    in the data files of ultralytics, ``names``, which is a list or a mapping from ids 0 to C - 1.
+    Or it is a text of one name per line.
 
     :raises ValueError: where the file has another form; the message names file and entry.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not valid YAML: {error}') from error
-    entries = content.get('classes') if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError(f'{path}: expected a list "classes" of {{name, color: [r, g, b]}}')
-    names, colors = [], []
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) \
-                or not isinstance(entry.get('color'), list):
-            raise ValueError(f'{path}: class {index} needs a name and a color: [r, g, b]')
-        names.append(entry['name'])
-        colors.append(tuple(entry['color']))
+        text = Path(path).read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no text: {error}') from error
+    content = parse_yaml(text, path)
+    if isinstance(content, str):
+        entries: Any = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        entries = _entries(content, path)
     try:
+        if all(isinstance(entry, str) for entry in entries):
+            return label_set(entries)
+        names, colors = [], []
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) \
+                    or not isinstance(entry.get('color'), list):
+                raise ValueError(f'class {index} needs a name and a color: [r, g, b]')
+            names.append(entry['name'])
+            colors.append(tuple(entry['color']))
         return LabelSet(tuple(names), tuple(colors))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
+
+def _entries(content: Any, path: str | Path) -> list[Any]:
+    """Return the classes that a YAML file lists, each a name or a mapping."""
+    given = [key for key in ('classes', 'names') if isinstance(content, dict) and key in content]
+    if len(given) != 1:
+        raise ValueError(f'{path}: expected a list "classes" of {{name, color: [r, g, b]}} or of '
+                         f'names, or "names"{", not both" if given else ""}')
+    entries = content[given[0]]
+    if isinstance(entries, dict) and given == ['names']:
+        if sorted(entries, key=str) != sorted(range(len(entries)), key=str):
+            raise ValueError(f'{path}: "names" is no mapping from ids 0 to {len(entries) - 1}')
+        entries = [entries[index] for index in range(len(entries))]
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: "{given[0]}" is no list')
+    if content.get('nc', len(entries)) != len(entries):
+        raise ValueError(f'{path}: "nc" is {content["nc"]}, but there are {len(entries)} names')
+    return entries
+
+
+def find_label_set(name_or_path: str | Path) -> LabelSet:
+    """
+    Return a label set of ``named_sets`` by its name, or that of a file.
+
+    :raises ValueError: where the file holds none.
+    :raises OSError: where there is no such file.
+    """
+    if str(name_or_path) in named_sets():
+        return {'camvid': CAMVID, 'cityscapes': CITYSCAPES}.get(str(name_or_path)) \
+            or load_label_set(SETS / f'{name_or_path}.yaml')
+    if not Path(name_or_path).is_file():
+        raise FileNotFoundError(f'{name_or_path} is neither a file nor one of the label sets '
+                                f'{", ".join(named_sets())}')
+    return load_label_set(name_or_path)
+
+
+def named_sets() -> list[str]:
+    """Return the names of the label sets that come with the package."""
+    return sorted(('camvid', 'cityscapes', *(file.stem for file in SETS.glob('*.yaml'))))
+
+
+def label_set(names: Sequence[str]) -> LabelSet:
+    """
+    Return a label set of these names.
+
+    :returns: CamVid's or Cityscapes' own, where these are their names; otherwise with colours that
+        people with a colour vision deficiency can tell apart: Okabe's and Ito's, of which later
+        rounds are darker and lighter shades.
+    :raises ValueError: where the names are no label set.
+    """
+    for known in (CAMVID, CITYSCAPES):
+        if tuple(names) == known.names:
+            return known
+    rounds = -(-len(names) // len(OKABE_ITO))
+    colors = []
+    for index in range(len(names)):
+        # 0 in the first round; then from dark, -0.6, to light, 0.6
+        turn, base = divmod(index, len(OKABE_ITO))
+        shade = 0.0 if not turn else (-0.6, 0.6)[turn % 2] * (1 + turn // 2) / (1 + rounds // 2)
+        towards = 255 if shade > 0 else 0
+        colors.append(tuple(round(value + abs(shade) * (towards - value))
+                            for value in OKABE_ITO[base]))
+    return LabelSet(tuple(names), tuple(colors))  # type: ignore[arg-type]
+
+
+OKABE_ITO = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
+             (213, 94, 0), (204, 121, 167))
+"""Okabe's and Ito's colours (RGB) without black, which stands for pixels without a class."""
+SETS = Path(__file__).parent / 'label_sets'
+"""Folder of the label sets that come with the package."""
 
 CAMVID = LabelSet(
     names=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',

@@ -1,4 +1,4 @@
-"""The machine as this process may use it: processor, cores, memory, NVIDIA driver."""
+"""The machine as this process may use it: processor, cores, memory, NVIDIA driver, cache."""
 from __future__ import annotations
 
 import os
@@ -82,6 +82,13 @@ def nvidia_driver() -> str:
     """Return the version of NVIDIA's driver; empty where none is loaded."""
     version = re.search(r'Kernel Module.*? (\d+\.[\d.]+)', _read(PROC / 'driver/nvidia/version'))
     return version[1] if version else ''
+
+
+def cache_folder() -> Path:
+    """Return the package's cache folder; it may not exist."""
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    # Where there is no home, ~ is not expanded: then a folder that cannot be created.
+    return Path(base if base[0] != '~' else os.devnull, 'featshare')
 
 
 def _control_groups(controller: str) -> Iterator[Path]:

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from featshare_core.durable import write_durably
-from featshare_core.inference.export.cache import cache_folder
 from featshare_core.inference.pixels import Size
+from featshare_core.machine import cache_folder
 
 KEPT = 2
 """Number of newest sizes that are kept per node; each makes its start longer."""

@@ -37,6 +37,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     code = 0
     try:
         _run(args, ending, executors)
+    except ModuleNotFoundError as error:
+        from featshare_core.packages import explain
+        print(f'segmentation_node: {explain(error)}', file=sys.stderr)
+        code = 1
     except Exception:
         traceback.print_exc()
         code = 1

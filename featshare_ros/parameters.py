@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -60,8 +61,9 @@ class Spec:
 
 
 PARAMETERS = (
-    Spec('weights', 'default', 'Checkpoint: the name of a shipped one, the path of a .safetensors '
-         'file, or a folder that `featshare export` wrote.'),
+    Spec('weights', 'default', 'The network: the name of a shipped checkpoint, the path of a '
+         '.safetensors file, a folder that `featshare export` or save_pretrained wrote, or '
+         'org/name of a model hub, after `featshare pull`.'),
     Spec('device', 'auto', 'Where the network runs: auto (CUDA where there is one, else the CPU), '
          'cpu, cuda or cuda:N. A device that is named and missing is an error.'),
     Spec('precision', 'auto', 'Arithmetic of the network; auto is bf16 where the device has it, '
@@ -173,7 +175,23 @@ def declare(node: Node) -> dict[str, str]:
         result = validate([node.get_parameter(spec.name)])
         if not result.successful:
             problems[spec.name] = result.reason
+    for line in misspelled(node):
+        node.get_logger().warning(line)
     return problems
+
+
+def misspelled(node: Node) -> list[str]:
+    """
+    Return a line for each parameter given at start that is not known and similar to a known one.
+
+    Others may be meant for another node: files with ``/**`` are for all nodes.
+    """
+    # rclpy does not publish what was given at start, except for parameters that are declared.
+    given = getattr(node, '_parameter_overrides', {})
+    known = [spec.name for spec in PARAMETERS]
+    return [f'parameter {name}, given at start, is not known and has no effect: did you mean '
+            f'{near[0]}?' for name in given if not node.has_parameter(name)
+            and (near := get_close_matches(name, known, 1, 0.8))]
 
 
 def _declare(node: Node, spec: Spec) -> None:

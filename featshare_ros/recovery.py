@@ -127,7 +127,8 @@ class SupervisedSegmenter:
             ending is not None and ending.is_set()))
         self.labels = segmenter.labels
         engine = segmenter.engine
-        self.engine = {'network': engine.network_name, 'engine': engine.name,
+        self.engine = {'network': engine.network_name, 'licence': engine.licence,
+                       'engine': engine.name,
                        'device': engine.device, 'precision': engine.precision}
         # No camera must wait while the engine is prepared for another camera's images.
         engine.beside = True

@@ -164,8 +164,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'weights',
             default_value='',
-            description='Checkpoint: "default" or "densenet121", which come with this package, '
-            'the path of a .safetensors file, or a folder that `featshare export` wrote. Empty: '
+            description='The network: "default" or another checkpoint of this package, '
+            'the path of a .safetensors file, a folder that `featshare export` or '
+            'save_pretrained wrote, or org/name of a model hub, after `featshare pull`. Empty: '
             'as in params_file.',
         ),
         DeclareLaunchArgument(

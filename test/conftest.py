@@ -37,8 +37,8 @@ LONG_FILES = ('test_kernels', 'test_report', 'test_training', 'test_engines', 't
               'test_lifecycle', 'test_smp', 'test_segment_bag_resume', 'test_segment_bag',
               'test_health', 'test_diagnostics', 'test_image_loss', 'test_nodes', 'test_segmenter',
               'test_smp_training', 'test_fleet', 'test_ending', 'test_first_image',
-              'test_preparing', 'test_doctor', 'test_demo', 'test_latency', 'test_data',
-              'test_time')
+              'test_preparing', 'test_doctor', 'test_install', 'test_demo', 'test_latency',
+              'test_data', 'test_time')
 """Test files of more than about 15 seconds, the longest first."""
 
 

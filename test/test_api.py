@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import featshare_core
+from featshare_core.packages import explain
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ('torch', 'cv2', 'numpy', 'yaml', 'lightning')
@@ -58,22 +59,17 @@ def test_version_of_an_installed_package(monkeypatch, tmp_path):
     assert featshare_core._version() == '9.9 of featshare_ros'
 
 
-def test_type_checkers_see_the_names(tmp_path, monkeypatch):
-    api = pytest.importorskip('mypy.api')
-    file = tmp_path / 'user.py'
-    file.write_text('from featshare_core import VideoSegmenter, Result, LabelSet, '
-                    'load_checkpoint, __version__\n'
-                    'def last(segmenter: VideoSegmenter) -> LabelSet:\n'
-                    '    return segmenter.labels\n'
-                    'version: int = __version__\n'
-                    'from featshare_core import Segmenter\n')
-    # Without the packages below ours, whose types take a minute to read.
-    (tmp_path / 'mypy.ini').write_text(
-        '[mypy]\nignore_missing_imports = True\n'
-        '[mypy-torch.*,numpy.*,cv2.*,safetensors.*]\nfollow_imports = skip\n')
-    monkeypatch.setenv('MYPYPATH', str(ROOT))
-    said, _, _ = api.run(['--config-file', str(tmp_path / 'mypy.ini'), '--cache-dir',
-                          str(tmp_path / 'cache'), str(file)])
-    errors = [line for line in said.splitlines() if 'user.py' in line]
-    assert [line.split(':')[1] for line in errors] == ['4', '5'], said
-    assert (Path(featshare_core.__file__).parent / 'py.typed').is_file()
+@pytest.mark.parametrize(('error', 'text'), [
+    (ModuleNotFoundError('x', name='yaml'), 'yaml is not installed: pip install PyYAML'),
+    (ModuleNotFoundError('x', name='tqdm.auto'), 'tqdm is not installed: pip install tqdm'),
+    (ModuleNotFoundError('x', name='sensor_msgs.msg'),
+     'sensor_msgs is not installed; it belongs to ROS 2: source the setup.bash of an '
+     'installation, or, in the source tree, pip install -r requirements/ros-kilted.txt'),
+    # Ours, and what a module says itself.
+    (ModuleNotFoundError("No module named 'featshare_core.x'", name='featshare_core.x'),
+     "No module named 'featshare_core.x'"),
+    (ImportError('plots need matplotlib: pip install matplotlib'),
+     'plots need matplotlib: pip install matplotlib'),
+    (ValueError('wrong'), 'wrong')])
+def test_a_missing_package_is_explained(error, text):
+    assert explain(error) == text

@@ -1,6 +1,7 @@
 """Checkpoints: what is written comes back, and what is wrong is refused with its reason."""
 import json
 import pickle
+import time
 from dataclasses import replace
 
 import pytest
@@ -146,3 +147,60 @@ def test_other_networks_are_refused(tmp_path, random_checkpoint):
 def test_a_damaged_header_is_refused(tmp_path, random_checkpoint, header):
     with pytest.raises(CheckpointError, match=r'x.safetensors'):
         load_checkpoint(rewritten(tmp_path / 'x.safetensors', random_checkpoint, header))
+
+
+HUGE = 1 << 20
+
+
+@pytest.mark.parametrize(('network', 'options'), [
+    ('smp', {'architecture': 'Unet', 'encoder': 'resnet18',
+             'decoder_channels': [HUGE] * 5}),
+    ('smp', {'architecture': 'FPN', 'encoder': 'mit_b0', 'decoder_pyramid_channels': HUGE << 10}),
+    ('smp', {'architecture': 'Unet', 'encoder': 'tu-convnext_tiny',
+             'decoder_channels': [HUGE, HUGE, HUGE, HUGE, HUGE]})])
+def test_a_huge_network_is_refused_before_it_is_allocated(tmp_path, network, options):
+    """These would take terabytes; the file has a few bytes."""
+    pytest.importorskip('segmentation_models_pytorch')
+    path = tmp_path / 'small.safetensors'
+    fields = {'network': network, 'options': {**options, 'shared_levels': 2}, 'labels': {
+        'names': ['a'], 'colors': [[0, 0, 0]]}, 'input_size': [64, 64], 'mean': [0] * 3,
+        'std': [1] * 3, 'training': {}, 'scores': {}}
+    save_file({'decoder.weight': torch.zeros(1)}, path, {'featshare': json.dumps(fields)})
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r'small\.safetensors does not fit the network'):
+        load_checkpoint(path)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize('header', [
+    '{"network": "smp", "options": ' + '[' * 100_000, '{"labels": ' + '{"a": ' * 100_000,
+    '[' * 100_000 + ']' * 100_000, '[]', '3', '{"labels": {"names": ' + '9' * 100_000], ids=[
+        'list', 'object', 'closed list', 'no object', 'number', 'long number'])
+def test_a_header_of_deep_or_wrong_json_is_refused(tmp_path, header):
+    path = tmp_path / 'deep.safetensors'
+    save_file({'a': torch.zeros(1)}, path, {'featshare': header})
+    with pytest.raises(CheckpointError, match=r'deep\.safetensors: its header cannot be read'):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize('options', [
+    {'backbone': 3}, {'levels': -1}, {'levels': 10 ** 30}, {'shared_levels': 10 ** 30},
+    {'mending': 1, 'levels': 1}])
+def test_options_that_build_no_network_are_refused(tmp_path, random_checkpoint, options):
+    path = rewritten(tmp_path / 'x.safetensors', random_checkpoint,
+                     {'options': {'shared_levels': 2, **options}})
+    with pytest.raises(CheckpointError, match=r'x\.safetensors'):
+        load_checkpoint(path)
+
+
+def test_the_licence_is_kept_in_the_header(tmp_path, random_checkpoint):
+    network, config = load_checkpoint(random_checkpoint)
+    assert config.licence == 'unknown'
+    save_checkpoint(tmp_path / 'x.safetensors', network, replace(config, licence='mit'))
+    assert load_checkpoint(tmp_path / 'x.safetensors')[1].licence == 'mit'
+    # Files of earlier versions do not name it; those that come with the package are CamVid's.
+    assert load_checkpoint('light')[1].licence == 'research only: trained on camvid'
+    for licence in (3, 'a\nb', 'x' * 201):
+        with pytest.raises(CheckpointError, match=r'y\.safetensors: .* licence'):
+            load_checkpoint(rewritten(tmp_path / 'y.safetensors', random_checkpoint,
+                                      {'licence': licence}))

@@ -1,14 +1,27 @@
 """`featshare convert`: a checkpoint of what segmentation_models_pytorch or torchvision saved."""
+import json
 import pickle
+import socket
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from featshare_core.cli import main
+from featshare_core.inference.engines import make_engine
 from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
+from featshare_core.networks.eval_transform import FILE, read_eval_transform
+from featshare_core.networks.normalisation import (
+    check_range,
+    choose_normalisation,
+    take_buffers,
+)
+from featshare_core.networks.state_file import one_network, read_state
 
 try:
     import segmentation_models_pytorch as smp
@@ -19,6 +32,10 @@ except (ImportError, RuntimeError) as error:
 
 NORMALISED = ['--mean', '0.5', '0.4', '0.3', '--std', '0.3', '0.2', '0.1']
 SIZE = ['--input-size', '96', '64']
+LABELS_OF_TWO = yaml.safe_dump({'classes': [
+    {'name': 'ground', 'color': [0, 0, 0]}, {'name': 'obstacle', 'color': [255, 0, 0]}]})
+UNET = ['--architecture', 'Unet', '--encoder', 'resnet18']
+STATE = {'encoder.conv.weight': torch.ones(9), 'decoder.conv.weight': torch.ones(4)}
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +108,7 @@ def test_a_file_of_tensors(tmp_path, capsys, wrapped):
 def test_one_logit_becomes_two_classes(tmp_path, capsys):
     model = smp.FPN('mobilenet_v2', encoder_weights=None, classes=1).eval()
     torch.save(model.state_dict(), tmp_path / 'mine.pth')
-    (tmp_path / 'labels.yaml').write_text(yaml.safe_dump({'classes': [
-        {'name': 'ground', 'color': [0, 0, 0]}, {'name': 'obstacle', 'color': [255, 0, 0]}]}))
+    (tmp_path / 'labels.yaml').write_text(LABELS_OF_TWO)
     status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'mine.safetensors',
                              '--labels', tmp_path / 'labels.yaml', *SIZE, *NORMALISED,
                              '--architecture', 'FPN', '--encoder', 'mobilenet_v2')
@@ -126,13 +142,14 @@ class Bomb:
 
 
 def test_what_is_wrong_is_reported(tmp_path, capsys):
-    def refused(message, source, *arguments):
+    def refused(message, source, *arguments, size=SIZE):
         status, said = converted(capsys, source, tmp_path / 'x.safetensors', '--labels', 'camvid',
-                                 *SIZE, *arguments)
+                                 *size, *arguments)
         assert status == 1
         assert message in said, said
         assert not (tmp_path / 'x.safetensors').exists()
-    unet = ['--architecture', 'Unet', '--encoder', 'resnet18', *NORMALISED]
+    unet = [*UNET, *NORMALISED]
+    (tmp_path / 'two.yaml').write_text(LABELS_OF_TWO)
     (tmp_path / 'bomb.pth').write_bytes(pickle.dumps(Bomb()))
     refused('no file of tensors alone', tmp_path / 'bomb.pth', *unet)
     assert not Bomb.exploded
@@ -143,15 +160,193 @@ def test_what_is_wrong_is_reported(tmp_path, capsys):
     refused('holds no state dict', tmp_path / 'list.pth', *unet)
     torch.save(model.state_dict(), tmp_path / 'unet.pth')
     refused('name its architecture and its encoder', tmp_path / 'unet.pth')
-    refused('does not fit Unet on resnet18 with 19 classes', tmp_path / 'unet.pth', *unet,
-            '--labels', 'cityscapes')
-    refused('does not fit FPN', tmp_path / 'unet.pth', *unet, '--architecture', 'FPN')
+    for label_set, count in (('cityscapes', 19), (tmp_path / 'two.yaml', 2)):
+        refused(f'unet.pth has 11 logits, and the label set has {count} classes',
+                tmp_path / 'unet.pth', *unet, '--labels', label_set)
+    refused('does not fit FPN on resnet18 with 11 classes: decoder.blocks.0.conv1.0.weight is '
+            'unknown (60 such tensors)', tmp_path / 'unet.pth', *unet, '--architecture', 'FPN')
     refused('--arguments is no JSON', tmp_path / 'unet.pth', *unet, '--arguments', '{')
     refused('depth is no option of Unet', tmp_path / 'unet.pth', *unet, '--arguments',
             '{"depth": 3}')
     refused('--mean and --std together', tmp_path / 'unet.pth', *unet[:4], '--mean', 0, 0, 0)
     refused('save_pretrained', tmp_path)
+    refused('give --input-size', tmp_path / 'unet.pth', *unet, size=())
+    refused('--mean 0.4853 0.4567 0.4063 --std 0.2289 0.2239 0.225', tmp_path / 'unet.pth',
+            *unet[:4], '--mean', 123.75, 116.46, 103.6, '--std', 58.37, 57.1, 57.375)
     refused('No such file', tmp_path / 'nothing.pth', *unet)
     smp.Unet('resnet18', encoder_weights=None, classes=11, in_channels=4).save_pretrained(
         tmp_path / 'four')
     refused('takes 4 channels', tmp_path / 'four', *NORMALISED)
+
+
+def prefixed(prefix, state=STATE):
+    return {f'{prefix}{name}': tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize('content', [
+    STATE, {'state_dict': prefixed('model.'), 'epoch': 3}, {'model': STATE, 'epoch': 3},
+    {'model_state_dict': prefixed('module.'), 'optimizer': {'state': {0: STATE}}},
+    {'net': STATE, 'loss': torch.ones(1)}], ids=[
+        'state dict', 'state_dict', 'model', 'model_state_dict', 'any name'])
+def test_state_dicts_of_training_checkpoints(tmp_path, content):
+    torch.save(content, tmp_path / 'mine.pth')
+    state, others = one_network(read_state(tmp_path / 'mine.pth'), 'encoder.', 'mine.pth')
+    assert (state.keys(), others) == (STATE.keys(), {})
+
+
+@pytest.mark.parametrize(('content', 'networks'), [
+    ({'model': STATE, 'model_ema': STATE, 'epoch': 3}, "'model' and 'model_ema'"),
+    ({'state_dict': STATE, 'ema_state_dict': STATE}, "'state_dict' and 'ema_state_dict'"),
+    ({'state_dict': {**prefixed('model.'), **prefixed('ema.module.')}},
+     'ema.module.* and model.*'),
+    ({**STATE, **prefixed('teacher.')}, 'encoder.* and teacher.*'),
+    # An average whose names have lost their dots, and another kind of network.
+    ({**prefixed('model.'), 'model_ema.encoderconvweight': torch.ones(9)},
+     'model.* and model_ema.*'),
+    ({**prefixed('model.'), **{f'net.{n}.weight': torch.ones(9) for n in 'ab'}},
+     'model.* and net.*')])
+def test_several_networks_in_a_file_are_refused(tmp_path, capsys, content, networks):
+    """A model and the moving average of its weights: the first one was taken in silence."""
+    torch.save(content, tmp_path / 'mine.pth')
+    status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'x.safetensors',
+                             '--labels', 'camvid', *SIZE, *UNET, *NORMALISED)
+    assert status == 1
+    assert f'holds several networks, {networks}, such as' in said
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def transform(*steps):
+    """Return what albumentations writes of a Compose of (name, arguments)."""
+    return {'__version__': '1.4.14', 'transform': {
+        '__class_fullname__': 'Compose', 'p': 1.0, 'transforms': [
+            {'__class_fullname__': name, 'p': 1.0, **arguments} for name, arguments in steps]}}
+
+
+NORMALIZE = ('Normalize', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixel_value': 255.0,
+                           'normalization': 'standard'})
+
+
+@pytest.mark.parametrize(('steps', 'mean', 'size'), [
+    ([], None, None),
+    ([('Resize', {'height': 64, 'width': 96}), NORMALIZE], IMAGENET_MEAN, (96, 64)),
+    ([('albumentations.augmentations.PadIfNeeded', {'min_height': 320, 'min_width': None}),
+      NORMALIZE], IMAGENET_MEAN, None),
+    ([('ToFloat', {'max_value': None}), ('Normalize', {
+        'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixel_value': 1.0})],
+     IMAGENET_MEAN, None),
+    ([('Normalize', {'mean': [127.5] * 3, 'std': [51] * 3, 'max_pixel_value': 1.0}),
+      ('CenterCrop', {'height': 8, 'width': 9})], (0.5, 0.5, 0.5), (9, 8))])
+def test_the_transform_beside_a_model(tmp_path, steps, mean, size):
+    (tmp_path / FILE).write_text(json.dumps(transform(*steps)))
+    found = read_eval_transform(tmp_path)
+    assert found.size == size
+    assert found.normalisation is mean or found.normalisation[0] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('{', 'JSONDecodeError'), ('[]', 'TypeError'), ('{"transform": 7}', 'TypeError'),
+    (json.dumps(transform(('Normalize', {'normalization': 'image', 'mean': 0, 'std': 1}))),
+     "normalization 'image'"),
+    (json.dumps(transform(('Normalize', {'mean': [0.5], 'std': [0.5]}))), 'ValueError')])
+def test_transforms_that_cannot_be_used(tmp_path, text, message):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ValueError, match=rf'{FILE} cannot be used \(.*{message}'):
+        read_eval_transform(tmp_path)
+
+
+def test_mean_and_std_of_the_source_are_used_or_named():
+    ours, theirs = (IMAGENET_MEAN, IMAGENET_STD), ((0.5,) * 3, (0.5,) * 3)
+    state = {'mean': torch.tensor(ours[0]).view(1, 3, 1, 1), 'std': torch.tensor(ours[1]),
+             'bn.running_mean': torch.ones(3), 'net.pixel_mean': torch.ones(3),
+             'net.pixel_std': torch.ones(3)}
+    buffers = take_buffers(state)
+    assert buffers == {'the buffers mean and std': ours, 'the buffers net.pixel_mean and '
+                       'net.pixel_std': ((1, 1, 1), (1, 1, 1))}
+    assert state.keys() == {'bn.running_mean'}
+    assert choose_normalisation(None, {'a': ours, 'b': ours}, None) == (ours, 'a', [])
+    assert choose_normalisation(theirs, {'a': ours, 'b': theirs}, None) == (
+        theirs, '--mean and --std', ['a'])
+    with pytest.raises(ValueError, match=r'differ, .*0\.225 \(a\); --mean 0\.5 0\.5 0\.5 --std'):
+        choose_normalisation(None, {'a': ours, 'b': theirs}, None)
+
+
+@pytest.mark.parametrize(('mean', 'std', 'divided'), [
+    ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375),
+     '--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225'),
+    # As Caffe has it: the mean alone is subtracted.
+    ((123.675, 116.28, 103.53), (1, 1, 1),
+     '--mean 0.485 0.456 0.406 --std 0.003922 0.003922 0.003922'),
+    ((0, 0, 0), (255, 255, 255), '--mean 0 0 0 --std 1 1 1'),
+    (IMAGENET_MEAN, (58.395, 57.12, 57.375), '--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225'),
+    ((123.675, 116.28, 103.53), IMAGENET_STD, '--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225'),
+    ((0, 0, 0), (1, 1, 1), None)])
+def test_mean_and_std_of_images_in_0_to_255_are_refused(mean, std, divided):
+    if divided is None:
+        check_range((mean, std), 'somewhere')
+        return
+    with pytest.raises(ValueError, match=f'^somewhere: mean .* in 0 to 1: {divided}$'):
+        check_range((mean, std), 'somewhere')
+
+
+def test_the_success_line_states_the_normalisation(tmp_path, capsys):
+    """Of a file with buffers, beside a transform; and the output gets its suffix."""
+    model = smp.FPN('tu-resnet18', encoder_weights=None, classes=11)
+    torch.save({'model': {**prefixed('net.', model.state_dict()), 'mean': torch.full((3,), .5),
+                          'std': torch.full((3,), .25), 'n_averaged': torch.tensor(3)}},
+               tmp_path / 'mine.pth')
+    (tmp_path / FILE).write_text(json.dumps(transform(
+        ('Resize', {'height': 64, 'width': 96}),
+        ('Normalize', {'mean': [.5] * 3, 'std': [.25] * 3, 'max_pixel_value': 255}))))
+    status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'mine.v2', '--labels',
+                             'camvid', '--architecture', 'FPN', '--encoder', 'tu-resnet18')
+    assert status == 0, said
+    assert 'mine.v2.safetensors, 2 shared levels' in said
+    assert ('normalisation: --mean 0.5 0.5 0.5 --std 0.25 0.25 0.25 (the buffers mean and std); '
+            'images of 96x64\nnot used: n_averaged\n') in said
+    _, config = assert_same(tmp_path / 'mine.v2.safetensors', model)
+    assert (config.mean, config.std, config.input_size) == ((.5,) * 3, (.25,) * 3, (96, 64))
+
+
+def test_what_cannot_be_divided_is_refused_before_the_model_runs(tmp_path, capsys):
+    """A plain vision transformer runs on images of one size alone."""
+    encoder = 'tu-vit_tiny_patch16_224'
+    model = smp.DPT(encoder, encoder_weights=None, classes=11,
+                    decoder_intermediate_channels=(8, 8, 8, 8), decoder_fusion_channels=8)
+    model.save_pretrained(tmp_path / 'dpt')
+    status, said = converted(capsys, tmp_path / 'dpt', tmp_path / 'x.safetensors', '--labels',
+                             'camvid', *SIZE, *NORMALISED)
+    assert status == 1
+    assert f'encoder {encoder} cannot be cut into stages' in said
+
+
+def test_without_network_the_way_out_is_said_at_once(tmp_path, capsys, monkeypatch):
+    """The package's own look-up repeats its request for 90 seconds."""
+    from huggingface_hub import constants
+    with socket.socket() as unused:  # bound but not listening: connections are refused
+        unused.bind(('127.0.0.1', 0))
+        monkeypatch.setattr(constants, 'ENDPOINT', f'http://127.0.0.1:{unused.getsockname()[1]}')
+        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
+                            constants.ENDPOINT + '/{repo_id}/resolve/{revision}/{filename}')
+        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'empty'))
+        torch.save(STATE, tmp_path / 'mine.pth')
+        start = time.monotonic()
+        status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'x.safetensors',
+                                 '--labels', 'camvid', *SIZE, *UNET)
+    assert (status, time.monotonic() - start < 10) == (1, True)
+    assert 'cannot be downloaded: ' in said
+    assert "give them; ImageNet's are --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225" in said
+
+
+@pytest.mark.parametrize('weights', [
+    'folder', 'folder/', 'smp/', 'other.safetensors', 'other.pth'])
+def test_weights_that_need_converting_say_so(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'smp').mkdir()
+    Path('smp/config.json').write_text('{"_model_class": "Unet"}')
+    save_file(STATE, 'other.safetensors')
+    torch.save(STATE, 'other.pth')
+    with pytest.raises(CheckpointError, match='`featshare convert` makes a checkpoint'):
+        make_engine(weights, device='cpu')

@@ -17,13 +17,13 @@ from featshare_core.inference.export.models import (
     ExportedModels,
     Models,
     NetworkModels,
-    absolute_weights,
     export,
     fingerprint,
     read_config,
 )
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
+from featshare_core.networks.weights import absolute_weights
 from featshare_ros.recordings.segment_bag import main as segment_bag
 
 pytest.importorskip('onnx')
@@ -74,6 +74,10 @@ def test_segment_bag_takes_it_and_goes_on_with_it(tmp_path, exported, random_che
 @pytest.mark.parametrize(('file', 'content', 'reason'), [
     ('config.json', {'multiple': 0}, 'multiple 0 is not 1 or more'),
     ('config.json', {'size': [float('inf'), 1]}, 'cannot convert float infinity'),
+    ('config.json', {'size': [-32, 64]}, 'is not 1 to 8192'),
+    ('config.json', {'multiple': 1e300}, 'is not 1 to 8192'),
+    pytest.param('config.json', b'[' * 100_000, 'config.json cannot be read (RecursionError',
+                 id='deep'),
     ('config.json', [1], 'config.json cannot be read'),
     ('config.json', {'sha256': {'key.onnx': ''}}, "KeyError('current.onnx')"),
     ('key.onnx', b'', 'key.onnx does not match config.json'),

@@ -302,8 +302,8 @@ class Segmenter:
     """As much of a segmenter as its supervisor sees; fails while `broken`."""
 
     labels = ()
-    engine = type('Engine', (), {'network_name': 'n', 'device': 'd', 'precision': 'p',
-                                 'name': 'e', 'fallback': ''})
+    engine = type('Engine', (), {'network_name': 'n', 'licence': 'l', 'device': 'd',
+                                 'precision': 'p', 'name': 'e', 'fallback': ''})
     alive = 0
 
     def __init__(self):

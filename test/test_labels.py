@@ -2,7 +2,16 @@
 import numpy as np
 import pytest
 
-from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet, load_label_set
+from featshare_core.labels import (
+    CAMVID,
+    CITYSCAPES,
+    OKABE_ITO,
+    LabelSet,
+    find_label_set,
+    label_set,
+    load_label_set,
+    named_sets,
+)
 
 
 def test_the_known_sets():
@@ -27,7 +36,13 @@ def test_a_yaml_file(tmp_path):
     '', 'classes: [', 'classes: 3', 'classes: []', 'classes: [{name: a}]',
     'classes: [{name: a, color: [1, 2]}]',
     'classes: [{name: a, color: [1, 2, 300]}]', 'classes: [{name: a, color: [1, 2, x]}]',
-    'classes: [{name: a, color: [0, 0, 0]}, {name: a, color: [0, 0, 0]}]', '- 1'])
+    'classes: [{name: a, color: [0, 0, 0]}, {name: a, color: [0, 0, 0]}]', '- 1',
+    'classes: [a, a]', 'classes: [a, {name: b, color: [0, 0, 0]}]', 'classes: [a]\nnames: [a]',
+    'names: {0: a, 2: b}', 'names: {1: a, 2: b}', 'names: {0: a, 0.5: b}', 'names: [a, b]\nnc: 3',
+    'names: [1, 2]', 'names: {}',
+    # What PyYAML's constructors let pass, and what its parser is too deep for.
+    '!!timestamp x', 'classes: !!bool x', 'a: !!float x', '!!int x',
+    pytest.param('[' * 100_000, id='deep list'), pytest.param('{a: ' * 100_000, id='deep map')])
 def test_what_is_refused(tmp_path, text):
     path = tmp_path / 'bad.yaml'
     path.write_text(text)
@@ -39,3 +54,42 @@ def test_too_many_classes():
     with pytest.raises(ValueError, match='1 to 255'):
         LabelSet(tuple(map(str, range(256))), tuple((0, 0, 0) for _ in range(256)))
     assert np.all(LabelSet(('a',), ((9, 9, 9),)).palette()[0] == 9)
+
+
+@pytest.mark.parametrize('text', [
+    'classes: [road, sky, a car]', 'names: [road, sky, a car]', 'road\nsky\n\n a car\n',
+    'path: data\ntrain: images\nnc: 3\nnames: {1: sky, 0: road, 2: a car}'])
+def test_names_alone_get_colours(tmp_path, text):
+    path = tmp_path / 'names.yaml'
+    path.write_text(text)
+    labels = load_label_set(path)
+    assert labels.names == ('road', 'sky', 'a car')
+    assert labels.colors == OKABE_ITO[:3]
+
+
+def test_colours_of_names_are_distinct():
+    for count in (1, 7, 8, 150, 255):
+        labels = label_set([str(index) for index in range(count)])
+        assert len({*labels.colors, (0, 0, 0)}) == count + 1
+        assert labels.colors[:7] == OKABE_ITO[:count]
+    assert label_set(CITYSCAPES.names) is CITYSCAPES
+    assert label_set(CAMVID.names[::-1]).colors[0] == OKABE_ITO[0]
+
+
+@pytest.mark.parametrize(('name', 'count', 'index', 'word'), [
+    ('camvid', 11, 3, 'road'), ('cityscapes', 19, 13, 'car'), ('voc', 21, 15, 'person'),
+    ('ade20k', 150, 6, 'road'), ('ade20k', 150, 149, 'flag'), ('coco-stuff', 171, 0, 'person'),
+    ('coco-stuff', 171, 148 - 11, 'road'), ('mapillary', 65, 13, 'Road'),
+    ('mapillary', 65, 55, 'Car')])
+def test_named_sets(name, count, index, word):
+    labels = find_label_set(name)
+    assert len(labels) == count
+    assert labels.names[index] == word
+    assert name in named_sets()
+
+
+def test_a_set_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nosuch is neither a file nor .* ade20k, camvid'):
+        find_label_set('nosuch')
+    (tmp_path / 'mine.txt').write_text('a\nb')
+    assert find_label_set(tmp_path / 'mine.txt').names == ('a', 'b')

@@ -137,6 +137,7 @@ def test_diagnostics_report_what_runs_and_when_nothing_arrives(random_checkpoint
         assert values['device'] == 'cpu'
         assert values['precision'] == 'fp32'
         assert '2 shared levels' in values['network']
+        assert values['licence'] == 'unknown'
 
         masks = peer.collect(Image, '/r2/segmentation/mask')
         publisher = peer.publisher(Image, '/r2/image')

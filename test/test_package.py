@@ -113,6 +113,8 @@ def test_executables_go_where_ros_looks() -> None:
     setup_cfg = (ROOT / 'setup.cfg').read_text()
     assert 'script_dir=$base/lib/featshare_ros' in setup_cfg
     assert 'install_scripts=$base/lib/featshare_ros' in setup_cfg
+    # Which pip, other than colcon, must not follow.
+    assert "build-backend = 'setuptools.build_meta'" in (ROOT / 'pyproject.toml').read_text()
     for wrapper in (ROOT / 'scripts').iterdir():
         assert os.access(wrapper, os.X_OK), f'{wrapper.name} is not executable'
 

@@ -83,6 +83,24 @@ def test_a_value_refused_at_start_is_put_right_by_setting_it(node):
     assert not node._values.problems
 
 
+def test_a_misspelled_parameter_is_reported():
+    context = rclpy.Context()
+    given = ('key_intervall:=3', 'Weights:=light', 'cameras:=[a]', 'another_nodes_rate:=5',
+             'qos_overrides./image.subscription.depth:=1')
+    rclpy.init(context=context, args=['--ros-args', *(
+        word for value in given for word in ('-p', value))])
+    node = rclpy.create_node('declaring', context=context)
+    try:
+        parameters.declare(node)
+        assert parameters.misspelled(node) == [
+            f'parameter {name}, given at start, is not known and has no effect: did you mean '
+            f'{meant}?' for name, meant in (('key_intervall', 'key_interval'),
+                                            ('Weights', 'weights'))]
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 @pytest.mark.parametrize('name', [spec.name for spec in parameters.PARAMETERS])
 def test_an_empty_list_at_start_is_a_problem_of_configuring(name):
     # For rclpy it is no value: the node ended with a traceback.

@@ -58,8 +58,8 @@ class Fake:
     def __init__(self, engines):
         self._engines = engines
         self.key_mode, self.schedule = '', types.SimpleNamespace()
-        self.engine = types.SimpleNamespace(network_name='n', name='e', device='d', precision='p',
-                                            fallback='', preparing='')
+        self.engine = types.SimpleNamespace(network_name='n', licence='l', name='e', device='d',
+                                            precision='p', fallback='', preparing='')
 
     def segment(self, frame, stream, stamp, confidence):
         plan = self._engines.plan

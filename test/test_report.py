@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from featshare_core.cli import main
-from featshare_core.evaluation.advise import Setting, advise, choose, pareto, settings
+from featshare_core.evaluation.advise import Setting, advice, advise, choose, pareto, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import fingerprint, write_json
@@ -172,3 +172,53 @@ def test_advice_from_the_shipped_scores(tmp_path):
     assert 'max_key_age: 0.07' in text
     with pytest.raises(ValueError, match='no setting takes 0 ms'):
         advise(0.0, None, 'cpu', (80, 60), tmp_path)
+
+
+@pytest.mark.usefixtures('pytorch_alone')
+def test_advice_on_a_video_without_labels(tmp_path, capsys):
+    weights = tmp_path / 'mine.safetensors'
+    config = Config('fpn-efficientnet-lite0', CAMVID, (96, 64), {'shared_levels': 2})
+    network = config.build()
+    for name, parameter in network.state_dict().items():
+        if name.endswith('classifier.bias'):
+            parameter.zero_()  # masks of more than one class
+    save_checkpoint(weights, network, config)
+    video = tmp_path / 'video'
+    video.mkdir()
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    for index in range(31):
+        cv2.imwrite(str(video / f'{index:02}.png'), np.roll(picture, index, 1))
+
+    def advised(*more):
+        status = main(['advise', '--weights', str(weights), '--on', str(video), '--device', 'cpu',
+                       *more])
+        return status, capsys.readouterr()
+
+    status, (text, _) = advised('--latency-budget', '1e6')
+    assert status == 0
+    assert '30 frames of video, 96x64' in text
+    # The whole network agrees with itself, and a budget of any size allows it.
+    assert '| mine.safetensors | 0 | 1 |' in text
+    assert '| 100.0 | 0.0 | <- |' in text
+    assert '    key_interval: 1  # the whole network fits the budget on every frame' in text
+    status, (_, error) = advised('--latency-budget', '0')
+    assert status == 1
+    assert 'no setting takes 0 ms a frame on average' in error
+    for file in sorted(video.iterdir())[30:]:
+        file.unlink()
+    status, (_, error) = advised('--latency-budget', '1e6')
+    assert 'video holds 30 frames, and at least 31 are needed' in error
+    assert main(['advise', '--latency-budget', '60', '--weights', str(weights)]) == 1
+    assert '--on VIDEO measures other weights' in capsys.readouterr().err
+
+
+def test_advice_recommends_a_smaller_input_only_where_it_is_better():
+    shared = Setting('mine', 2, 5, 10.0, 12.0, 90.0, 12.0, None)
+    small = Setting('mine', 0, 1, 9.0, 9.0, 91.0, 9.0, None, '320x224')
+    text = advice('title', 'agreement', [shared, small], small, 20.0)
+    assert text.endswith('    key_interval: 1  # a smaller input is better than sharing\n'
+                         '    input_size: [320, 224]')
+    text = advice('title', 'agreement', [shared], shared, 20.0)
+    assert text.endswith('    weights: mine\n    shared_levels: 2\n    key_interval: 5')
+    assert 'input size' not in text

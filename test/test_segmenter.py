@@ -14,7 +14,7 @@ from featshare_core.inference.cpu.masks import MaskMaker
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import network_size
-from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.inference.timing import Rolling
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.overlay import paint
@@ -148,6 +148,46 @@ def test_views_with_padded_rows_and_read_only_memory_are_taken(segmenter):
     result = segmenter.segment(view, 'view')
     np.testing.assert_array_equal(result.mask, segmenter.segment(frames(1)[0], 'whole').mask)
     np.testing.assert_array_equal(view, before)
+
+
+def test_bgr_arrays_and_pil_images_give_the_masks_of_rgb_arrays(segmenter):
+    pil = pytest.importorskip('PIL.Image')
+    image = frames(1)[0]
+    expected = segmenter.segment(image).mask
+    alpha = np.dstack((image, np.full((HEIGHT, WIDTH), 9, np.uint8)))
+    for index, (frame, color) in enumerate([
+            (image[..., ::-1], 'bgr'), (np.ascontiguousarray(image[..., ::-1]), 'bgr'),
+            (pil.fromarray(image), 'rgb'), (pil.fromarray(alpha), 'rgb')]):
+        result = segmenter.segment(frame, f'stream {index}', color=color)
+        np.testing.assert_array_equal(result.mask, expected)
+    for frame, color, message in (
+            (image, 'BGR', "color is 'rgb' or 'bgr', not 'BGR'"),
+            (pil.fromarray(image), 'bgr', "color='bgr' is for arrays"),
+            (pil.new('I;16', (8, 8)), 'rgb', r"mode I;16, not RGB, .*with .convert\('RGB")):
+        with pytest.raises(ValueError, match=message):
+            segmenter.segment(frame, color=color)
+
+
+def test_overlay_of_a_result(segmenter):
+    image = frames(1)[0]
+    result = segmenter.segment(image)
+    expected = paint(image, result.mask, segmenter.labels, 0.3)
+    np.testing.assert_array_equal(result.overlay(image, 0.3), expected)
+    bgr = result.overlay(image[..., ::-1], 0.3, color='bgr')
+    np.testing.assert_array_equal(bgr[..., ::-1], expected)
+    small = Result(result.mask[::2, ::2], None, True, 'first', 0, {}, labels=segmenter.labels)
+    assert small.overlay(image).shape == (HEIGHT // 2, WIDTH // 2, 3)
+    with pytest.raises(ValueError, match='opacity is 0 to 1, not 50'):
+        result.overlay(image, 50)
+
+
+def test_a_with_statement_closes_the_segmenter(random_checkpoint):
+    with VideoSegmenter.from_checkpoint(random_checkpoint, device='cpu', precision='fp32',
+                                        engine='torch') as segmenter:
+        assert segmenter.segment(frames(1)[0]).is_key
+    with pytest.raises(RuntimeError, match='`close` was called on this VideoSegmenter; create'):
+        segmenter.segment(frames(1)[0])
+    assert segmenter.engine.closed
 
 
 def test_one_frame_by_one_and_very_wide(segmenter):

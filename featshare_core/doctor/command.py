@@ -152,13 +152,14 @@ def _logged() -> Iterator[list[logging.LogRecord]]:
 def _models(arguments: argparse.Namespace) -> Lines:
     from featshare_core.inference.export import cache, models
     from featshare_core.networks.checkpoint import load_checkpoint
+    from featshare_core.networks.weights import is_exported
     folder = cache.folder()
     yield 'folder', f'{folder}\n{probed(_writable, folder)}'
     entries = cache.kept()
     size = sum(file.stat().st_size for file in entries)
     yield 'kept', (f'{len(entries)} of at most {cache.KEPT} (one per network, cut and image '
                    f'size), {size / 1e6:.1f} MB')
-    if models.is_exported(arguments.weights):
+    if is_exported(arguments.weights):
         height, width = models.ExportedModels(Path(arguments.weights).expanduser()).size
         yield 'sizes', f'{width}x{height} only, for which {arguments.weights} was exported'
         return

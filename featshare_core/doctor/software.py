@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from featshare_core.doctor.lines import BAD, Lines, failure, probed
+from featshare_core.packages import INSTALL
 
 LIBRARIES = {
     'torch': f'{BAD}not installed, and nothing runs without it: install PyTorch 2.1 or newer',
     'numpy': f'{BAD}not installed, and nothing runs without it: pip install numpy',
-    'cv2': f'{BAD}not installed, and nothing runs without it: apt install python3-opencv, or '
-           'pip install opencv-python-headless',
+    'cv2': f'{BAD}not installed, and nothing runs without it: {INSTALL["cv2"]}',
     'openvino': 'not installed: on a CPU, PyTorch runs instead, at a lower rate',
     'onnxruntime': 'not installed: the engines onnx, onnx-cuda, onnx-tensorrt and onnx-openvino '
                    'are missing',

@@ -24,7 +24,9 @@ class Setting:
 
     :param average, worst: milliseconds of a frame on average, and of the slowest.
     :param miou: weighted over the interval; ``drop``: from key frames to the longest lag.
-    :param key_age: seconds from a key frame to the next at the video rate that was scored.
+    :param key_age: seconds from a key frame to the next at the video rate that was scored; None
+        where that is not known.
+    :param input_size: ``WxH`` of the network's input; empty where it is chosen by the network.
     """
 
     weights: str
@@ -34,7 +36,8 @@ class Setting:
     worst: float
     miou: float
     drop: float
-    key_age: float
+    key_age: float | None
+    input_size: str = ''
 
 
 def shipped_scores(home: Path) -> list[dict[str, Any]]:
@@ -125,16 +128,40 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
     found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]
     chosen = choose(steady, budget, max_drop)
-    rows = [[s.weights, s.shared_levels, s.interval, f'{s.average:.1f}', f'{s.worst:.1f}',
-             f'{s.miou:.1f}', f'{s.drop:.1f}', '<-' if s == chosen else '']
-            for s in pareto(steady)]
     engine = engines['0']
-    return '\n'.join([
-        f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
-        f'{size[0]}x{size[1]}; accuracy on {DATA}', '',
-        table(['checkpoint', 'shared levels', 'interval', 'ms a frame', 'slowest', 'mIoU %',
-               'longest lag costs', ''], rows), '',
-        f'For {budget:g} ms a frame on average:', '',
-        '/**:', '  ros__parameters:', f'    weights: {chosen.weights}',
-        f'    shared_levels: {chosen.shared_levels}', f'    key_interval: {chosen.interval}',
-        f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were measured up to'])
+    title = (f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
+             f'{size[0]}x{size[1]}; accuracy on {DATA}')
+    return advice(title, 'mIoU %', steady, chosen, budget)
+
+
+def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
+           budget: float) -> str:
+    """
+    Return the Pareto table of settings, and the node's parameters for the chosen one.
+
+    :param accuracy: title of the column with ``Setting.miou``.
+    """
+    rows = [[s.weights, s.shared_levels, s.interval, s.input_size, f'{s.average:.1f}',
+             f'{s.worst:.1f}', f'{s.miou:.1f}', f'{s.drop:.1f}', '<-' if s == chosen else '']
+            for s in pareto(found)]
+    head = ['checkpoint', 'shared levels', 'interval', 'input size', 'ms a frame', 'slowest',
+            accuracy, 'longest lag costs', '']
+    if not any(row[3] for row in rows):
+        rows = [[*row[:3], *row[4:]] for row in rows]
+        head.remove('input size')
+    lines = [title, '', table(head, rows), '', f'For {budget:g} ms a frame on average:', '',
+             '/**:', '  ros__parameters:', f'    weights: {chosen.weights}']
+    if chosen.shared_levels:
+        lines += [f'    shared_levels: {chosen.shared_levels}',
+                  f'    key_interval: {chosen.interval}']
+    else:
+        why = 'a smaller input is better than sharing' if chosen.input_size else \
+            'the whole network fits the budget on every frame'
+        lines += [f'    key_interval: 1  # {why}']
+    if chosen.key_age is not None:
+        lines += [f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were '
+                  f'measured up to']
+    if chosen.input_size:
+        width, height = chosen.input_size.split('x')
+        lines += [f'    input_size: [{width}, {height}]']
+    return '\n'.join(lines)

@@ -27,13 +27,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from featshare_core.evaluation.tables import score_text
     video = arguments.unlabelled
     if video is not None:
-        from featshare_core.data.frames import count_frames, frames_of
-        from featshare_core.evaluation.unlabelled import Footage
         if arguments.data is not None or arguments.root is not None:
             raise ValueError('--unlabelled takes a video of its own, not --data and --root')
-        run_unlabelled(arguments, Footage(
-            video.name, (frame for _, frame in frames_of(video)), count_frames(video),
-            f'featshare evaluate --unlabelled {video.name}'))
+        run_unlabelled(arguments, _footage(video, 'evaluate --unlabelled'))
         return
     if arguments.data is None:
         raise ValueError('scores need --data and its --root (or --unlabelled VIDEO)')
@@ -46,6 +42,13 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     print(score_text(result))
     if arguments.json:
         write_json(arguments.json, result)
+
+
+def _footage(video: Path, command: str) -> Footage:
+    from featshare_core.data.frames import count_frames, frames_of
+    from featshare_core.evaluation.unlabelled import Footage
+    return Footage(video.name, (frame for _, frame in frames_of(video)), count_frames(video),
+                   f'featshare {command} {video.name}')
 
 
 def run_unlabelled(arguments: argparse.Namespace, footage: Footage) -> None:
@@ -135,15 +138,26 @@ def advise_command(arguments: argparse.Namespace) -> None:
 
     Times the shipped checkpoints here, takes their measured accuracy, and prints the settings
     that none is both faster and better than, with the node's parameters for the best of those
-    that the budget allows.
+    that the budget allows. With --on, times one checkpoint, which may be your own, on a video of
+    yours without labels: accuracy is then the agreement with the same network run on every frame,
+    and that network at smaller input sizes is among the settings.
     """
+    if arguments.on is not None:
+        from featshare_core.evaluation.trial import advise_on
+        weights = arguments.weights or 'default'
+        _refuse_exported(weights)
+        print(advise_on(weights, _footage(arguments.on, 'advise --on'),
+                        arguments.latency_budget, arguments.max_drop, arguments.device))
+        return
+    if arguments.weights is not None:
+        raise ValueError('only shipped checkpoints have scores: --on VIDEO measures other weights')
     from featshare_core.evaluation.advise import advise
     print(advise(arguments.latency_budget, arguments.max_drop, arguments.device,
                  arguments.size))
 
 
 def _refuse_exported(*weights: str | None) -> None:
-    from featshare_core.inference.export.models import is_exported
+    from featshare_core.networks.weights import is_exported
     for one in weights:
         if one is not None and is_exported(one):
             raise ValueError(f'{one} is exported, with one cut and one size: give the checkpoint '
@@ -169,8 +183,9 @@ def data_choice(arguments: argparse.Namespace) -> DataChoice:
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     """Add the options that ``featshare evaluate`` and ``evaluate_bag`` share."""
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                              '`featshare export` wrote')
+                         help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                              '`featshare export` or save_pretrained wrote, or a name that '
+                              '`featshare pull` fetched')
     command.add_argument('--interval', type=int, default=5, help='frames from key to key frame')
     command.add_argument('--shared-levels', type=int, help='default: as the checkpoint says')
     command.add_argument('--aligned', action=argparse.BooleanOptionalAction,
@@ -219,7 +234,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
 
     command = add('benchmark', benchmark_command, 'time a checkpoint')
     command.add_argument('--weights', default='default',
-                         help="a shipped checkpoint's name or a .safetensors file")
+                         help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                              'save_pretrained wrote, or a name that `featshare pull` fetched')
     add_device(command)
     command.add_argument('--size', type=size_argument, default=(512, 512), metavar='WxH',
                          help='of the images (default: 512x512)')
@@ -284,4 +300,9 @@ def add_evaluation_commands(subparsers: Any) -> None:
                          help='mIoU that the longest lag may cost against key frames')
     add_device(command)
     command.add_argument('--size', type=size_argument, default=(1280, 720), metavar='WxH',
-                         help="of the camera's images (default: 1280x720)")
+                         help="of the camera's images (default: 1280x720); with --on, the "
+                              "video's")
+    command.add_argument('--on', type=Path, metavar='VIDEO',
+                         help='a video file or a folder of images on which --weights is measured')
+    command.add_argument('--weights', help="with --on: a shipped checkpoint's name or a "
+                                           '.safetensors file (default: default)')

@@ -86,7 +86,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f'{path} is no JSON file: {error}') from error
     if not isinstance(result, dict) or 'command' not in result:
         raise ValueError(f'{path} is no result of featshare evaluate, rivals or benchmark')

@@ -16,9 +16,10 @@ from featshare_core.evaluation.videos import RATES, DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.export.models import ExportedModels, is_exported
+from featshare_core.inference.export.models import ExportedModels
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.weights import is_exported
 
 
 def bar(items: Iterable[Any], label: str, unit: str, total: int | None = None) -> Iterable[Any]:

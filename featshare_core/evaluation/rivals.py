@@ -20,7 +20,7 @@ class Rival(Engine):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.name, self.labels = engine.name, engine.labels
+        self.name, self.labels, self.licence = engine.name, engine.labels, engine.licence
         self.device, self.precision = engine.device, engine.precision
         self.network_name, self.trained_size = engine.network_name, engine.trained_size
 

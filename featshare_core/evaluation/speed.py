@@ -183,7 +183,9 @@ def _sections(results: Path) -> Iterator[str]:
            f'prepared for the size. {_source(start)}')
     rows = [(f'{engine}, size {state}', one) for engine, states in start['engines'].items()
             for state, one in states.items()]
-    yield table(['', *rows[0][1]], [[name, *one.values()] for name, one in rows])
+    yield table(['', *rows[0][1]], [
+        [name, *('-' if value is None else value for value in one.values())]
+        for name, one in rows])
     yield '## Goals missed'
     missed = [goal for goal in GOALS if not goal.is_met(results)]
     yield f'Of {len(GOALS)} goals, {len(GOALS) - len(missed)} are met. These are not:'

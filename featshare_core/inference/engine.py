@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featshare_core.inference.pixels import Size
 from featshare_core.labels import LabelSet
-from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.checkpoint import UNKNOWN_LICENCE, Config
 
 Frame = npt.NDArray[np.uint8]
 
@@ -78,6 +78,9 @@ class Engine(ABC):
 
     labels: LabelSet
     """The classes, in the order of the masks' ids."""
+
+    licence: str = UNKNOWN_LICENCE
+    """Licence of the weights, as ``Config.licence``."""
 
     network_name: str
     """Name of the network, for display."""

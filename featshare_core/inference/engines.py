@@ -19,10 +19,10 @@ from featshare_core.inference.export.models import (
     ExportedModels,
     ModelSource,
     NetworkModels,
-    is_exported,
 )
 from featshare_core.inference.export.process import Origin
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
+from featshare_core.networks.weights import is_exported
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     over; where an engine that is installed cannot run, ``Engine.fallback`` and a warning in the
     log say why, and the next one runs.
 
-    :param weights: a checkpoint's name or file, or a folder that ``featshare export`` has made.
+    :param weights: see ``find_weights``.
     :param engine: one of ``ENGINE_NAMES``.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is CUDA where PyTorch finds
         a device and the engine runs on it.

@@ -42,8 +42,9 @@ Options = TypeVar('Options', bound=SegmenterOptions)
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the weights and the engine that runs them."""
     add = partial(_add, parser)
-    add('weights', help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                        '`featshare export` wrote')
+    add('weights', help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                        '`featshare export` or save_pretrained wrote, or a name that '
+                        '`featshare pull` fetched')
     add('device', help='auto, cpu, cuda or cuda:N')
     add('precision', help='auto, fp32, bf16 or fp16')
     add('engine', help='auto, torch, graphs, openvino, onnx, onnx-cuda, onnx-tensorrt or '

@@ -1,6 +1,10 @@
 """From an image to the network's input, without a GPU."""
 from __future__ import annotations
 
+import sys
+from typing import Any
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,6 +13,37 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+PIL_MODES = ('RGB', 'RGBA', 'RGBX', 'L', 'P')
+"""Modes of PIL images of 8 bits per channel, which turn into RGB without a loss."""
+
+
+def as_rgb(image: Any, color: str = 'rgb') -> npt.NDArray[np.uint8]:
+    """
+    Return an image as an HxWx3 uint8 RGB array: the array itself where it is one.
+
+    :param image: HxWx3 uint8 array, or a PIL image of one of ``PIL_MODES``, of which alpha is left
+        out and whose pixels are taken as they are stored (an EXIF orientation is not applied).
+    :param color: order of an array's channels, ``rgb`` or ``bgr``.
+    :raises ValueError: where it is no such image.
+    """
+    if color not in ('rgb', 'bgr'):
+        raise ValueError(f"color is 'rgb' or 'bgr', not {color!r}")
+    if not isinstance(image, np.ndarray):
+        pil = sys.modules.get('PIL.Image')  # which has made the image, if it is one
+        if pil is None or not isinstance(image, pil.Image):
+            raise ValueError(f'a frame is an HxWx3 uint8 RGB array, or a PIL image, not a '
+                             f'{type(image).__name__}')
+        if color != 'rgb':
+            raise ValueError("a PIL image says the order of its channels itself: color='bgr' is "
+                             'for arrays')
+        if image.mode not in PIL_MODES:
+            raise ValueError(f"a PIL image in mode {image.mode}, not {', '.join(PIL_MODES)}: "
+                             f"convert it with .convert('RGB')")
+        image = np.asarray(image.convert('RGB'))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {image.dtype} array of '
+                         f'shape {image.shape}')
+    return image if color == 'rgb' else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def network_size(image: Size, trained: Size, multiple: int) -> Size:

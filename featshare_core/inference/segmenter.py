@@ -3,16 +3,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.pixels import Size
+from featshare_core.inference.pixels import Size, as_rgb
 from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.labels import LabelSet
+from featshare_core.overlay import paint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 KEY_MODES = ('blocking', 'deferred')
 """
@@ -37,6 +44,8 @@ class Result:
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
+    :param labels: the classes, in the order of the mask's ids; None only where a program makes a
+        result itself.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -46,15 +55,31 @@ class Result:
     frames_since_key: int
     timings: dict[str, float]
     stand_in: bool = False
+    labels: LabelSet | None = field(default=None, repr=False)
+
+    def overlay(self, frame: Frame | PilImage, opacity: float = 0.5, color: str = 'rgb') -> Frame:
+        """
+        Return the frame with the classes' colours drawn over it, at the mask's size.
+
+        :param frame, color: as of ``VideoSegmenter.segment``; the order of channels is kept.
+        :param opacity: 0 shows the frame alone, 1 the colours alone.
+        :raises ValueError: where ``frame`` is no such image, or ``opacity`` not 0 to 1.
+        """
+        if not 0 <= opacity <= 1:
+            raise ValueError(f'opacity is 0 to 1, not {opacity}')
+        if self.labels is None:
+            raise ValueError('the result has no labels, whose colours an overlay needs')
+        painted = paint(as_rgb(frame, color), self.mask, self.labels, opacity)
+        return as_rgb(painted, color)
 
 
 class VideoSegmenter:
     """
     Segments any number of video streams with one network.
 
-        segmenter = VideoSegmenter.from_checkpoint('default', key_interval=5)
-        for frame in video:                      # HxWx3 uint8 RGB
-            mask = segmenter.segment(frame).mask # HxW uint8 class ids
+        with VideoSegmenter.from_checkpoint('default', key_interval=5) as segmenter:
+            for frame in video:                        # HxWx3 uint8 RGB
+                mask = segmenter.segment(frame).mask   # HxW uint8 class ids
 
     The attributes of ``schedule`` may be changed between frames. Several threads may share a
     segmenter: a lock serialises the frames. ``reset`` never waits for the lock.
@@ -64,6 +89,7 @@ class VideoSegmenter:
                  key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
         self.engine = engine
         self._lock = threading.Lock()
+        self._closed = False
         # By stream, None for all: setting and taking out an item are atomic.
         self._resets: dict[str | None, None] = {}
         self.labels = engine.labels
@@ -92,8 +118,8 @@ class VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
-        :param path_or_name: a .safetensors file, the name of a shipped checkpoint, or a folder
-            that ``featshare export`` has written.
+        :param path_or_name: a .safetensors file, the name of a shipped checkpoint, a folder, or a
+            name that ``featshare pull`` fetched: see ``networks.weights.find_weights``.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
             every frame.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -118,26 +144,26 @@ class VideoSegmenter:
                              full_size)
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
 
-    def segment(self, frame: Frame, stream: str = '', stamp: float | None = None,
-                confidence: bool = False) -> Result:
+    def segment(self, frame: Frame | PilImage, stream: str = '', stamp: float | None = None,
+                confidence: bool = False, color: str = 'rgb') -> Result:
         """
         Segment the next frame of a stream; waits for frames of other threads.
 
-        :param frame: HxWx3 uint8 RGB; any size, which may change between frames.
+        :param frame: HxWx3 uint8 array, or a PIL image; any size, which may change between frames.
         :param stream: the camera's name; streams share nothing but the network.
         :param stamp: the frame's time in seconds; None where unknown.
         :param confidence: whether to compute ``Result.confidence``.
-        :raises ValueError: where ``frame`` is not such an array, or ``stamp`` is not finite.
+        :param color: order of the array's channels: ``rgb``, or ``bgr`` as OpenCV reads images.
+        :raises ValueError: where ``frame`` is no such image, or ``stamp`` is not finite.
         :raises TypeError: where ``stamp`` is no number.
         :raises RuntimeError: where the segmenter is closed, or the device fails.
         """
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 \
-                or frame.shape[2] != 3 or 0 in frame.shape:
-            found = f'{frame.dtype} array of shape {frame.shape}' \
-                if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {found}')
+        picture = as_rgb(frame, color)
         with self._lock:
-            return self._segment(frame, stream, stamp, confidence)
+            if self._closed:
+                raise RuntimeError('the engine is closed: `close` was called on this '
+                                   'VideoSegmenter; create another one')
+            return self._segment(picture, stream, stamp, confidence)
 
     def _segment(self, frame: Frame, stream: str, stamp: float | None,
                  confidence: bool) -> Result:
@@ -162,7 +188,7 @@ class VideoSegmenter:
         # the schedule's also survives a new engine (a recording that is resumed).
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
-                      turn.reason, lag, prediction.timings, prediction.stand_in)
+                      turn.reason, lag, prediction.timings, prediction.stand_in, self.labels)
 
     def warm_up(self, sizes: Sequence[Size] = ()) -> None:
         """
@@ -198,10 +224,21 @@ class VideoSegmenter:
         """
         Free the engine and its threads; waits for a frame that is being segmented.
 
-        Calling it again does nothing. ``segment`` raises RuntimeError afterwards.
+        Calling it again does nothing. ``segment`` raises RuntimeError afterwards. A ``with``
+        statement calls it at its end.
         """
         with self._lock:
+            self._closed = True
             self.engine.close()
+
+    def __enter__(self) -> VideoSegmenter:
+        """Return the segmenter itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        """Close the segmenter."""
+        self.close()
 
     def reset(self, stream: str | None = None) -> None:
         """

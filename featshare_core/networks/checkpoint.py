@@ -21,6 +21,8 @@ from featshare_core.networks.fpn import FPN
 from featshare_core.networks.light import LightPyramid
 from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
+from featshare_core.networks.state_file import unallocated
+from featshare_core.networks.weights import CONVERSION, CheckpointError, find_weights
 
 HEADER_KEY = 'featshare'
 """Name of the entry in a checkpoint's header that holds its configuration as JSON."""
@@ -35,6 +37,12 @@ VARIANTS = ('shared_levels', 'aligned', 'levels', 'mending')
 """Options in which a network may differ from the one that its training starts from."""
 MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""
+UNKNOWN_LICENCE = 'unknown'
+"""Licence of weights that carry none."""
+LONGEST_LICENCE = 200
+"""Largest length of a licence's name, in characters."""
+RESEARCH_DATA = ('camvid', 'cityscapes')
+"""Kinds of training data whose terms allow research alone."""
 
 
 def network_options(name: str) -> dict[str, bool]:
@@ -50,10 +58,6 @@ def network_options(name: str) -> dict[str, bool]:
             if parameter.kind is not parameter.VAR_KEYWORD}
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what to do."""
-
-
 @dataclass(frozen=True)
 class Config:
     """
@@ -66,6 +70,7 @@ class Config:
         and for ``smp`` whatever JSON can hold; and ``aligned``, 1 for ``SplitNetwork.aligned``.
     :param mean, std: of the RGB channels, for images of 0 to 1.
     :param training, scores: how it was trained and what it reached; for people.
+    :param licence: of the weights, as their model card names it.
     """
 
     network: str
@@ -76,6 +81,7 @@ class Config:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = UNKNOWN_LICENCE
 
     def __post_init__(self) -> None:
         """Refuse numbers that no image can be prepared with."""
@@ -86,6 +92,10 @@ class Config:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0 \
                 or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise ValueError(f'mean {self.mean} and std {self.std} are not those of 3 channels')
+        if not isinstance(self.licence, str) or not self.licence.isprintable() \
+                or len(self.licence) > LONGEST_LICENCE:
+            raise ValueError('the licence is no printable text of at most '
+                             f'{LONGEST_LICENCE} characters')
         for name, value in self.options.items():
             if not isinstance(value, int) and (self.network != 'smp'
                                                or name in ('aligned', 'shared_levels')):
@@ -123,29 +133,14 @@ def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
     """
-    Return the file of a shipped checkpoint's name (``default``) or of a path.
-
-    Shipped ones stand in ``weights/`` of the source tree or in ``share/featshare_ros/weights``
-    of whatever prefix the package is installed in.
+    Return the .safetensors file of a checkpoint's name or path; see ``find_weights``.
 
     :raises CheckpointError: where there is none; the message says where it looked.
     """
-    path = Path(name_or_path).expanduser()
-    if path.suffix or len(path.parts) != 1:
-        if not path.is_file():
-            raise CheckpointError(f'checkpoint {path} is a folder: a .safetensors file is needed'
-                                  if path.is_dir() else f'checkpoint {path} does not exist')
-        return path
-    parents = Path(__file__).resolve().parents
-    folders = [parents[2] / 'weights',
-               *(parent / 'share' / 'featshare_ros' / 'weights' for parent in parents)]
-    for folder in folders:
-        shipped = folder / f'{name_or_path}.safetensors'
-        if shipped.is_file():
-            return shipped
-    known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
-    raise CheckpointError(f'no checkpoint is called {str(name_or_path)!r}; shipped: '
-                          f'{", ".join(known) or "none"}; or give the path of a .safetensors file')
+    path = find_weights(name_or_path)
+    if path.is_dir():
+        raise CheckpointError(f'{path} is exported: give the checkpoint that it was exported from')
+    return path
 
 
 def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
@@ -153,7 +148,10 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     """
     Return the network in eval mode (fp32, CPU) with its config.
 
-    :param name_or_path: see ``find_checkpoint``. Only safetensors are read: nothing is unpickled.
+    The network that the header names is allocated only if the file's tensors have its shapes, so
+    that loading takes no more memory than the file's size warrants.
+
+    :param name_or_path: see ``find_weights``. Only safetensors are read: nothing is unpickled.
     :param shared_levels, aligned: where to cut the network, and whether its cached features
         follow the scene; None leaves it as the checkpoint says.
     :raises CheckpointError: where the file is missing, damaged, or of another network.
@@ -162,25 +160,26 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     try:
         with safe_open(path, 'pt') as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape())
+                      for name in file.keys()}  # noqa: SIM118
+            config = parse_config(path, header)
+            if shared_levels is not None:
+                config = replace(config, options={**config.options,
+                                                  'shared_levels': shared_levels})
+            if aligned is not None:
+                config = replace(config, options={**config.options, 'aligned': int(aligned)})
+            _check_shapes(path, config, shapes)
+            tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path} is not a readable safetensors file ({error}): damaged, '
                               f'truncated or of another format; pickled files are not '
-                              f'accepted') from error
-    config = parse_config(path, header)
-    if shared_levels is not None:
-        config = replace(config, options={**config.options, 'shared_levels': shared_levels})
-    if aligned is not None:
-        config = replace(config, options={**config.options, 'aligned': int(aligned)})
-    if 'key_norms' in config.options:
-        raise CheckpointError(f'{path}: its network has batch norms for key frames alone (option '
-                              f'key_norms), which is no longer supported: train it again '
-                              f'without that option')
-    try:
-        network = config.build()
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f'{path}: {error}') from error
-    _load_tensors(path, network, tensors)
+                              f'accepted; {CONVERSION}') from error
+    network = _built(path, config)
+    wanted = network.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f'{path}: {name} holds values that are no finite numbers')
+    network.load_state_dict({n: t.to(wanted[n].dtype) for n, t in tensors.items()}, strict=False)
     return network.eval(), config
 
 
@@ -192,7 +191,7 @@ def parse_config(path: Path, header: str | None) -> Config:
     """
     if header is None:
         raise CheckpointError(f'{path} has no {HEADER_KEY!r} entry in its header: it holds some '
-                              f'other network')
+                              f'other network; {CONVERSION}')
     try:
         fields = json.loads(header)
         labels = LabelSet(tuple(fields['labels']['names']),
@@ -201,8 +200,10 @@ def parse_config(path: Path, header: str | None) -> Config:
         config = Config(
             network=str(fields['network']), labels=labels, input_size=(width, height),
             options=dict(fields['options']), mean=tuple(fields['mean']), std=tuple(fields['std']),
-            training=fields['training'], scores=fields['scores'])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+            training=fields['training'], scores=fields['scores'],
+            licence=_licence(fields))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError,
+            RecursionError) as error:
         raise CheckpointError(f'{path}: its header cannot be read ({error!r})') from error
     if config.network not in NETWORKS:
         raise CheckpointError(f'{path} holds a network {config.network!r}; this version knows '
@@ -210,18 +211,41 @@ def parse_config(path: Path, header: str | None) -> Config:
     return config
 
 
-def _load_tensors(path: Path, network: SplitNetwork, tensors: dict[str, torch.Tensor]) -> None:
-    wanted = {name: tensor for name, tensor in network.state_dict().items()
+def _licence(fields: Mapping[str, Any]) -> Any:
+    """Return a header's licence; for weights that were trained here it follows from the data."""
+    licence, training = fields.get('licence', UNKNOWN_LICENCE), fields['training']
+    sources = training.get('train') if isinstance(training, Mapping) else None
+    if licence != UNKNOWN_LICENCE or not isinstance(sources, list):
+        return licence
+    data = [kind for kind in RESEARCH_DATA if any(
+        isinstance(source, Mapping) and source.get('kind') == kind for source in sources)]
+    return f'research only: trained on {" and ".join(data)}' if data else licence
+
+
+def _check_shapes(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors that are not those of the config's network, which is not allocated."""
+    if 'key_norms' in config.options:
+        raise CheckpointError(f'{path}: its network has batch norms for key frames alone (option '
+                              f'key_norms), which is no longer supported: train it again '
+                              f'without that option')
+    with unallocated():
+        network = _built(path, config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()
               if not name.endswith('num_batches_tracked')}
-    odd = sorted(wanted.keys() ^ tensors.keys())
+    odd = sorted(wanted.keys() ^ shapes.keys())
     if odd:
         raise CheckpointError(
             f'{path} does not fit the network that its header names: {odd[0]} is '
             f'{"missing" if odd[0] in wanted else "unknown"} ({len(odd)} such tensors)')
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(f'{path}: {name} has shape {tuple(tensor.shape)}, the network '
-                                  f'needs {tuple(wanted[name].shape)}')
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f'{path}: {name} holds values that are no finite numbers')
-    network.load_state_dict({n: t.to(wanted[n].dtype) for n, t in tensors.items()}, strict=False)
+    for name, shape in shapes.items():
+        if shape != wanted[name]:
+            raise CheckpointError(f'{path}: {name} has shape {shape}, the network needs '
+                                  f'{wanted[name]}')
+
+
+def _built(path: Path, config: Config) -> SplitNetwork:
+    try:
+        return config.build()
+    except Exception as error:  # of any type: the options are whatever the file says
+        reason = error if isinstance(error, (TypeError, ValueError)) else repr(error)
+        raise CheckpointError(f'{path}: its network cannot be built: {reason}') from error

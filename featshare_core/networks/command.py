@@ -9,46 +9,62 @@ from typing import Any
 
 def convert_command(arguments: argparse.Namespace) -> None:
     """
-    Make a checkpoint of a segmentation_models_pytorch model, or of torchvision's fcn_resnet50.
+    Make a checkpoint of a model of segmentation_models_pytorch, transformers or torchvision.
 
-    From a folder that save_pretrained wrote, or a file of torch.save(model.state_dict()). The
-    weights are checked against the undivided model and kept in full precision.
+    From a folder that save_pretrained wrote (of transformers: SegFormer, and UPerNet on ConvNeXt),
+    or a file of torch.save(model.state_dict()) (of torchvision: fcn_resnet50). The
+    network is compared with the undivided model; the weights are kept in full precision.
     """
     import torch
 
-    from featshare_core.labels import load_label_set
+    from featshare_core.labels import find_label_set
     from featshare_core.networks.checkpoint import save_checkpoint
-    from featshare_core.networks.convert import LABELS, convert
+    from featshare_core.networks.convert import convert
+    from featshare_core.networks.normalisation import as_options
     if (arguments.mean is None) != (arguments.std is None):
         raise ValueError('give --mean and --std together')
-    labels = LABELS.get(arguments.labels) or load_label_set(arguments.labels)
+    labels = find_label_set(arguments.labels) if arguments.labels else None
     try:
         options = json.loads(arguments.arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'--arguments is no JSON: {error}') from error
     network, config = convert(
-        arguments.source, labels, tuple(arguments.input_size), arguments.architecture,
-        arguments.encoder, options, arguments.shared_levels,
-        (arguments.mean, arguments.std) if arguments.mean else None)
-    save_checkpoint(arguments.output, network, config, torch.float32)
-    print(f'written: {arguments.output}, {network.shared_levels} shared levels; it can share '
+        arguments.source, labels, arguments.input_size and tuple(arguments.input_size),
+        arguments.architecture, arguments.encoder, options, arguments.shared_levels,
+        (tuple(arguments.mean), tuple(arguments.std)) if arguments.mean else None)
+    output = arguments.output
+    if output.suffix != '.safetensors':  # by which all commands know a checkpoint
+        output = output.with_name(f'{output.name}.safetensors')
+    save_checkpoint(output, network, config, torch.float32)
+    width, height = config.input_size
+    print(f'written: {output}, {network.shared_levels} shared levels; it can share '
           f'{", ".join(map(str, network.cuts))}')
+    print(f'normalisation: {as_options((config.mean, config.std))} '
+          f'({config.training["normalisation"]}); images of {width}x{height}')
+    not_used = config.training.get('not_used', ())
+    if not_used:
+        more = f' and {len(not_used) - 5} more' if len(not_used) > 5 else ''
+        print(f'not used: {", ".join(not_used[:5])}{more}')
+    print(f'licence: {config.licence}')
 
 
 def add_convert_command(subparsers: Any) -> None:
     """Add ``convert`` to the command line's subparsers."""
     command = subparsers.add_parser(
-        'convert', help='make a checkpoint of a segmentation_models_pytorch model',
+        'convert', help='make a checkpoint of a model of another package',
         description=convert_command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=convert_command)
     command.add_argument('source', type=Path, help='a folder of save_pretrained, or a file')
-    command.add_argument('output', type=Path, help='the .safetensors file to write')
-    command.add_argument('--labels', required=True,
-                         help='camvid, cityscapes, or a YAML file of classes, in the order of '
-                              'the logits')
-    command.add_argument('--input-size', type=int, nargs=2, required=True,
-                         metavar=('WIDTH', 'HEIGHT'), help='of the images it was trained on')
+    command.add_argument('output', type=Path,
+                         help='the checkpoint to write; .safetensors is appended if it is missing')
+    command.add_argument('--labels',
+                         help='classes in the order of the logits: camvid, cityscapes, ade20k, '
+                              'voc, coco-stuff, mapillary, or a file of names, with or without '
+                              'colours; default: those that a folder of transformers names')
+    command.add_argument('--input-size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+                         help='of the images it was trained on; default: as the '
+                              'albumentations_config_eval.json beside the weights says')
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
     command.add_argument('--arguments', default='{}', metavar='JSON',
@@ -57,5 +73,7 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('--shared-levels', type=int,
                          help='default: 2, or the fewest that the architecture can share')
     command.add_argument('--mean', type=float, nargs=3, metavar=('R', 'G', 'B'),
-                         help="of RGB in 0 to 1; default: the encoder's ImageNet weights'")
+                         help="of RGB in 0 to 1; default: as buffers mean and std in the file, or "
+                              "albumentations_config_eval.json, say, else the encoder's "
+                              "ImageNet weights'")
     command.add_argument('--std', type=float, nargs=3, metavar=('R', 'G', 'B'))

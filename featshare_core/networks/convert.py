@@ -1,134 +1,173 @@
-"""Weights of segmentation_models_pytorch and torchvision into a checkpoint of ours."""
+"""Weights of other packages into a checkpoint of ours."""
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
-from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet
+from featshare_core.labels import LabelSet, label_set
 from featshare_core.networks.checkpoint import Config
+from featshare_core.networks.eval_transform import read_eval_transform
 from featshare_core.networks.fcn import fcn_network
-from featshare_core.networks.smp.build import divide, smp_arguments, smp_model
-from featshare_core.networks.smp.encoders import encoder_normalisation
-from featshare_core.networks.split import IMAGENET, SplitNetwork
-from featshare_core.networks.state_file import State, read_state
+from featshare_core.networks.folders import Pretrained, read_folder
+from featshare_core.networks.normalisation import (
+    as_options,
+    assumed_normalisation,
+    choose_normalisation,
+    take_buffers,
+)
+from featshare_core.networks.smp.build import divide, smp_model
+from featshare_core.networks.split import Normalisation, SplitNetwork
+from featshare_core.networks.state_file import (
+    State,
+    check_state,
+    load_state,
+    one_network,
+    read_state,
+    unallocated,
+)
 
-LABELS = {'camvid': CAMVID, 'cityscapes': CITYSCAPES}
 FCN = 'fcn_resnet50'
 """torchvision's name of the network."""
+ASSUMED_SIZE = 512, 512
+"""Width and height of the images that a network was trained on, where nothing says them."""
+CHECKED_SIDE = 1024
+"""Largest side of the image on which the divided network is compared, in pixels."""
 TOLERANCE = 1e-4
 """Largest difference from the undivided model, relative to its largest logit."""
 
 
-def convert(source: Path, labels: LabelSet, input_size: tuple[int, int],
-            architecture: str | None = None, encoder: str | None = None,
-            arguments: Mapping[str, Any] | None = None, shared_levels: int | None = None,
-            normalisation: Any = None) -> tuple[SplitNetwork, Config]:
+def convert(source: Path, labels: LabelSet | None = None,
+            input_size: tuple[int, int] | None = None, architecture: str | None = None,
+            encoder: str | None = None, arguments: Mapping[str, Any] | None = None,
+            shared_levels: int | None = None, normalisation: Normalisation | None = None,
+            assume: bool = False) -> tuple[SplitNetwork, Config]:
     """
     Return the network of others' weights, and its config.
 
     A model of one logit (sigmoid) becomes one of two classes, the first of which is what it is
     not: its logit is 0, and the softmax of both is the sigmoid.
 
-    :param source: a folder of ``save_pretrained``, or a file of ``torch.save(state_dict)``.
-    :param input_size: (width, height) of the images that it was trained on.
+    ``Config.training`` says where the normalisation comes from (``normalisation``), what of
+    the source is not used (``not_used``) and what was assumed (``assumed``), where there is any.
+
+    :param source: a folder of ``save_pretrained``, or a file that ``read_state`` reads.
+    :param labels: None for the classes that the folder names.
+    :param input_size: (width, height) of the images that it was trained on; None for what the
+        file beside the weights says (``eval_transform``).
     :param architecture: a class of segmentation_models_pytorch, or torchvision's
         ``fcn_resnet50``; a folder says it itself, and its encoder and arguments.
     :param arguments: of the architecture's constructor, where they are not its defaults.
     :param shared_levels: None for 2, or the fewest that the architecture can share.
-    :param normalisation: mean and deviation; None for those of the encoder's ImageNet weights.
+    :param normalisation: mean and deviation of RGB in 0 to 1; None for the source's own (buffers
+        ``mean`` and ``std``, or ``eval_transform``), else the encoder's ImageNet weights'.
+    :param assume: take numbered classes, ``ASSUMED_SIZE`` and ImageNet's mean and deviation,
+        without looking anything up, where neither the arguments nor the source say them.
     :raises ValueError, OSError: where the source is no such thing, or does not fit.
     """
-    arguments = dict(arguments or {})
     if source.is_dir():
-        architecture, encoder, arguments, state = read_pretrained(source)
+        found = read_folder(source)
+        architecture, encoder = found.architecture, found.encoder
     else:
-        state = read_weights(source)
+        found = Pretrained(architecture, encoder, dict(arguments or {}), read_state(source),
+                           transform=read_eval_transform(source.parent))
+    state, others = one_network(
+        found.state, 'backbone.' if architecture == FCN else 'encoder.', source)
+    normalisations = take_buffers(state, others)
+    if found.transform.normalisation:
+        normalisations[found.transform_file] = found.transform.normalisation
+    assumed: list[str] = []
+    not_used = ['the class names of the folder'] if labels and found.labels and \
+        labels.names != found.labels.names else []
+    labels = labels or found.labels
+    if labels is None:
+        if not assume:
+            raise ValueError(f'{source} does not name its classes: give --labels')
+        labels = _numbered(state, source)
+        assumed.append(f'the classes are called {labels.names[0]}, ..., {labels.names[-1]}')
+    input_size = input_size or found.transform.size
+    if input_size is None:
+        if not assume:
+            raise ValueError(f'{source} does not say the size of the images that it was trained '
+                             f'on: give --input-size')
+        input_size = ASSUMED_SIZE
+        assumed.append('it was trained on images of {}x{}'.format(*input_size))
+    if assume and not normalisations and not (encoder or '').startswith('tu-'):
+        normalisations['assumed'] = assumed_normalisation(encoder, found.encoder_weights)
+        assumed.append(f'mean and std are {as_options(normalisations["assumed"])}')
+    (mean, std), where, other_values = choose_normalisation(
+        normalisation, normalisations, None if architecture == FCN else encoder)
+    training: dict[str, Any] = {'converted_from': source.name, 'normalisation': where}
+    not_used += [*other_values, *sorted(others)]
+    if not_used:
+        training['not_used'] = not_used
+    if assumed:
+        training['assumed'] = assumed
     options: dict[str, Any] = {}
     if architecture == FCN:
-        network, name = _fcn(state, len(labels), source), 'fcn-resnet50'
-        normalisation = normalisation or IMAGENET
+        network, name = _fcn(state, labels, source), 'fcn-resnet50'
     elif not architecture or not encoder:
         raise ValueError(f'{source} holds tensors alone: name its architecture and its encoder')
     else:
-        name, normalisation = 'smp', normalisation or encoder_normalisation(encoder)
-        network = _smp(state, len(labels), architecture, encoder, arguments, shared_levels,
+        name = 'smp'
+        network = _smp(state, labels, architecture, encoder, found.arguments, shared_levels,
                        input_size, source)
-        options = {'architecture': architecture, 'encoder': encoder, **arguments}
-    mean, std = (tuple(values) for values in normalisation)
+        options = {'architecture': architecture, 'encoder': encoder, **found.arguments}
     options['shared_levels'] = network.shared_levels
     if network.shared_levels:
         # Without it, features of a network that was trained per frame age within a few frames.
         network.configure(aligned=True)
         options['aligned'] = 1
-    return network, Config(name, labels, input_size, options, mean, std,
-                           {'converted_from': source.name})
+    return network, Config(name, labels, input_size, options, mean, std, training,
+                           licence=found.licence)
 
 
-def read_pretrained(folder: Path) -> tuple[str, str, dict[str, Any], State]:
-    """
-    Return architecture, encoder, arguments and tensors of a folder of ``save_pretrained``.
-
-    :raises ValueError: where it is none, or of a model that takes no RGB images.
-    """
-    path = folder / 'config.json'
-    try:
-        config = json.loads(path.read_text())
-        architecture, encoder = str(config['_model_class']), str(config['encoder_name'])
-        state = load_file(folder / 'model.safetensors')
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder} is no folder that segmentation_models_pytorch's "
-                         f'save_pretrained wrote ({error!r})') from error
-    if config.get('in_channels', 3) != 3:
-        raise ValueError(f'{path}: the model takes {config["in_channels"]} channels, not RGB')
-    arguments = {name: config[name] for name, default in smp_arguments(architecture).items()
-                 if name in config and config[name] != json.loads(json.dumps(default))}
-    return architecture, encoder, arguments, state
+def _numbered(state: State, source: Path) -> LabelSet:
+    """Return a label set of as many classes as there are logits; of two for a single one."""
+    weight = state.get('segmentation_head.0.weight')
+    if weight is None:
+        raise ValueError(f'{source}: segmentation_head.0.weight is missing')
+    return label_set(['background', 'foreground'] if len(weight) == 1 else
+                     [f'class {index}' for index in range(len(weight))])
 
 
-def read_weights(path: Path) -> State:
-    """
-    Return the tensors of a file; whatever stands before ``encoder.`` in names is taken off.
-
-    :raises ValueError, OSError: where it holds anything but tensors, or cannot be read.
-    """
-    content = read_state(path)
-    prefix = next((name.partition('encoder.')[0] for name in content if 'encoder.' in name), '')
-    return {name.removeprefix(prefix): tensor for name, tensor in content.items()
-            if name.startswith(prefix)}
-
-
-def _smp(state: State, classes: int, architecture: str, encoder: str,
+def _smp(state: State, labels: LabelSet, architecture: str, encoder: str,
          arguments: Mapping[str, Any], shared_levels: int | None, input_size: tuple[int, int],
          source: Path) -> SplitNetwork:
     state = {name: tensor for name, tensor in state.items()
              if not name.startswith('classification_head.')}
     for name in ('segmentation_head.0.weight', 'segmentation_head.0.bias'):
-        if classes == 2 and name in state and len(state[name]) == 1:
+        if len(labels) == 2 and name in state and len(state[name]) == 1:
             state[name] = torch.cat((torch.zeros_like(state[name]), state[name]))
-    model = smp_model(classes, architecture, encoder, **arguments).eval()
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f'{source} does not fit {architecture} on {encoder} with {classes} '
-                         f'classes: {error}') from error
+    _check_classes(state, 'segmentation_head.0.weight', labels, source)
+    refusal = f'{source} does not fit {architecture} on {encoder} with {len(labels)} classes'
+    with unallocated():  # a small file can name a huge network
+        _check_all(smp_model(len(labels), architecture, encoder, **arguments), state, refusal)
+    model = smp_model(len(labels), architecture, encoder, **arguments).eval()
+    load_state(model, state, refusal)
+    # A copy, since the network takes over the model's parts. Before the model runs, since what
+    # cannot be divided may not run on images of this size either.
+    network = divide(deepcopy(model), encoder, 0)
+    if shared_levels is None:
+        shared_levels = 2 if 2 in network.cuts else network.cuts[:2][-1]
+    if shared_levels not in network.cuts:
+        raise ValueError(f'{architecture} on {encoder} can share '
+                         f'{", ".join(map(str, network.cuts))} levels, not {shared_levels}')
+    network.configure(shared_levels=shared_levels)
     multiple = model.encoder.output_stride
-    width, height = (max(side // multiple, 1) * multiple for side in input_size)
+    width, height = (max(min(side, CHECKED_SIDE) // multiple, 1) * multiple
+                     for side in input_size)
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = model(image)
-        network = divide(model, encoder, 0)
-        if shared_levels is None:
-            shared_levels = 2 if 2 in network.cuts else network.cuts[:2][-1]
-        if shared_levels not in network.cuts:
-            raise ValueError(f'{architecture} on {encoder} can share '
-                             f'{", ".join(map(str, network.cuts))} levels, not {shared_levels}')
-        network.configure(shared_levels=shared_levels)
+        try:
+            expected = model(image)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(f'{architecture} on {encoder} does not run on images of '
+                             f'{width}x{height}: {error}') from error
         difference = float((network(image) - expected).abs().max() / expected.abs().max())
     if not difference < TOLERANCE:
         raise ValueError(f'{source}: the divided network differs from the whole one by '
@@ -136,12 +175,30 @@ def _smp(state: State, classes: int, architecture: str, encoder: str,
     return network
 
 
-def _fcn(state: State, classes: int, source: Path) -> SplitNetwork:
-    network = fcn_network(classes)
-    try:
-        network.load_state_dict({name.replace('backbone.', 'encoder.', 1): tensor
-                                 for name, tensor in state.items()
-                                 if not name.startswith('aux_classifier.')})
-    except RuntimeError as error:
-        raise ValueError(f'{source} is no {FCN} of {classes} classes: {error}') from error
+def _fcn(state: State, labels: LabelSet, source: Path) -> SplitNetwork:
+    _check_classes(state, 'classifier.4.weight', labels, source)
+    network = fcn_network(len(labels))
+    state = {name.replace('backbone.', 'encoder.', 1): tensor for name, tensor in state.items()
+             if not name.startswith('aux_classifier.')}
+    refusal = f'{source} is no {FCN} of {len(labels)} classes'
+    _check_all(network, state, refusal)
+    load_state(network, state, refusal)
     return network.eval()
+
+
+def _check_classes(state: State, classifier: str, labels: LabelSet, source: Path) -> None:
+    """Refuse a label set of another number of classes than the network has logits."""
+    if classifier in state and len(state[classifier]) != len(labels):
+        count = len(state[classifier])
+        raise ValueError(f'{source} has {count} logit{"s" * (count > 1)}, and the label set has '
+                         f'{len(labels)} classes: '
+                         + ('one logit needs two, the first of which is the background'
+                            if count == 1 else 'name one for each logit'))
+
+
+def _check_all(module: nn.Module, state: State, refusal: str) -> None:
+    """Refuse a state dict that holds others than the module's tensors; see ``check_state``."""
+    unknown = sorted(state.keys() - module.state_dict().keys())
+    if unknown:
+        raise ValueError(f'{refusal}: {unknown[0]} is unknown ({len(unknown)} such tensors)')
+    check_state(module, state, refusal)

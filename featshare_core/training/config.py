@@ -9,9 +9,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-import yaml
-
 from featshare_core.data.pairs import Augmentation
+from featshare_core.labels import parse_yaml
 from featshare_core.networks.checkpoint import NETWORKS, network_options
 
 T = TypeVar('T')
@@ -233,20 +232,14 @@ def _parse_setting(text: str) -> dict[str, Any]:
     names = key.strip().split('.')
     if not equals or not all(names):
         raise ValueError(f'--set {text} is not KEY=VALUE, as in loss.match_weight=0')
-    try:
-        content = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f'--set {text}: the value is not valid YAML: {error}') from error
+    content = parse_yaml(value, f'--set {text}: the value')
     for name in reversed(names):
         content = {name: content}
     return content
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f'{path} is not valid YAML: {error}') from error
+    content = parse_yaml(path.read_text(), path)
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no mapping of keys to values')
     base = content.pop('extends', None)

@@ -348,8 +348,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--topic', default='', help='the image topic, where there are several')
     parser.add_argument('--output', type=Path, default=Path('demo'), help='default: %(default)s')
     parser.add_argument('--weights', default='default',
-                        help="a shipped checkpoint's name, a .safetensors file, or a folder that "
-                             '`featshare export` wrote; default: %(default)s')
+                        help="a shipped checkpoint's name, a .safetensors file, a folder that "
+                             '`featshare export` or save_pretrained wrote, or a name that '
+                             '`featshare pull` fetched; default: %(default)s')
     parser.add_argument('--key-interval', type=int, default=5, metavar='N',
                         help='a key frame every N processed frames; default: %(default)s')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')

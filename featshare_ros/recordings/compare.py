@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
 from featshare_core.labels import UNLABELLED
+from featshare_core.packages import explain
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(report(compare_bags(paths.a, paths.b)))
     except (ValueError, OSError, ImportError) as error:
-        print(f'compare_bags: {error}', file=sys.stderr)
+        print(f'compare_bags: {explain(error)}', file=sys.stderr)
         return 1
     return 0
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from featshare_core.evaluation.command import add_evaluate_options, run_unlabelled
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Frame
+from featshare_core.packages import explain
 from featshare_ros.recordings.bag_input import BagInput, decode
 
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_unlabelled(options, Footage(name, _frames(bag, problems), bag.frame_count,
                                             command))
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f'evaluate_bag: {error}', file=sys.stderr)
+        print(f'evaluate_bag: {explain(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featshare_core.inference.export.models import absolute_weights
+from featshare_core.networks.weights import absolute_weights
 from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 

@@ -20,6 +20,7 @@ import cv2
 
 from featshare_core.data.frames import frames_of
 from featshare_core.inference.engine import Frame
+from featshare_core.packages import explain
 from featshare_ros.recordings.bag import write_recording
 
 STREET_SIZE = (960, 540)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = write_recording(options.output, itertools.islice(frames, options.frames), topic,
                                 fps, None if raw else options.quality, options.storage)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f'make_recording: {error}', file=sys.stderr)
+        print(f'make_recording: {explain(error)}', file=sys.stderr)
         return 1
     print(f'{options.output}: {count} images of {topic}, {fps:g} Hz')
     return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from featshare_core.inference.options import add_segmenter_options, from_arguments
+from featshare_core.packages import explain
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                    options.gpu_share)
         return _segment_one(options.input, options.output, job, options.resume)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f'segment_bag: {error}', file=sys.stderr)
+        print(f'segment_bag: {explain(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('segment_bag: interrupted, the output is not closed; run it again with --resume',

@@ -57,7 +57,7 @@ class CudaEngine(Engine):
         self.device = str(device)
         if device.type == 'cuda':
             self.device += f' ({torch.cuda.get_device_name(device)})'
-        self.labels = config.labels
+        self.labels, self.licence = config.labels, config.licence
         self.network_name = named(config, network.shared_levels)
         self.trained_size = config.input_size[1], config.input_size[0]
         self._multiple = network.input_multiple

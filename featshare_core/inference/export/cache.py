@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from featshare_core.durable import write_durably
+from featshare_core.machine import cache_folder
 
 KEPT = 16
 """Number of entries kept, the most recently used; one per network, cut and image size."""
@@ -75,13 +76,6 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return ''
-
-
-def cache_folder() -> Path:
-    """Return the package's cache folder; it may not exist."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    # Where there is no home, ~ is not expanded: then a folder that cannot be created.
-    return Path(base if base[0] != '~' else os.devnull, 'featshare')
 
 
 def folder() -> Path:

@@ -25,15 +25,21 @@ from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import (
+    MAX_SIDE,
     CheckpointError,
     Config,
-    find_checkpoint,
     load_checkpoint,
     parse_config,
 )
 from featshare_core.networks.split import SplitNetwork
+from featshare_core.networks.weights import (
+    CONFIG_FILE,
+    CONVERSION,
+    find_weights,
+    is_exported,
+    read_json,
+)
 
-CONFIG_FILE = 'config.json'
 FILES = {'': ('key.onnx', 'current.onnx'),
          'int8': ('key.xml', 'current.xml', 'key.bin', 'current.bin')}
 """Names of an exported folder's models by precision, in the order of ``Models``."""
@@ -149,10 +155,10 @@ class ExportedModels(ModelSource):
         self.folder = Path(folder)
         path = self.folder / CONFIG_FILE
         self._find(CONFIG_FILE)
+        content = read_json(path)
         try:
-            content = json.loads(path.read_text())
             # Folders of earlier versions hold ONNX models, and have no such key.
-            self.precision = str(dict(content).get('precision', ''))
+            self.precision = str(content.get('precision', ''))
             self.files = FILES[self.precision]
             self.size: Size = int(content['size'][0]), int(content['size'][1])
             self.multiple = int(content['multiple'])
@@ -162,9 +168,11 @@ class ExportedModels(ModelSource):
                 if 'sha256' in content else None
             if self.multiple < 1:
                 raise ValueError(f'multiple {self.multiple} is not 1 or more')
-        except (OSError, LookupError, TypeError, ValueError, OverflowError,
-                RecursionError) as error:
-            raise CheckpointError(f'{path} cannot be read ({error!r})') from error
+            if not all(1 <= side <= MAX_SIDE for side in (*self.size, self.multiple)):
+                raise ValueError(f'size {self.size} or multiple {self.multiple} is not 1 to '
+                                 f'{MAX_SIDE}')
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f'{path} cannot be read ({error!r}); {CONVERSION}') from error
         for name in self.files:
             self._find(name)
         self.config = parse_config(path, json.dumps(content.get('checkpoint')))
@@ -213,24 +221,20 @@ class ExportedModels(ModelSource):
         """Do nothing."""
 
 
-def is_exported(weights: str | Path) -> bool:
-    """Return whether ``weights`` names a folder that ``export`` has written."""
-    return (Path(weights).expanduser() / CONFIG_FILE).is_file()
-
-
 def fingerprint(weights: str | Path) -> str:
     """
     Return the SHA-256 of a checkpoint's file, or of an exported folder's files, in hexadecimal.
 
     :raises CheckpointError: where there is neither.
     """
-    if not is_exported(weights):
-        return hashlib.sha256(find_checkpoint(weights).read_bytes()).hexdigest()
-    exported = ExportedModels(Path(weights).expanduser())
+    path = find_weights(weights)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     files = hashlib.sha256()
+    exported = ExportedModels(path)
     for name in exported.files:
         files.update(hashlib.sha256(exported.content(name)).digest())
-    files.update(hashlib.sha256((exported.folder / CONFIG_FILE).read_bytes()).digest())
+    files.update(hashlib.sha256((path / CONFIG_FILE).read_bytes()).digest())
     return files.hexdigest()
 
 
@@ -243,13 +247,6 @@ def read_config(weights: str | Path) -> Config:
     if is_exported(weights):
         return ExportedModels(Path(weights).expanduser()).config
     return load_checkpoint(weights)[1]
-
-
-def absolute_weights(weights: str) -> str:
-    """Return weights that name the same in every working directory; shipped names as they are."""
-    path = Path(weights).expanduser()
-    named = not path.suffix and len(path.parts) == 1 and not is_exported(weights)
-    return weights if named else str(path.resolve())
 
 
 def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size,

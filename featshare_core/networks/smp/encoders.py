@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from featshare_core.networks.split import Normalisation
+from featshare_core.networks.split import IMAGENET, Normalisation
 from featshare_core.networks.state_file import load_state, read_state
+
+HUB_TIMEOUT_S = 5.0
+"""Longest wait for an answer of the hub, in seconds."""
 
 
 def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
@@ -27,6 +30,7 @@ def load_encoder_weights(module: nn.Module, encoder: str, weights: str) -> None:
                  else name: tensor for name, tensor in read_state(weights).items()}
     else:
         try:
+            _ask_hub(encoder, weights, 'model.safetensors')
             state = import_smp().encoders.get_encoder(encoder, weights=weights).state_dict()
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(f'the weights {weights!r} of {encoder} cannot be had: '
@@ -46,16 +50,39 @@ def encoder_normalisation(encoder: str, weights: str = 'imagenet') -> Normalisat
     """
     smp = import_smp()
     check_encoder(encoder)
+    name = 'imagenet' if Path(weights).is_file() else weights
     try:
-        found = smp.encoders.get_preprocessing_params(
-            encoder, 'imagenet' if Path(weights).is_file() else weights)
+        _ask_hub(encoder, name, 'config.json')
+        found = smp.encoders.get_preprocessing_params(encoder, name)
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f'mean and std of {encoder} cannot be looked up ({error}): give them '
-                         f'yourself') from error
+        mean, std = (' '.join(map(str, values)) for values in IMAGENET)
+        raise ValueError(f'mean and std of {encoder} cannot be looked up ({error}): give them; '
+                         f"ImageNet's are --mean {mean} --std {std}") from error
     if found['input_space'] != 'RGB' or list(found['input_range']) != [0, 1]:
         raise ValueError(f'{encoder} takes {found["input_space"]} of {found["input_range"]}, not '
                          f'RGB of 0 to 1')
     return tuple(found['mean']), tuple(found['std'])
+
+
+def _ask_hub(encoder: str, weights: str, file: str) -> None:
+    """
+    Ask once for a file that the package would download; it would repeat that for 90 seconds.
+
+    :raises OSError: where the hub does not answer and the file is not in its cache.
+    """
+    known = import_smp().encoders.encoders.get(encoder, {}).get('pretrained_settings', {})
+    if weights not in known:
+        return  # timm's, or no such weights: the package says so
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    repository, revision = known[weights]['repo_id'], known[weights]['revision']
+    if isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision),
+                             timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # of any type: that of the HTTP library
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        raise OSError(f'{repository} cannot be downloaded: {reason}') from error
 
 
 def import_smp() -> Any:

@@ -1,0 +1,109 @@
+"""Settings of one checkpoint, timed and compared with its per-frame masks on a user's video."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from featshare_core.evaluation.accuracy import Matrix, confusion_matrix, mean_iou
+from featshare_core.evaluation.advise import Setting, advice, choose
+from featshare_core.evaluation.latency import WARM_UP
+from featshare_core.evaluation.pareto import methods_of
+from featshare_core.evaluation.provenance import shown
+from featshare_core.evaluation.results import bar
+from featshare_core.evaluation.unlabelled import Footage
+from featshare_core.inference.engine import Engine, Frame
+
+INTERVALS = (2, 3, 5, 10)
+"""Key intervals tried, in frames."""
+FRAMES = 200
+"""Frames of the video that are used at most."""
+LEAST = 3
+"""Frames that are needed at each lag."""
+
+
+@dataclass
+class _Trial:
+    """An engine that runs along the video, and what is counted by lag."""
+
+    engine: Engine
+    shared_levels: int
+    input_size: str
+    intervals: tuple[int, ...]
+    matrices: list[Matrix] = field(init=False)
+    milliseconds: list[list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        longest, classes = max(self.intervals), len(self.engine.labels)
+        self.matrices = [np.zeros((classes, classes), np.int64) for _ in range(longest)]
+        self.milliseconds = [[] for _ in range(longest)]
+
+    def add(self, index: int, frame: Frame, reference: np.ndarray) -> None:
+        lag = index % len(self.matrices)
+        run = self.engine.current if lag else self.engine.key
+        start = time.perf_counter()
+        mask = run(frame).mask
+        self.milliseconds[lag].append(1e3 * (time.perf_counter() - start))
+        self.matrices[lag] += confusion_matrix(reference, mask, len(self.engine.labels))
+
+    def settings(self, weights: str) -> Iterator[Setting]:
+        ms = [float(np.median(taken)) for taken in self.milliseconds]
+        agreement = [100 * mean_iou(matrix) for matrix in self.matrices]
+        for interval in self.intervals:
+            lags = slice(interval)
+            yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
+                          max(ms[lags]), float(np.mean(agreement[lags])),
+                          100 - min(agreement[lags]), None, self.input_size)
+
+
+def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | None,
+              device: str) -> str:
+    """
+    Try every cut, interval and input size of a checkpoint on a video without labels.
+
+    The reference is the mask of the whole network, run on each frame at its own input size;
+    ``miou`` of a setting is the agreement with it. Frames are used as deployed: each lag of the
+    longest interval is seen by every tenth frame.
+
+    :param budget, max_drop: see ``advise``; the drop is that of the agreement, from 100 %.
+    :returns: the Pareto table and the node's parameters; it says so where the whole network, at
+        its own input size or a smaller one, is better than sharing.
+    :raises ValueError: where the video is too short, or nothing fits the budget.
+    """
+    frames = islice(footage.frames, FRAMES)
+    first = next(frames, None)
+    needed = LEAST * max(INTERVALS)
+    if first is None:
+        raise ValueError(f'{footage.name} holds no frame')
+    trials = []
+    for method in methods_of(weights, (first.shape[0], first.shape[1]), None, device, 'auto',
+                             INTERVALS):
+        if method.kind != 'rival':
+            trials += [_Trial(engine, method.shared_levels or 0, label, method.intervals)
+                       for label, engine in method.engines.items()]
+    whole = trials[0].engine
+    trials[0].input_size = ''  # its own
+    for trial in trials:
+        for _ in range(WARM_UP):
+            trial.engine.key(first)
+            trial.engine.current(first)
+    count = 0
+    for frame in bar(frames, f'{shown(weights)}, {footage.name}', 'frames',
+                     min(footage.length or FRAMES, FRAMES) - 1):
+        reference = whole.key(frame).mask
+        for trial in trials:
+            trial.add(count, frame, reference)
+        count += 1
+    if count < needed:
+        raise ValueError(f'{footage.name} holds {count + 1} frames, and at least {needed + 1} '
+                         f'are needed')
+    found = [setting for trial in trials for setting in trial.settings(shown(weights))]
+    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
+    chosen = choose(steady, budget, max_drop)
+    title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
+             f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
+             f'on every frame')
+    return advice(title, 'agreement, mIoU %', steady, chosen, budget)

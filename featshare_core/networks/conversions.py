@@ -1,0 +1,71 @@
+"""Others' networks in the cache folder: converted once, when they are first used."""
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from featshare_core.machine import cache_folder
+from featshare_core.networks.checkpoint import save_checkpoint
+from featshare_core.networks.convert import convert
+from featshare_core.networks.weights import FOREIGN_FILES, CheckpointError
+
+KEPT = 16
+"""Number of converted networks that are kept, the most recently used."""
+
+log = logging.getLogger(__name__)
+
+
+def converted(folder: Path, origin: str) -> Path:
+    """
+    Return the checkpoint of a folder that ``save_pretrained`` wrote, converted if need be.
+
+    It is found again as long as the folder's files and the code that converts them are the same.
+
+    :param origin: where the folder comes from, for ``Config.training``.
+    :raises CheckpointError: where it cannot be converted, or the cache folder not be written.
+    """
+    path = cache_folder() / 'weights' / f'{_digest(folder)}.safetensors'
+    if path.is_file():
+        with suppress(OSError):
+            os.utime(path)
+        return path
+    try:
+        network, config = convert(folder, assume=True)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f'{origin} cannot be converted: {error}') from error
+    for assumed in config.training.get('assumed', ()):
+        log.warning('%s does not say everything: %s; `featshare convert` takes what you know '
+                    'better', origin, assumed)
+    config = replace(config, training={**config.training, 'converted_from': origin})
+    unfinished = path.with_name(f'{path.stem}-{os.getpid()}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed once complete: another process may read it.
+        save_checkpoint(unfinished, network, config, torch.float32)
+        os.replace(unfinished, path)
+        for old in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink()
+    except OSError as error:
+        raise CheckpointError(f'{origin} cannot be converted into {path.parent} ({error}): set '
+                              f'XDG_CACHE_HOME to a folder that can be written, or convert it '
+                              f'with `featshare convert`') from error
+    return path
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of a folder's files and of the code that converts them, in hexadecimal."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.rglob('*.py')):
+        digest.update(source.read_bytes())
+    for name in FOREIGN_FILES:
+        with suppress(FileNotFoundError), (folder / name).open('rb') as file:
+            digest.update(name.encode())
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,43 @@
+"""What to install when a package is missing: one line, instead of a traceback."""
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+INSTALL = {
+    'cv2': 'apt install python3-opencv, or pip install opencv-python-headless',
+    'torch': "pip install torch (on a Jetson, NVIDIA's wheel)",
+    'yaml': 'pip install PyYAML',
+    'PIL': 'pip install pillow',
+    'rosbags': 'pip install rosbags tqdm',
+    'lightning': "pip install 'lightning>=2.6'",
+    'segmentation_models_pytorch': "pip install 'segmentation-models-pytorch>=0.6,<0.7'"}
+"""Commands that install modules whose package pip knows by another name or with others."""
+ROS = ('it belongs to ROS 2: source the setup.bash of an installation, or, in the source tree, '
+       'pip install -r requirements/ros-kilted.txt')
+"""How to get the modules of ROS."""
+
+
+def explain(error: BaseException) -> str:
+    """Return an error's text; for a module that is not installed, how to install it."""
+    module = (error.name or '').partition('.')[0] if isinstance(error, ModuleNotFoundError) else ''
+    if not module or module.startswith('featshare'):
+        return str(error)
+    if module == 'rclpy' or module.endswith(('_msgs', '_srvs', '_interfaces')):
+        return f'{module} is not installed; {ROS}'
+    return f'{module} is not installed: {INSTALL.get(module, f"pip install {module}")}'
+
+
+def run_command(module: str) -> int:
+    """
+    Import a module and run its ``main``; return the exit status.
+
+    A package that the module cannot be imported without is reported in one line.
+    """
+    try:
+        program = import_module(module)
+    except ImportError as error:
+        print(f'{Path(sys.argv[0]).name}: {explain(error)}', file=sys.stderr)
+        return 1
+    return program.main()
