@@ -34,7 +34,7 @@ setup(
                       'simplejpeg'],
     extras_require={
         'recordings': ['rosbags', 'tqdm'],
-        'fleet': ['rosbags', 'tqdm', 'ray'],
+        'fleet': ['rosbags', 'tqdm', 'ray>=2.59'],
         'training': ['lightning>=2.6'],
         'openvino': ['onnx', 'openvino'],
         'onnx': ['onnx', 'onnxruntime'],

@@ -1,20 +1,28 @@
 """Folders that `featshare export` wrote, given to every command that takes weights."""
+import hashlib
 import json
+import os
 import shutil
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 from bags import outputs, picture, without_times, write_bag
+from os_faults import KilledError, fault_at
 
 from featshare_core.cli import main as featshare
+from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export.models import (
+    ExportedModels,
+    Models,
+    NetworkModels,
     export,
     fingerprint,
     read_config,
 )
 from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 from featshare_core.networks.weights import absolute_weights
 from featshare_ros.recordings.segment_bag import main as segment_bag
 
@@ -29,6 +37,14 @@ def exported(tmp_path_factory, random_checkpoint):
     folder = tmp_path_factory.mktemp('models') / 'exported'
     export(*load_checkpoint(random_checkpoint), folder, (96, 128))
     return folder
+
+
+def change_model(folder, name, content):
+    """Exchange a model, as another export would have."""
+    config = json.loads((folder / 'config.json').read_text())
+    config['sha256'][name] = hashlib.sha256(content).hexdigest()
+    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / name).write_bytes(content)
 
 
 def test_segment_bag_takes_it_and_goes_on_with_it(tmp_path, exported, random_checkpoint, capsys):
@@ -49,7 +65,7 @@ def test_segment_bag_takes_it_and_goes_on_with_it(tmp_path, exported, random_che
     assert 'complete already: 8 images' in capsys.readouterr().out
     other = tmp_path / 'other'
     shutil.copytree(exported, other)
-    (other / 'current.onnx').write_bytes((other / 'current.onnx').read_bytes() + b'\0')
+    change_model(other, 'current.onnx', (other / 'current.onnx').read_bytes() + b'\0')
     assert segment_bag([*paths, '--weights', str(other), *ENGINE, '--resume']) == 1
     assert 'other settings, so that --resume cannot continue it: weights' in \
         capsys.readouterr().err
@@ -63,8 +79,9 @@ def test_segment_bag_takes_it_and_goes_on_with_it(tmp_path, exported, random_che
     pytest.param('config.json', b'[' * 100_000, 'config.json cannot be read (RecursionError',
                  id='deep'),
     ('config.json', [1], 'config.json cannot be read'),
-    ('key.onnx', b'', 'ONNX Runtime cannot load the models'),
-    ('current.onnx', b'damaged', 'ONNX Runtime cannot load the models')])
+    ('config.json', {'sha256': {'key.onnx': ''}}, "KeyError('current.onnx')"),
+    ('key.onnx', b'', 'key.onnx does not match config.json'),
+    ('current.onnx', b'damaged', 'current.onnx does not match config.json')])
 def test_a_damaged_folder_is_refused_with_the_reason(tmp_path, exported, capsys, file, content,
                                                      reason):
     write_bag(tmp_path / 'in', cameras=('front',), frames=1, size=(96, 128))
@@ -128,3 +145,67 @@ def test_the_demo_reads_its_classes(exported, random_checkpoint):
 def test_commands_that_cut_the_network_refuse_it(exported, capsys, command):
     assert featshare([*command.split(), '--weights', str(exported)]) == 1
     assert 'give the checkpoint that it was exported from' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content', [b'', b'damaged'])
+def test_damaged_models_of_an_earlier_version_are_refused(tmp_path, exported, content):
+    """Their config.json has no checksums."""
+    folder = tmp_path / 'old'
+    shutil.copytree(exported, folder)
+    config = json.loads((folder / 'config.json').read_text())
+    del config['sha256']
+    (folder / 'config.json').write_text(json.dumps(config))
+    assert ExportedModels(folder).models((96, 128)) == ExportedModels(exported).models((96, 128))
+    assert fingerprint(folder) != fingerprint(exported)
+    (folder / 'key.onnx').write_bytes(content)
+    with pytest.raises(RuntimeError, match='ONNX Runtime cannot load the models'):
+        make_engine(folder, 'onnx', 'cpu', precision='fp32').key(np.zeros((96, 128, 3), np.uint8))
+
+
+@pytest.fixture
+def write_export(random_checkpoint, monkeypatch):
+    """Export fake models, which takes no time; return the models of a folder."""
+    loaded = load_checkpoint(random_checkpoint)
+
+    def write(folder, number):
+        models = Models(b'key %d' % number, b'current %d' % number)
+        monkeypatch.setattr(NetworkModels, 'models', lambda self, size: models)
+        export(*loaded, folder, (96, 128))
+        return models
+    return write
+
+
+@pytest.mark.parametrize('exchanged', ['key.onnx', 'current.onnx'])
+def test_a_model_of_another_export_is_refused(tmp_path, write_export, exchanged):
+    for number, name in enumerate(('one', 'two')):
+        write_export(tmp_path / name, number)
+    shutil.copy(tmp_path / 'two' / exchanged, tmp_path / 'one')
+    for use in (lambda folder: ExportedModels(folder).models((96, 128)), fingerprint):
+        with pytest.raises(CheckpointError, match=rf'{exchanged} does not match config\.json'):
+            use(tmp_path / 'one')
+
+
+@pytest.mark.parametrize(('first_has_checksums', 'step'), [(True, 1), (False, 4)])
+def test_an_export_is_replaced_in_one_step(tmp_path, write_export, monkeypatch,
+                                           first_has_checksums, step):
+    """Killed at any call by which a file changes, the folder holds one of the two exports."""
+    for number in range(0, 99, step):
+        folder = tmp_path / str(number)
+        exports = [write_export(folder, 1), Models(b'key 2', b'current 2')]
+        if not first_has_checksums:
+            config = json.loads((folder / 'config.json').read_text())
+            del config['sha256']
+            (folder / 'config.json').write_text(json.dumps(config))
+        with fault_at(monkeypatch, number, KilledError()) as calls, suppress(KilledError):
+            write_export(folder, 2)
+        assert ExportedModels(folder).models((96, 128)) in exports, calls
+        # The next export is not held up by what was left, nor does it lose the last one.
+        with fault_at(monkeypatch, 12, KilledError()), suppress(KilledError):
+            write_export(folder, 3)
+        exports.append(Models(b'key 3', b'current 3'))
+        assert ExportedModels(folder).models((96, 128)) in exports, calls
+        assert write_export(folder, 3) == ExportedModels(folder).models((96, 128))
+        assert sorted(os.listdir(folder)) == ['config.json', 'current.onnx', 'key.onnx']
+        if len(calls) <= number:
+            break
+    assert number >= 12, calls

@@ -16,7 +16,8 @@ DRAWN = (ROOT / 'docs' / 'speed.md', *sorted(RESULTS.glob('*.md')))
 HEADLINE = (ROOT / 'README.md', ROOT / 'docs' / 'models' / 'models.md')
 
 DATE = re.compile(r'\b20\d\d-\d\d(-\d\d)?\b|\b202[5-9]\b(?!\.\d)')
-COMMIT = re.compile(r'\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,40}\b')
+# A round number is none.
+COMMIT = re.compile(r'\b(?=[a-f]*\d)[0-9a-f]{7,40}\b(?<!000)')
 DIARY = re.compile(r'\b(before this work|of then|of before|until then|at that time|anew|'
                    r'the former|shipped before|of that (day|hour)|last changes|since then|'
                    r'by now|no longer|nowadays)\b', re.IGNORECASE)

@@ -1,11 +1,12 @@
 """An archive over Ray: every recording once, whatever happens to workers."""
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from pathlib import Path
 
 import pytest
 from bags import outputs, without_times, write_bag
@@ -15,6 +16,9 @@ from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.segment_bag import _parse, main
 
 ray = pytest.importorskip('ray')
+
+LOOPBACK = {'0100007F', '0000000000000000FFFF00000100007F'}
+"""The loopback address as the kernel prints it, for IPv4 and for IPv6."""
 
 
 @pytest.fixture(scope='module')
@@ -48,6 +52,25 @@ def test_the_address_may_be_left_out():
     assert {(str(options.input), str(options.output)) for options in parsed} == {('in', 'out')}
 
 
+@pytest.mark.parametrize(('options', 'address'), [
+    ('--ray', 'local'), ('--ray auto', 'auto'), ('--ray ray://head:10001', 'ray://head:10001')])
+def test_no_cluster_is_joined_that_is_not_named(archive, tmp_path, monkeypatch, options, address):
+    """Without an address, neither by the environment nor by a file that others may write."""
+    started = []
+
+    def init(address, **options):
+        started.append((address, os.environ.get('RAY_AUTH_TOKEN')))
+        raise RuntimeError('not started')
+    monkeypatch.setenv('RAY_ADDRESS', '192.0.2.1:6379')
+    monkeypatch.setenv('RAY_AUTH_TOKEN', '')  # so that it is restored
+    monkeypatch.delenv('RAY_AUTH_TOKEN')
+    monkeypatch.setattr(ray, 'init', init)
+    assert main([*options.split(), str(archive), str(tmp_path / 'out')]) == 1
+    (joined, token), = started
+    assert joined == address
+    assert (token is not None and len(token) == 64) == (address == 'local')
+
+
 def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys):
     """A worker is killed in the middle of a recording: another continues, and nothing is lost."""
     options = ['--weights', str(random_checkpoint), '--device', 'cpu']
@@ -56,24 +79,29 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
 
     output = tmp_path / 'out'
     file = output / 'monday' / 'one' / 'one_0.mcap'
-    killed = []
+    killed, addresses = [], []
 
     def kill() -> None:
         """Kill the process that writes the recording, in the middle of it."""
         end = time.monotonic() + 60
         while not killed and time.monotonic() < end:
             if file.exists() and file.stat().st_size > 10_000_000:
+                addresses.extend(listening(descendants(process.pid)))
                 killed.extend(writers(file))
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.001)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    status = main(['--ray', str(archive), str(output), *options])
-    thread.join()
-    said = capsys.readouterr().out
+    # In a process of its own: what it accepts connections from is decided before Ray is imported.
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'featshare_ros.recordings.segment_bag', '--ray', archive, output,
+         *options], stdout=subprocess.PIPE, text=True)
+    kill()
+    said, _ = process.communicate(timeout=120)
+    status = process.returncode
     assert len(killed) == 1
+    assert len(addresses) >= 5
+    assert set(addresses) <= LOOPBACK
     assert status == 1  # for the broken one
     assert re.search(r'broken +failed .*unreadable or truncated', said)
     assert re.search(r'monday/one +resumed +60 ', said)
@@ -103,10 +131,36 @@ def writers(file):
     return found
 
 
+def descendants(pid):
+    """Return a process and its children, theirs, and so on."""
+    children = {}
+    for other in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            parent = Path(f'/proc/{other}/stat').read_text().rpartition(')')[2].split()[1]
+            children.setdefault(int(parent), []).append(int(other))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
+def listening(pids):
+    """Return the addresses, in hexadecimal, at which processes accept TCP connections."""
+    sockets = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(file) for file in Path(f'/proc/{pid}/fd').iterdir()}
+    rows = [line.split() for name in ('tcp', 'tcp6')
+            for line in Path(f'/proc/net/{name}').read_text().splitlines()[1:]]
+    return [row[1].partition(':')[0] for row in rows
+            if row[3] == '0A' and f'socket:[{row[9]}]' in sockets]
+
+
+
 def test_without_ray(archive, tmp_path):
     code = ('import sys; sys.modules["ray"] = None\n'
             'from featshare_ros.recordings.segment_bag import main; sys.exit(main())')
     done = subprocess.run([sys.executable, '-c', code, '--ray', archive, tmp_path / 'out'],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert 'pip install ray tqdm' in done.stderr
+    assert "pip install 'ray>=2.59' tqdm" in done.stderr

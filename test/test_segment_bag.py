@@ -2,6 +2,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 
 import cv2
@@ -14,10 +15,10 @@ from featshare_core.inference.options import SegmenterOptions, from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_ros.images import decode_compressed, decode_image
-from featshare_ros.recordings.bag import IMAGE, message_types
+from featshare_ros.recordings.bag import IMAGE, RecordingError, message_types
 from featshare_ros.recordings.bag_input import BagInput, CameraTopic, camera_name, decode
 from featshare_ros.recordings.segment_bag import _parse, main
-from featshare_ros.recordings.segment_recording import Job
+from featshare_ros.recordings.segment_recording import Job, _make_folder
 
 
 @pytest.fixture
@@ -303,8 +304,6 @@ def test_names_of_cameras():
 
 
 def test_messages_of_other_topics_come_in_bounded_groups(tmp_path):
-    import threading
-
     write_bag(tmp_path / 'in', frames=5, cameras=('front',))
     with BagInput(tmp_path / 'in', (), copy=True) as bag:
         groups = list(bag.groups(threading.Event()))
@@ -336,3 +335,26 @@ def test_memory_is_bounded(tmp_path, random_checkpoint):
     print(f'{peaks} MB, recording of {size:.0f} MB')
     assert size > 200
     assert peaks[1] - peaks[0] < 40, f'{peaks} MB of memory for 20 and 250 images'
+
+
+def test_one_process_alone_begins_an_output(tmp_path):
+    """Of several that start at the same time without --resume, all but one are refused."""
+    begun, refused, barrier = [], [], threading.Barrier(8)
+
+    def begin(output):
+        barrier.wait()
+        try:
+            begun.append(_make_folder(output, output / 'out_0.mcap', resume=False))
+        except RecordingError as error:
+            refused.append(str(error))
+
+    for attempt in range(10):
+        output = tmp_path / 'new' / str(attempt)
+        threads = [threading.Thread(target=begin, args=(output,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert begun == [True] * (attempt + 1)
+        assert len(refused) == 7 * (attempt + 1)
+    assert all('exists already, not overwritten' in text for text in refused)

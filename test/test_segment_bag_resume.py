@@ -17,6 +17,7 @@ from rosbags.rosbag2 import Reader
 from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.recordings import mcap_file
+from featshare_ros.recordings.mcap_file import McapFile
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job, segment_recording
 
@@ -237,3 +238,45 @@ def test_key_frames_by_change(tmp_path, random_checkpoint):
     reasons = [deserialized.status[0].values[1].value for camera in ('front', 'rear')
                for _, deserialized in outputs(tmp_path / 'out')[f'/segmentation/{camera}/timing']]
     assert reasons.count('change') > 4
+
+
+def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpoint, capsys,
+                                              monkeypatch):
+    """In a chunk, in the index at the end, or in metadata.yaml."""
+    source, expected = unbroken
+    monkeypatch.setattr(mcap_file, 'CHUNK_BYTES', 20_000)
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    assert main(options) == 0
+    capsys.readouterr()
+    for name, at, most in (('out_0.mcap', 0.6, 40), ('out_0.mcap', 0.999, 0),
+                           ('metadata.yaml', 0.5, 0)):
+        file = tmp_path / 'out' / name
+        content = bytearray(file.read_bytes())
+        begin = int(at * len(content))
+        content[begin:begin + 4096] = bytes(len(content[begin:begin + 4096]))
+        file.write_bytes(content)
+        assert main([*options, '--resume']) == 0
+        new = int(re.search(r'60 images, (\d+) of them in this run', capsys.readouterr().out)[1])
+        assert new <= most
+        assert without_times(tmp_path / 'out') == expected
+    assert main([*options, '--resume']) == 0
+    assert 'complete already' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('state', [
+    {'complete': True}, {'schedule': {'phases': {}, 'streams': {'front': {}}}}], ids=list)
+def test_a_state_of_another_form_is_reported(tmp_path, unbroken, random_checkpoint, capsys, state):
+    source, _ = unbroken
+    stop = threading.Event()
+    stop.set()
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    segment_recording(source, tmp_path / 'out', from_arguments(
+        Job, _parse(options), topics=TOPICS[1::2]), False, stop)
+    (tmp_path / 'out' / 'metadata.yaml').unlink()
+    file = McapFile(tmp_path / 'out' / 'out_0.mcap', [])
+    file.checkpoint(state)
+    file.flush()
+    file.abandon()
+    capsys.readouterr()
+    assert main([*options, '--resume']) == 1
+    assert 'the state in the output cannot be read' in capsys.readouterr().err

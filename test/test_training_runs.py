@@ -60,6 +60,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(baselines, tmp_path):
     train_file(path, tmp_path / 'killed')
     train_file(path, tmp_path / 'unbroken')
     assert len(losses(tmp_path / 'unbroken')) == 3
+    assert torch.load(tmp_path / 'killed' / 'previous.ckpt', weights_only=True)['epoch'] == 1
     assert losses(tmp_path / 'killed')[-2:] == losses(tmp_path / 'unbroken')[1:]
     one, two = (torch.load(tmp_path / run / 'last.ckpt', weights_only=True)['state_dict']
                 for run in ('killed', 'unbroken'))

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from featshare_core.durable import write_durably
 from featshare_core.evaluation import tables
 from featshare_core.evaluation.cards import TABLES
 from featshare_core.evaluation.provenance import figure, read_json, stem
@@ -186,7 +187,7 @@ def write_pages(root: Path = ROOT) -> list[Path]:
     changed = []
     for path, text in pages(root):
         if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
+            write_durably(path, text)
             changed.append(path)
     return changed
 

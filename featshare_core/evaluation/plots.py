@@ -1,6 +1,7 @@
 """The plots of a report, drawn with matplotlib."""
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featshare_core.durable import write_durably
 from featshare_core.evaluation.latency import INTERVALS
 from featshare_core.evaluation.pareto import front
 from featshare_core.evaluation.tables import Result, title
@@ -42,8 +44,10 @@ def _axes(width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib: an unchanged plot stays the same file.
-    figure.savefig(path, dpi=120, metadata={'Software': None})
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=120, metadata={'Software': None})
     _pyplot().close(figure)
+    write_durably(path, content.getvalue())
 
 
 def plot_lags(path: Path, results: Sequence[Result]) -> None:

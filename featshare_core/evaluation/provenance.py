@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featshare_core.durable import write_durably
 from featshare_core.machine import processor
 
 PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
@@ -75,11 +76,8 @@ def stem(weights: str) -> str:
 
 def write_json(path: str | Path, result: Any) -> None:
     """Write a result; an interrupted write leaves the old file, if there was one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix('.unfinished')
-    unfinished.write_text(json.dumps(result, indent=1) + '\n')
-    os.replace(unfinished, path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, json.dumps(result, indent=1) + '\n')
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featshare_core.durable import write_durably
 from featshare_core.evaluation import plots, results, tables
 from featshare_core.evaluation.accuracy import rounded
 from featshare_core.evaluation.pages import PARETO, read_page, results_page
@@ -160,7 +161,7 @@ def write_report(plan: Plan) -> Path:
     if (pareto := plan.folder / PARETO).is_file():
         plots.plot_pareto(pareto.with_suffix('.png'), read_json(pareto))
     path = plan.output / f'{plan.data.name}.md'
-    path.write_text(results_page(plan.folder / 'report.json'))
+    write_durably(path, results_page(plan.folder / 'report.json'))
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from featshare_core.durable import write_durably
 from featshare_core.labels import LabelSet
 from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.fpn import FPN
@@ -128,11 +128,7 @@ def save_checkpoint(path: str | Path, network: SplitNetwork, config: Config,
             continue
         cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
         tensors[name] = (cast if cast.isfinite().all() else tensor).contiguous()
-    # Whole or not at all, also when it is interrupted.
-    unfinished = Path(path).with_suffix('.unfinished')
-    save_file(tensors, unfinished, {HEADER_KEY: json.dumps(asdict(config))})
-    unfinished.chmod(0o644)  # safetensors lets the owner alone read it; a robot has more users
-    os.replace(unfinished, path)
+    write_durably(path, save(tensors, {HEADER_KEY: json.dumps(asdict(config))}))
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:

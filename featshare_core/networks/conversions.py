@@ -43,12 +43,9 @@ def converted(folder: Path, origin: str) -> Path:
         log.warning('%s does not say everything: %s; `featshare convert` takes what you know '
                     'better', origin, assumed)
     config = replace(config, training={**config.training, 'converted_from': origin})
-    unfinished = path.with_name(f'{path.stem}-{os.getpid()}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed once complete: another process may read it.
-        save_checkpoint(unfinished, network, config, torch.float32)
-        os.replace(unfinished, path)
+        save_checkpoint(path, network, config, torch.float32)
         for old in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink()
     except OSError as error:

@@ -97,7 +97,8 @@ class PseudoLabels:
             logits = network(to_multiple(inputs, network.input_multiple))
         logits = F.interpolate(logits.float(), (height, width), mode='bilinear')
         for (key, _), labels in zip(batch, logits.argmax(1).to(torch.uint8).cpu().numpy()):
-            # Whole or not at all: another process, or the next start, may read it.
+            # Renamed, since another process may read it. Not with ``write_durably``, which waits
+            # for the disk: there are thousands, and what a loss of power damages is rebuilt.
             temporary = self.folder / f'{key}.{os.getpid()}.part'
             temporary.write_bytes(cv2.imencode('.png', labels)[1].tobytes())
             temporary.replace(self.folder / f'{key}.png')

@@ -27,6 +27,7 @@ from featshare_core.networks.checkpoint import (
 )
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import load_state
+from featshare_core.training.checkpoints import LAST, DurableCheckpoints, find_state
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.data import (
     class_weights,
@@ -41,7 +42,6 @@ from featshare_core.training.log import Pace, loggers, silence_tips
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
 
-LAST = 'last.ckpt'
 FINAL = 'final.safetensors'
 
 
@@ -76,9 +76,11 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         raise ValueError(f'a batch of {config.batch} cannot be shared evenly by '
                          f'{devices * nodes} processes')
     lags = config.distances[1] if config.is_sharing else 0
+    # Before minutes of reading data.
+    resumed = find_state(output)
     for named in (config.baseline, config.teacher):
         if named:
-            find_checkpoint(named)  # before minutes of reading data
+            find_checkpoint(named)
     stores = [open_store(entry, data, config.size, lags, devices) for entry in config.train]
     val = open_store(config.val, data, config.size, config.interval - 1, devices)
     labels = same_labels([*stores, val])
@@ -126,7 +128,6 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     world, rank_number = trainer.world_size, trainer.global_rank
     scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
                         workers)
-    resumed = output / LAST if (output / LAST).is_file() else None
     trainer.fit(learner, train_loader(triplets, steps, config.batch, rank_number, world, workers),
                 scored, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:  # before the scores, which take long and may fail
@@ -220,6 +221,7 @@ def _trainer(config: TrainConfig, output: Path, kind: str, devices: int, nodes: 
         check_val_every_n_epoch=config.validate_every or config.epochs + 1,
         num_sanity_val_steps=0, log_every_n_steps=1,
         enable_progress_bar=progress, enable_model_summary=False,
+        plugins=[DurableCheckpoints()],
         logger=loggers(output),
         callbacks=[ModelCheckpoint(output, filename=Path(LAST).stem, save_on_train_epoch_end=True,
                                    enable_version_counter=False),

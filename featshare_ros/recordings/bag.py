@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +28,21 @@ VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm', '.mpg', '.mpe
 VIDEO_TOPIC = '/camera/image_raw'
 """Default topic of a video file's frames."""
 
+REPAIR = '`mcap recover`, which writes a new index, and `ros2 bag reindex` can repair some'
+"""What to do with a damaged recording, for error messages."""
+ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+"""Start of data that zstd has compressed; a message in CDR starts with a zero."""
+
 START_NS = 1_000_000_000
 """First stamp of a source without a clock, in nanoseconds; not 0, which tf reads as 'now'."""
 
 
 class RecordingError(ValueError):
     """A recording that cannot be read or written; the text says why."""
+
+
+class UnreadableError(RecordingError):
+    """A recording that cannot be read as it is: a second attempt fails in the same way."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Recording(abc.ABC):
         """
         Read the images in log order.
 
-        :raises RecordingError: where the file turns out to be damaged.
+        :raises RecordingError: where the file turns out to be damaged or incomplete.
         """
 
     @abc.abstractmethod
@@ -126,8 +135,37 @@ def open_bag(path: Path) -> Any:
         return reader
     except Exception as error:  # of any type: rosbags' own, sqlite's, yaml's, struct's, ...
         raise RecordingError(
-            f'{path}: unreadable or truncated recording: {error}; `mcap recover` and `ros2 bag '
-            'reindex` can repair some') from error
+            f'{path}: unreadable or truncated recording: {error}; {REPAIR}') from error
+
+
+def read_messages(reader: Any, connections: Sequence[Any],
+                  path: Path) -> Iterator[tuple[Any, int, bytes]]:
+    """
+    Yield connection, log time and content (CDR) of the messages in rosbags' reader, in log order.
+
+    :param connections: those to be read, of the reader; at least one.
+    :param path: the recording's, for messages.
+    :raises UnreadableError: where the recording is damaged or compressed, or holds fewer messages
+        than it counts.
+    """
+    count, expected = 0, sum(connection.msgcount for connection in connections)
+    try:
+        for connection, log_time, content in reader.messages(connections):
+            if content[:4] == ZSTD_MAGIC:
+                raise UnreadableError(
+                    f'{path}: its messages are compressed one by one (zstd, compression mode '
+                    '"message" of rosbag2), as its metadata.yaml says: name the folder that '
+                    'holds both, not the file')
+            count += 1
+            yield connection, log_time, content
+    except UnreadableError:
+        raise
+    except Exception as error:  # of any type: rosbags' own, sqlite's, zstd's, ...
+        raise UnreadableError(f'{path}: unreadable after {count} messages: '
+                              f'{str(error).rstrip(".")}; {REPAIR}') from error
+    if count < expected:
+        raise UnreadableError(f'{path}: only {count} of the {expected} messages that it counts '
+                              f'can be read: its index or its metadata.yaml is wrong; {REPAIR}')
 
 
 def _no_bag(path: Path) -> RecordingError:
@@ -135,7 +173,8 @@ def _no_bag(path: Path) -> RecordingError:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return RecordingError(f'{path} is a video, not a recording: `make_recording {path} OUT` '
                               f'makes a recording of it, `featshare segment {path} OUT` masks')
-    hint = '; convert it with `rosbags-convert`' if path.suffix == '.bag' else ''
+    hint = {'.bag': '; convert it with `rosbags-convert`',
+            '.zstd': '; name the folder with its metadata.yaml'}.get(path.suffix, '')
     return RecordingError(f'{path}: not a rosbag2 directory, {", ".join(BAG_SUFFIXES)} or video '
                           f'file ({", ".join(VIDEO_SUFFIXES)}){hint}')
 
@@ -197,15 +236,10 @@ class _BagRecording(Recording):
 
     def __iter__(self) -> Iterator[RecordedImage]:
         """Read the images in log order."""
-        messages = self._reader.messages(self._connections)
+        messages = read_messages(self._reader, self._connections, self._path)
         compressed = self.message_type == COMPRESSED_IMAGE
-        index = 0
-        while True:
+        for index, (_, log_time_ns, serialized) in enumerate(messages):
             try:
-                entry = next(messages, None)
-                if entry is None:
-                    return
-                _, log_time_ns, serialized = entry
                 message = self._types.deserialize_cdr(serialized, self.message_type)
                 stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             except Exception as error:  # of any type, as in open_bag
@@ -213,7 +247,6 @@ class _BagRecording(Recording):
                                      f'{error}') from error
             yield RecordedImage(self.topic, stamp_ns, log_time_ns, message, compressed,
                                 bytes(serialized))
-            index += 1
 
     def close(self) -> None:
         """Close the file."""

@@ -28,8 +28,9 @@ from featshare_ros.recordings.bag import (
     message_types,
     only_image_topic,
     open_bag,
+    read_messages,
 )
-from featshare_ros.recordings.mcap_file import Channel
+from featshare_ros.recordings.mcap_records import Channel
 
 GROUP_BYTES = 4 << 20
 """Size from which messages of other topics do not wait for the next image, in bytes."""
@@ -152,18 +153,17 @@ class BagInput:
         :param stop: the reading ends early once this is set.
         :param start: the position to begin after.
         :param again: positions of images before ``start`` that are read nevertheless.
-        :raises RecordingError: where the file turns out to be damaged.
+        :raises UnreadableError: as ``read_messages`` does.
         """
-        messages = self._reader.messages(self._connections)
+        messages = read_messages(self._reader, self._connections, self.path)
         position, size, group = 0, 0, Group()
         while not stop.is_set():
             try:
                 entry = next(messages, None)
-            except Exception as error:  # of any type: rosbags' own, sqlite's, zstd's, ...
+            except RecordingError:
                 if group.copies:
                     yield group
-                raise RecordingError(f'{self.path}: unreadable after {position} messages: '
-                                     f'{error}') from error
+                raise
             if entry is None:
                 if group.copies:
                     yield group
@@ -172,7 +172,7 @@ class BagInput:
             position += 1
             if position <= start:
                 if position in again:
-                    yield Group(position, [], self._cameras[connection.id], log_time, data)
+                    yield Group(position, [], self._cameras.get(connection.id), log_time, data)
                 continue
             group.position = position
             channel = self._channels.get(connection.id)

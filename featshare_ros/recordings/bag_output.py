@@ -16,8 +16,10 @@ from featshare_core.labels import LabelSet
 from featshare_ros.outputs import IMAGE, LABEL_INFO, OUTPUTS, Answer, Output, Picture, Qos
 from featshare_ros.recordings.bag import COMPRESSED_IMAGE, image_message, message_types
 from featshare_ros.recordings.bag_input import CameraTopic, DecodedImage
-from featshare_ros.recordings.mcap_file import Channel, McapFile
+from featshare_ros.recordings.mcap_file import McapFile
+from featshare_ros.recordings.mcap_records import Channel
 
+METADATA_FILE = 'metadata.yaml'
 NODE = '/segmentation'
 """Prefix of the written topics: the live node's name."""
 
@@ -141,12 +143,8 @@ def _offered(qos: Qos) -> str:
     return _QOS.format(depth=qos.depth, durability=1 if qos.latched else 2)
 
 
-def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> None:
-    """
-    Write metadata.yaml beside an mcap file, which makes their folder a rosbag2 recording.
-
-    :raises OSError: where that fails; no metadata.yaml is left then.
-    """
+def bag_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> str:
+    """Return the metadata.yaml that makes the folder of an mcap file a rosbag2 recording."""
     counts, (start, end) = file.counts, file.times
 
     def times() -> dict[str, Any]:  # a new one per place, or YAML would write references
@@ -157,17 +155,10 @@ def write_metadata(path: Path, file: McapFile, channels: Sequence[Channel]) -> N
         'name': channel.topic, 'type': channel.message_type, 'serialization_format': 'cdr',
         'offered_qos_profiles': channel.qos, 'type_description_hash': channel.type_hash},
         'message_count': counts[channel.id]} for channel in channels]
-    content = yaml.safe_dump({'rosbag2_bagfile_information': {
+    return str(yaml.safe_dump({'rosbag2_bagfile_information': {
         # Humble's ros2 bag reads versions up to 8.
         'version': 8, 'storage_identifier': 'mcap', **times(),
         'relative_file_paths': [path.name], 'topics_with_message_count': topics,
         'compression_format': '', 'compression_mode': '',
         'files': [{'path': path.name, **times()}],
-        'custom_data': None, 'ros_distro': 'featshare_ros'}}, sort_keys=False)
-    temporary = path.with_name('metadata.yaml.part')
-    try:
-        temporary.write_text(content)
-        temporary.replace(path.with_name('metadata.yaml'))
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        'custom_data': None, 'ros_distro': 'featshare_ros'}}, sort_keys=False))

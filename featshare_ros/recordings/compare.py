@@ -20,7 +20,14 @@ from featshare_core.arguments import add_common
 from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.packages import explain
-from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, describe_topics, open_bag
+from featshare_ros.recordings.bag import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    RecordingError,
+    describe_topics,
+    open_bag,
+    read_messages,
+)
 from featshare_ros.recordings.bag_output import output_types
 
 Mask = npt.NDArray[np.uint8]
@@ -117,10 +124,12 @@ class MaskRecording:
         if connection is None:
             return
         try:
-            for _, _, content in self._reader.messages([connection]):
+            for _, _, content in read_messages(self._reader, [connection], self.path):
                 message: Any = self._types.deserialize_cdr(content, connection.msgtype)
                 stamp = message.header.stamp
                 yield stamp.sec * 10**9 + stamp.nanosec, message
+        except RecordingError:
+            raise
         except Exception as error:  # of any type, as in open_bag
             raise ValueError(f'{self.path}: {connection.topic} is unreadable: {error}') from error
 

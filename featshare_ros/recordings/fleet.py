@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from dataclasses import dataclass, replace
@@ -69,23 +70,28 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     row of the table and does not stop the others.
 
     :param address: of a running cluster, whose machines have both folders under the same paths
-        and this package installed; empty for this machine.
+        and this package installed; empty for this machine, where Ray is started for this call and
+        reached through the loopback interface alone.
     :param gpu_share: GPUs per task, for example 0.3, where the cluster has GPUs.
     :returns: exit status: 0 where every recording is segmented, otherwise 1.
     :raises RecordingError: where the folder has no recordings.
     :raises ImportError: where ray or tqdm is not installed.
     """
+    if not address:
+        _confine_ray()
     try:
         import ray
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError('--ray needs ray and tqdm, which are not installed: '
-                          'pip install ray tqdm') from error
+                          "pip install 'ray>=2.59' tqdm") from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
     # Workers have working directories of their own.
     job = replace(job, weights=absolute_weights(job.weights))
-    ray.init(address=address or None, logging_level=logging.WARNING, log_to_driver=False)
+    # Without 'local', Ray joins the cluster that a file in /tmp or RAY_ADDRESS names.
+    ray.init(address or 'local', include_dashboard=None if address else False,
+             logging_level=logging.WARNING, log_to_driver=False)
     try:
         gpus = gpu_share if ray.cluster_resources().get('GPU', 0) else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(segment_one)
@@ -105,6 +111,15 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
         ray.shutdown()
     print(table(rows))
     return int(any(row.state == 'failed' for row in rows))
+
+
+def _confine_ray() -> None:
+    """Set what Ray reads on its import and start, so that it accepts nobody else's connections."""
+    # On Linux too, Ray uses the loopback interface alone if this is off.
+    os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] = '0'
+    # Whoever may connect can run code. Ray asks for this token, which is in no file; without it,
+    # Ray would write one into the home folder.
+    os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
 
 
 def segment_one(name: str, source: str, output: str, job: Job) -> Row:

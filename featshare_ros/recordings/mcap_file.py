@@ -3,11 +3,12 @@ An mcap file that is written in order and can be continued after any interruptio
 
 The layout is that of https://mcap.dev/spec: header, schemas, channels, then chunks of messages
 with their indexes, then a summary. After every chunk comes a metadata record with the writer's
-state at that point, which other readers skip. What follows the last such record is incomplete;
-``reopen`` discards it.
+state at that point, which other readers skip, and with a checksum of everything since the one
+before. Opening the file again checks all of it; what follows the last intact state is discarded.
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,19 +16,48 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-MAGIC = b'\x89MCAP0\r\n'
-LIBRARY = 'featshare_ros'
-SETTINGS, STATE = f'{LIBRARY}/settings', f'{LIBRARY}/state'
-HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)
-STATISTICS, METADATA, SUMMARY_OFFSET, DATA_END = 0x0b, 0x0c, 0x0e, 0x0f
+from featshare_core.durable import sync_folder
+from featshare_ros.recordings.mcap_records import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_HEAD,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    HEADER,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_INDEX,
+    METADATA,
+    PREFIX,
+    SCHEMA,
+    SETTINGS,
+    STATE,
+    STATISTICS,
+    SUMMARY_OFFSET,
+    Channel,
+    Chunk,
+    chunk_index,
+    definitions,
+    header,
+    message_index,
+    metadata,
+    parse_chunk_head,
+    parse_metadata,
+    record,
+)
 
 CHUNK_BYTES = 4 << 20
 CHUNK_SECONDS = 5.0
 """Largest size and age of a chunk, in bytes and seconds: the most that a crash loses."""
+METADATA_BYTES = 64 << 20
+"""Largest metadata record that is read, in bytes: a damaged length may be any."""
+BLOCK_BYTES = 1 << 20
+"""Amount that is read at once for a checksum, in bytes."""
 
 State = dict[str, Any]
 
@@ -36,89 +66,53 @@ class UnknownFileError(ValueError):
     """A file that this module did not write."""
 
 
-@dataclass(frozen=True)
-class Channel:
-    """
-    A topic of the file.
-
-    ``schema_encoding`` is ros2msg, ros2idl or empty for unknown, ``qos`` as rosbag2 writes it.
-    """
-
-    id: int
-    topic: str
-    message_type: str
-    schema: str
-    schema_encoding: str
-    qos: str = ''
-    type_hash: str = ''
-
-
-@dataclass
-class _Chunk:
-    """A chunk's entry in the summary; ``end`` is where the state after the chunk ends."""
-
-    offset: int
-    length: int
-    start_time: int
-    end_time: int
-    size: int
-    end: int = 0
-    index_length: int = 0
-    index_offsets: dict[int, int] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-
-
 class McapFile:
     """
     A file whose channels are all known when it is created.
 
-    One process at a time can open it; for others, opening raises BlockingIOError.
+    Opening takes the file's lock, which is held until ``close`` or ``abandon``, creates the file
+    where there is none, and finds what an earlier run has finished: ``state`` is that after its
+    last intact chunk. Where ``settings`` is empty, nothing is, and ``begin`` comes next.
+
+    :raises BlockingIOError: where another process holds the lock.
+    :raises UnknownFileError: where another program wrote the file.
+    :raises OSError: where it cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open('r+b' if path.exists() else 'w+b', buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def __init__(self, path: Path, channels: Sequence[Channel]) -> None:
+        # Not truncated on opening: another process may be writing the file.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.fdopen(descriptor, 'r+b', buffering=0)
+        self._path = path
+        self._channels = channels
         self.settings: dict[str, str] = {}
         self.state: State = {}
-        self._channels: Sequence[Channel] = ()
-        self._chunks: list[_Chunk] = []
+        self._chunks: list[Chunk] = []
         self._begin = self._end = 0
         self._pending: State | None = None
         self._clear()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Removed by the previous holder of the lock, which could not begin.
+            if not os.fstat(descriptor).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, 'another process has removed it', str(path))
+            self._scan()
+        except BaseException:
+            self._file.close()
+            raise
 
-    @classmethod
-    def create(cls, path: Path, channels: Sequence[Channel], settings: dict[str, str]) -> McapFile:
+    def begin(self, settings: dict[str, str]) -> None:
         """
-        Create a file, or overwrite one.
+        Discard the content, and write the start of the file.
 
         :param settings: stored in the file, and available again when it is reopened.
+        :raises OSError: where writing fails.
         """
-        file = cls(path)
-        file._channels = channels
-        parts = [MAGIC, _record(HEADER, _string('ros2') + _string(LIBRARY)),
-                 *_definitions(channels), _metadata(SETTINGS, settings)]
-        file.settings = settings
-        file._append(parts)
-        file._begin = file._end
-        return file
-
-    @classmethod
-    def reopen(cls, path: Path, channels: Sequence[Channel]) -> McapFile:
-        """
-        Continue a file: what follows the last state is discarded with the first chunk written.
-
-        :param channels: the same as when it was created.
-        :raises UnknownFileError: where another program wrote the file. A file that ends before
-            its settings is returned without settings.
-        """
-        file = cls(path)
-        file._channels = channels
-        try:
-            file._scan()
-        except BaseException:
-            file._file.close()
-            raise
-        return file
+        self._end = 0
+        start = [MAGIC, header(), *definitions(self._channels)]
+        self._append([*start, metadata(SETTINGS, settings, zlib.crc32(b''.join(start)))])
+        sync_folder(self._path.parent)
+        self.settings, self._begin = settings, self._end
 
     @property
     def counts(self) -> dict[int, int]:
@@ -135,6 +129,12 @@ class McapFile:
         chunks = [chunk for chunk in self._chunks if chunk.counts]
         return (min((chunk.start_time for chunk in chunks), default=0),
                 max((chunk.end_time for chunk in chunks), default=0))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the file ends with the summary of its chunks, intact, as ``close`` leaves it."""
+        summary = b''.join(self._summary())
+        return self._read(self._end, len(summary) + 1) == summary
 
     def write(self, channel: int, log_time: int, data: bytes | memoryview) -> None:
         """Add a message (CDR, log time in nanoseconds) to the chunk, which is held in memory."""
@@ -154,7 +154,7 @@ class McapFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write the chunk and the state; raises as ``checkpoint`` does."""
+        """Write the chunk and the state to the disk itself; raises as ``checkpoint`` does."""
         if self._pending is None or (not self._parts and self._pending == self.state):
             return
         chunk, parts = self._compose()
@@ -195,10 +195,13 @@ class McapFile:
         self.state, self._end = {}, self._begin
         if self._chunks:
             last = self._chunks[-1]
-            at = last.offset + last.length + last.index_length
             self._end = last.end
-            content = _parse_metadata(self._read(at + 9, last.end - at - 9))[1]
-            self.state = json.loads(content['json'])
+            start = last.offset + CHUNK_HEAD.size + last.size
+            at = start + last.index_length
+            crc = self._crc(start, last.index_length, zlib.crc32(
+                self._read(last.offset, CHUNK_HEAD.size)))
+            body = self._read(at + PREFIX.size, last.end - at - PREFIX.size)
+            self.state = json.loads(parse_metadata(body, crc)[1]['json'])
 
     def _clear(self) -> None:
         """Start a new chunk."""
@@ -208,31 +211,27 @@ class McapFile:
         self._since = time.monotonic()
         self._pending = None
 
-    def _compose(self) -> tuple[_Chunk, list[bytes | memoryview]]:
+    def _compose(self) -> tuple[Chunk, list[bytes | memoryview]]:
         """Return the chunk with its records: head, messages, indexes, state."""
         times = [entry[0] for entries in self._index.values() for entry in entries]
-        start, end = min(times, default=0), max(times, default=0)
+        chunk = Chunk(self._end, min(times, default=0), max(times, default=0), self._size)
         crc = 0
         for part in self._parts:
             crc = zlib.crc32(part, crc)
-        head = struct.pack('<BQQQQIIQ', CHUNK, 40 + self._size, start, end, self._size, crc, 0,
-                           self._size)
-        chunk = _Chunk(self._end, len(head) + self._size, start, end, self._size)
-        at = chunk.offset + chunk.length
+        head = chunk.head(crc)
         indexes = []
         for channel, entries in self._index.items():
-            body = struct.pack('<HI', channel, 16 * len(entries))
-            body += b''.join(struct.pack('<QQ', *entry) for entry in entries)
-            indexes.append(_record(MESSAGE_INDEX, body))
-            chunk.index_offsets[channel] = at
+            indexes.append(message_index(channel, entries))
+            chunk.index_offsets[channel] = chunk.offset + chunk.length + chunk.index_length
             chunk.counts[channel] = len(entries)
-            at += len(indexes[-1])
-        chunk.index_length = at - chunk.offset - chunk.length
-        state = _metadata(STATE, {'json': json.dumps(self._pending)})
+            chunk.index_length += len(indexes[-1])
+        # The messages have their own checksum, in the head.
+        state = metadata(STATE, {'json': json.dumps(self._pending)},
+                         zlib.crc32(b''.join(indexes), zlib.crc32(head)))
         return chunk, [head, *self._parts, *indexes, state]
 
     def _append(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Write at the end, or leave the file as it was and raise."""
+        """Write at the end, to the disk itself, or leave the file as it was and raise."""
         # An earlier run's remainder goes first: partly overwritten, it could look complete.
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -241,6 +240,7 @@ class McapFile:
                 rest = memoryview(part)
                 while rest:
                     rest = rest[self._file.write(rest):]
+            os.fsync(self._file.fileno())
         except OSError:
             self._file.truncate(self._end)
             raise
@@ -248,21 +248,21 @@ class McapFile:
 
     def _summary(self) -> list[bytes]:
         """Return everything from the end of the data to the end of the file."""
-        data_end = _record(DATA_END, bytes(4))
+        data_end = record(DATA_END, bytes(4))
         start = at = self._end + len(data_end)
-        definitions = _definitions(self._channels)
-        schemas = len(definitions) - len(self._channels)
-        groups = {SCHEMA: definitions[:schemas], CHANNEL: definitions[schemas:],
-                  CHUNK_INDEX: [_chunk_index(chunk) for chunk in self._chunks],
+        defined = definitions(self._channels)
+        schemas = len(defined) - len(self._channels)
+        groups = {SCHEMA: defined[:schemas], CHANNEL: defined[schemas:],
+                  CHUNK_INDEX: [chunk_index(chunk) for chunk in self._chunks],
                   STATISTICS: [self._statistics(schemas)]}
         offsets = []
         for kind, records in groups.items():
             length = sum(map(len, records))
             if length:
-                offsets.append(_record(SUMMARY_OFFSET, struct.pack('<BQQ', kind, at, length)))
+                offsets.append(record(SUMMARY_OFFSET, struct.pack('<BQQ', kind, at, length)))
             at += length
-        footer = _record(FOOTER, struct.pack('<QQI', start, at, 0))
-        return [data_end, *(record for records in groups.values() for record in records),
+        footer = record(FOOTER, struct.pack('<QQI', start, at, 0))
+        return [data_end, *(item for records in groups.values() for item in records),
                 *offsets, footer, MAGIC]
 
     def _statistics(self, schemas: int) -> bytes:
@@ -270,99 +270,82 @@ class McapFile:
         body = struct.pack('<QHIIIIQQ', sum(counts.values()), schemas, len(self._channels), 0,
                            1 + len(self._chunks), len(self._chunks), *self.times)
         body += struct.pack('<I', 10 * len(counts))
-        return _record(STATISTICS, body + b''.join(
+        return record(STATISTICS, body + b''.join(
             struct.pack('<HQ', *entry) for entry in sorted(counts.items())))
 
     def _scan(self) -> None:
-        """Find the chunks up to the last state."""
-        size = self._file.seek(0, os.SEEK_END)
-        head = self._read(0, 8)
+        """Find the settings and the intact chunks; the first damage is the end."""
+        start = MAGIC + header()
         # After a loss of power the file may contain zeros.
-        if not MAGIC.startswith(head.rstrip(b'\0')):
-            raise UnknownFileError('it is not an mcap file')
-        at, chunk = len(MAGIC), None
-        while at + 9 <= size:
-            kind, length = struct.unpack('<BQ', self._read(at, 9))
-            body, following = at + 9, at + 9 + length
+        found = self._read(0, len(start)).rstrip(b'\0')
+        if not start.startswith(found):
+            raise UnknownFileError('another program wrote it' if found.startswith(MAGIC)
+                                   else 'it is not an mcap file')
+        with suppress(ValueError, KeyError, RecursionError, struct.error):
+            self._find_chunks()
+
+    def _find_chunks(self) -> None:
+        """
+        Read records up to the end, or to one that is not complete.
+
+        :raises ValueError, KeyError, RecursionError, struct.error: at the first damaged record.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        at, crc = len(MAGIC), zlib.crc32(MAGIC)
+        chunk: Chunk | None = None
+        while at + PREFIX.size <= size:
+            kind, length = PREFIX.unpack(self._read(at, PREFIX.size))
+            body, following = at + PREFIX.size, at + PREFIX.size + length
             if following > size:
-                break
-            if kind == HEADER and _strings(self._read(body, length)) != ['ros2', LIBRARY]:
-                raise UnknownFileError('another program wrote it')
+                return
             if kind == CHUNK:
-                times = struct.unpack('<QQQ', self._read(body, 24))
-                chunk = _Chunk(at, 9 + length, *times)
-            elif kind == MESSAGE_INDEX and chunk is not None:
-                channel, entries = struct.unpack('<HI', self._read(body, 6))
-                chunk.index_offsets[channel] = at
-                chunk.counts[channel] = entries // 16
-                chunk.index_length += 9 + length
-            elif kind == METADATA:
-                name, content = _parse_metadata(self._read(body, length))
-                if name == SETTINGS:
-                    self.settings = content
-                    self._begin = self._end = following
-                elif name == STATE and chunk is not None:
-                    self.state = json.loads(content['json'])
-                    chunk.end = self._end = following
-                    self._chunks.append(chunk)
-                    chunk = None
-            elif kind not in (HEADER, SCHEMA, CHANNEL):
-                break  # the summary, or the remains after a loss of power
+                head = self._read(at, CHUNK_HEAD.size)
+                chunk, checksum = parse_chunk_head(head, at)
+                if self._crc(at + CHUNK_HEAD.size, chunk.size) != checksum:
+                    return
+                crc = zlib.crc32(head, crc)
+            elif kind == METADATA and length <= METADATA_BYTES:
+                self._take_metadata(self._read(body, length), chunk, crc, following)
+                chunk, crc = None, 0
+            elif kind in (HEADER, SCHEMA, CHANNEL, MESSAGE_INDEX):
+                if kind == MESSAGE_INDEX and chunk is not None:
+                    channel, entries = struct.unpack('<HI', self._read(body, 6))
+                    chunk.index_offsets[channel] = at
+                    chunk.counts[channel] = entries // 16
+                    chunk.index_length += following - at
+                crc = self._crc(at, following - at, crc)
+            else:
+                return  # the summary, or the remains after a loss of power
             at = following
+
+    def _take_metadata(self, body: bytes, chunk: Chunk | None, crc: int, end: int) -> None:
+        """
+        Take the settings, or a chunk with the state after it, which end the part that is intact.
+
+        :param crc: of the records since the metadata before.
+        :param end: position after the record.
+        :raises ValueError, KeyError, RecursionError, struct.error: where it is damaged.
+        """
+        name, content = parse_metadata(body, crc)
+        if name == SETTINGS and not self.settings:
+            self.settings = content
+            self._begin = self._end = end
+        elif name == STATE and chunk is not None and self.settings:
+            state = json.loads(content['json'])
+            known = {channel.id for channel in self._channels}
+            if not isinstance(state, dict) or not state or not chunk.counts.keys() <= known:
+                raise ValueError('a state of another file')
+            self.state = state
+            chunk.end = self._end = end
+            self._chunks.append(chunk)
+        else:
+            raise ValueError(f'unexpected metadata {name!r}')
+
+    def _crc(self, at: int, length: int, crc: int = 0) -> int:
+        """Return the CRC-32 of a part of the file, continuing from ``crc``."""
+        for start in range(at, at + length, BLOCK_BYTES):
+            crc = zlib.crc32(self._read(start, min(BLOCK_BYTES, at + length - start)), crc)
+        return crc
 
     def _read(self, at: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, at)
-
-
-def _record(kind: int, body: bytes) -> bytes:
-    return struct.pack('<BQ', kind, len(body)) + body
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack('<I', len(data)) + data
-
-
-def _metadata(name: str, content: dict[str, str]) -> bytes:
-    pairs = b''.join(_string(key) + _string(value) for key, value in content.items())
-    return _record(METADATA, _string(name) + struct.pack('<I', len(pairs)) + pairs)
-
-
-def _strings(data: bytes) -> list[str]:
-    """Return the strings in a sequence of length-prefixed ones."""
-    texts, at = [], 0
-    while at < len(data):
-        length, = struct.unpack_from('<I', data, at)
-        texts.append(data[at + 4:at + 4 + length].decode())
-        at += 4 + length
-    return texts
-
-
-def _parse_metadata(body: bytes) -> tuple[str, dict[str, str]]:
-    length, = struct.unpack_from('<I', body)
-    pairs = _strings(body[8 + length:])
-    return body[4:4 + length].decode(), dict(zip(pairs[::2], pairs[1::2]))
-
-
-def _definitions(channels: Sequence[Channel]) -> list[bytes]:
-    """Return the records of all schemas, then of all channels."""
-    schemas: dict[str, int] = {}
-    records = []
-    for channel in channels:
-        if channel.message_type not in schemas:
-            schemas[channel.message_type] = len(schemas) + 1
-            records.append(_record(SCHEMA, struct.pack('<H', len(schemas)) + b''.join(map(
-                _string, (channel.message_type, channel.schema_encoding, channel.schema)))))
-    for channel in channels:
-        qos = _string('offered_qos_profiles') + _string(channel.qos)
-        records.append(_record(CHANNEL, struct.pack(
-            '<HH', channel.id, schemas[channel.message_type]) + _string(channel.topic)
-            + _string('cdr') + struct.pack('<I', len(qos)) + qos))
-    return records
-
-
-def _chunk_index(chunk: _Chunk) -> bytes:
-    offsets = b''.join(struct.pack('<HQ', *entry) for entry in chunk.index_offsets.items())
-    return _record(CHUNK_INDEX, struct.pack(
-        '<QQQQI', chunk.start_time, chunk.end_time, chunk.offset, chunk.length, len(offsets))
-        + offsets + struct.pack('<QIQQ', chunk.index_length, 0, chunk.size, chunk.size))

@@ -83,9 +83,6 @@ def _report(outcome: Outcome, output: Path) -> None:
     if outcome.failed:
         print(f'{outcome.failed} images were left out, see the timing topic; the first: '
               f'{outcome.first_problem}', file=sys.stderr)
-    if outcome.missing:
-        print(f'the index of the recording counts {outcome.missing} more images than it contains',
-              file=sys.stderr)
     if outcome.state == 'interrupted':
         print('interrupted: the recording is closed and readable; --resume continues it',
               file=sys.stderr)

@@ -10,15 +10,17 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from featshare_core.durable import sync_folder, write_durably
 from featshare_core.inference.export.models import fingerprint
 from featshare_core.inference.options import SegmenterOptions, make_segmenter
 from featshare_core.inference.segmenter import Result
 from featshare_core.pipeline import overlap
 from featshare_ros.images import FULL_RANGE
-from featshare_ros.recordings.bag import RecordingError
+from featshare_ros.recordings.bag import RecordingError, UnreadableError
 from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
-from featshare_ros.recordings.bag_output import Outputs, Wanted, write_metadata
-from featshare_ros.recordings.mcap_file import Channel, McapFile, State, UnknownFileError
+from featshare_ros.recordings.bag_output import METADATA_FILE, Outputs, Wanted, bag_metadata
+from featshare_ros.recordings.mcap_file import McapFile, State, UnknownFileError
+from featshare_ros.recordings.mcap_records import Channel
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,6 @@ class Outcome:
     failed: int = 0
     """Images that could not be decoded."""
     first_problem: str = ''
-    missing: int = 0
-    """Images that the recording's index counts and that it does not contain."""
 
 
 @dataclass
@@ -77,7 +77,8 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
     :param output: the directory to create; it may exist only with ``resume``.
     :param stop: ends the run early, once it is set.
     :param progress: called with the images done and the images in all.
-    :raises RecordingError: where input or output cannot be read, written or continued.
+    :raises RecordingError: where input or output cannot be read, written or continued, or the
+        input holds fewer messages than it counts.
     :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
     """
     stop = stop or threading.Event()
@@ -89,19 +90,19 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
         channels = [*copies, *outputs.channels]
         settings = _settings(job, bag)
         path = output / f'{output.resolve().name}_0.mcap'
-        new = not output.exists()
-        file = _open(output, path, channels, settings, resume)
+        new = _make_folder(output, path, resume)
+        file = _open(output, path, channels, settings)
         try:
-            if file.state.get('complete') and (output / 'metadata.yaml').exists():
+            if _is_complete(file, path, channels):
                 file.abandon()
-                return Outcome('complete already', file.state['frames'])
+                return Outcome('complete already', int(file.state.get('frames', 0)))
             work = _Work(bag, outputs, file, job, stop, progress)
         except BaseException:
-            file.abandon()
             if new:  # otherwise a second try with other settings would be refused
-                shutil.rmtree(output)
+                shutil.rmtree(output)  # before the lock is released: nobody may continue it
+            file.abandon()
             raise
-        (output / 'metadata.yaml').unlink(missing_ok=True)
+        (output / METADATA_FILE).unlink(missing_ok=True)
         problem: Exception | None = None
         try:
             # One process may segment many recordings, each with a network of its own.
@@ -117,7 +118,8 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             except OSError as error:
                 problem = problem or error
             try:
-                file.close(lambda: write_metadata(path, file, channels))
+                file.close(lambda: write_durably(output / METADATA_FILE,
+                                                 bag_metadata(path, file, channels)))
             except OSError as error:
                 raise RecordingError(f'{output} could not be closed: {error}; --resume '
                                      'continues it') from (problem or error)
@@ -125,8 +127,9 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
             saved = file.state.get('frames', 0)
             reason = f'{output} cannot be written: {problem.strerror or problem}' \
                 if isinstance(problem, OSError) else str(problem)
+            advice = '' if isinstance(problem, UnreadableError) else '; --resume continues it'
             raise RecordingError(f'{reason}. The {saved} images until then are in {output}, '
-                                 'closed and readable; --resume continues it') from problem
+                                 f'closed and readable{advice}') from problem
         return work.outcome()
 
 
@@ -139,22 +142,35 @@ class _Work:
         self._confidence, self._stop, self._progress = job.confidence, stop, progress
         self._bits = job.sensor_bits
         self._segmenter = make_segmenter(job)
-        state = file.state or {'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '',
-                               'keys': {}, 'introduced': [],
-                               'schedule': self._segmenter.schedule.state()}
+        self._seconds = 0.0
         # A resumed run restores the schedule, and computes the deep features of the last key
         # frames again.
         try:
             self._segmenter.warm_up()
-            self._segmenter.schedule.restore(state['schedule'])
+            self._restore(file.state or {
+                'position': 0, 'frames': 0, 'failed': 0, 'first_problem': '', 'keys': {},
+                'introduced': [], 'schedule': self._segmenter.schedule.state()})
         except BaseException:
             self.close()
             raise
-        self._state = {**state, 'complete': False}
-        self._before = state['frames']
-        self._start = state['position']
-        self._again = {position: name for name, position in state['keys'].items()}
-        self._seconds = 0.0
+
+    def _restore(self, state: State) -> None:
+        """
+        Continue from the state in the output.
+
+        :raises RecordingError: where an entry is missing or of another type.
+        """
+        try:
+            self._segmenter.schedule.restore(state['schedule'])
+            self._state: State = {'complete': False, **{name: kind(state[name]) for name, kind in (
+                ('position', int), ('frames', int), ('failed', int), ('first_problem', str),
+                ('keys', dict), ('introduced', list), ('schedule', dict))}}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RecordingError(f'the state in the output cannot be read ({error!r}): remove '
+                                 'the output and start again') from error
+        self._before: int = self._state['frames']
+        self._start: int = self._state['position']
+        self._again = {position: name for name, position in self._state['keys'].items()}
 
     def run(self) -> None:
         """Segment what is left, and write it."""
@@ -186,8 +202,7 @@ class _Work:
         complete = bool(state['complete'])
         return Outcome('done' if complete else 'interrupted', state['frames'],
                        state['frames'] - self._before, self._seconds, state['failed'],
-                       state['first_problem'],
-                       self._bag.frame_count - state['frames'] if complete else 0)
+                       state['first_problem'])
 
     def _decode(self, group: Group) -> _Step:
         image = decode(group.camera, group.image, self._bits) if group.camera is not None else None
@@ -197,7 +212,9 @@ class _Work:
         """Run the network as the node does; on the device's thread."""
         camera, image, state = step.group.camera, step.image, dict(self._state)
         if step.again:
-            assert camera is not None and image is not None and image.frame is not None
+            if camera is None or image is None or image.frame is None:
+                raise UnreadableError(f'message {step.group.position} is not the key frame that '
+                                      'the output names: remove the output and start again')
             if self._again[step.group.position] == camera.name:
                 self._segmenter.engine.key(image.frame, camera.name, self._confidence)
             return step
@@ -252,21 +269,41 @@ def _refuse_clash(source: Path, copies: list[Channel], outputs: Outputs) -> None
                              'repeat: --only-masks leaves the old ones out')
 
 
-def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str, str],
-          resume: bool) -> McapFile:
-    """Start the output, or open the one that is to be continued."""
+def _make_folder(output: Path, path: Path, resume: bool) -> bool:
+    """
+    Create the output's folder, and return whether this process has created it.
+
+    :param path: the file in it.
+    :raises RecordingError: where it exists already, and holds nothing to continue.
+    """
     try:
-        if output.exists() and not resume:
-            raise RecordingError(f'{output}: exists already, not overwritten; --resume '
-                                 'continues an interrupted run')
-        if output.exists() and not path.exists() \
-                and (not output.is_dir() or any(output.iterdir())):
-            raise RecordingError(f'{output}: holds no {path.name} to continue')
-        output.mkdir(parents=True, exist_ok=True)
-        file = McapFile.reopen(path, channels)
-        if not file.settings:  # new, or cut off before its first message
-            file.abandon()
-            return McapFile.create(path, channels, settings)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir()
+        except FileExistsError as error:
+            if not resume:
+                raise RecordingError(f'{output}: exists already, not overwritten; --resume '
+                                     'continues an interrupted run') from error
+            if not path.exists() and (not output.is_dir() or any(output.iterdir())):
+                raise RecordingError(f'{output}: holds no {path.name} to continue') from error
+            return False
+        sync_folder(output.parent)
+    except OSError as error:
+        raise RecordingError(f'{output} cannot be written: {error.strerror or error}') from error
+    return True
+
+
+def _open(output: Path, path: Path, channels: list[Channel],
+          settings: dict[str, str]) -> McapFile:
+    """Begin the file, or open the one that is to be continued; it is locked until it is closed."""
+    try:
+        file = McapFile(path, channels)
+        if not file.settings:  # new, or damaged before its first message
+            try:
+                file.begin(settings)
+            except BaseException:
+                file.abandon()
+                raise
     except UnknownFileError as error:
         raise RecordingError(f'{path}: not an output of segment_bag: {error}') from error
     except BlockingIOError as error:
@@ -279,3 +316,12 @@ def _open(output: Path, path: Path, channels: list[Channel], settings: dict[str,
         raise RecordingError(f'{output} was started with other settings, so that --resume cannot '
                              f'continue it: {", ".join(other)}')
     return file
+
+
+def _is_complete(file: McapFile, path: Path, channels: list[Channel]) -> bool:
+    """Return whether an earlier run has finished the output, and nothing of it is damaged."""
+    if not file.state.get('complete') or not file.is_closed:
+        return False
+    metadata = path.with_name(METADATA_FILE)
+    return metadata.is_file() \
+        and metadata.read_bytes() == bag_metadata(path, file, channels).encode()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from featshare_core.durable import write_durably
 from featshare_core.machine import cache_folder
 
 KEPT = 16
@@ -116,13 +117,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(packed, 'w') as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    # Renamed once complete: another process may read it.
-    unfinished = path.with_suffix(f'.{os.getpid()}')
-    try:
-        unfinished.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_durably(path, hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
     # Unfinished files of killed processes age too; another process may remove the same files.
     with suppress(FileNotFoundError):
         for file in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from featshare_core.durable import sync_folder, write_durably
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.cache import cached, identity, is_cached
 from featshare_core.inference.export.process import ExportProcess, Origin
@@ -41,6 +43,8 @@ from featshare_core.networks.weights import (
 FILES = {'': ('key.onnx', 'current.onnx'),
          'int8': ('key.xml', 'current.xml', 'key.bin', 'current.bin')}
 """Names of an exported folder's models by precision, in the order of ``Models``."""
+NEW = '.new'
+"""Ending of a model's name until the config of its export is written."""
 OPSET = 20
 """Version of ONNX's operators: the newest that PyTorch's tracing exporter writes."""
 
@@ -159,6 +163,9 @@ class ExportedModels(ModelSource):
             self.size: Size = int(content['size'][0]), int(content['size'][1])
             self.multiple = int(content['multiple'])
             self.shared_levels = int(content['shared_levels'])
+            # Neither have they checksums.
+            self._sha256 = {name: str(content['sha256'][name]) for name in self.files} \
+                if 'sha256' in content else None
             if self.multiple < 1:
                 raise ValueError(f'multiple {self.multiple} is not 1 or more')
             if not all(1 <= side <= MAX_SIDE for side in (*self.size, self.multiple)):
@@ -171,7 +178,7 @@ class ExportedModels(ModelSource):
         self.config = parse_config(path, json.dumps(content.get('checkpoint')))
 
     def _find(self, name: str) -> None:
-        if not (self.folder / name).is_file():
+        if not any((self.folder / (name + ending)).is_file() for ending in ('', NEW)):
             raise CheckpointError(f'{self.folder} holds no {name}: give the folder that '
                                   f'`featshare export` has written')
 
@@ -180,11 +187,32 @@ class ExportedModels(ModelSource):
         Return the models.
 
         :raises ValueError: where they are of another size.
+        :raises CheckpointError: where they are not those that the config was written with.
         """
         if size != self.size:
             raise ValueError(f'{self.folder} was exported for images of {self.size[1]}x'
                              f'{self.size[0]}, not {size[1]}x{size[0]}')
-        return Models(*((self.folder / name).read_bytes() for name in self.files))
+        return Models(*map(self.content, self.files))
+
+    def content(self, name: str) -> bytes:
+        """Return the content of one of ``files``; raises as ``models`` does."""
+        return self._find_content(name)[1]
+
+    def finish(self) -> None:
+        """Give the models of an export their final names; raises as ``models`` does."""
+        for name in self.files:
+            self._find_content(name)[0].replace(self.folder / name)
+        sync_folder(self.folder)
+
+    def _find_content(self, name: str) -> tuple[Path, bytes]:
+        for path in (self.folder / name, self.folder / (name + NEW)):
+            if path.is_file():
+                content = path.read_bytes()
+                if self._sha256 is None \
+                        or hashlib.sha256(content).hexdigest() == self._sha256[name]:
+                    return path, content
+        raise CheckpointError(f'{self.folder / name} does not match {CONFIG_FILE}: it is damaged '
+                              f'or of another export; export the checkpoint again')
 
     def prepare(self, size: Size) -> None:
         """Do nothing: the models are there."""
@@ -203,8 +231,10 @@ def fingerprint(weights: str | Path) -> str:
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     files = hashlib.sha256()
-    for name in (*ExportedModels(path).files, CONFIG_FILE):
-        files.update(hashlib.sha256((path / name).read_bytes()).digest())
+    exported = ExportedModels(path)
+    for name in exported.files:
+        files.update(hashlib.sha256(exported.content(name)).digest())
+    files.update(hashlib.sha256((path / CONFIG_FILE).read_bytes()).digest())
     return files.hexdigest()
 
 
@@ -224,6 +254,9 @@ def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size
     """
     Write the models and their config.json for images of (height, width) pixels.
 
+    An export that the folder holds is replaced in one step: at any time, also after a crash, the
+    folder holds the old one or the new one.
+
     :param pairs: hxwx3 uint8 frames of that size, a key and a current frame each, on which the
         models are quantised to int8; see ``quantize.quantized``. None for ONNX models.
     :raises ValueError: where the network cannot take images of that size, or there is no pair.
@@ -242,11 +275,19 @@ def export(network: SplitNetwork, config: Config, folder: str | Path, size: Size
     precision = '' if pairs is None else 'int8'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in zip(FILES[precision], models):
-        (folder / name).write_bytes(content)
-    (folder / CONFIG_FILE).write_text(json.dumps({
+    if is_exported(folder):
+        with suppress(CheckpointError):  # a damaged one is replaced too
+            ExportedModels(folder).finish()
+    files = dict(zip(FILES[precision], models))
+    for name, content in files.items():
+        write_durably(folder / (name + NEW), content)
+    # From here on the folder holds the new export: the checksums tell its models from the old.
+    write_durably(folder / CONFIG_FILE, json.dumps({
         'size': size, 'multiple': multiple, 'shared_levels': network.shared_levels,
-        'precision': precision, 'checkpoint': asdict(config)}))
+        'precision': precision, 'checkpoint': asdict(config),
+        'sha256': {name: hashlib.sha256(content).hexdigest()
+                   for name, content in files.items()}}))
+    ExportedModels(folder).finish()
 
 
 def _onnx(part: Part, inputs: tuple[Tensor, ...], names: list[str],

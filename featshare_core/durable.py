@@ -1,0 +1,72 @@
+"""Files that are written completely or not at all, also if the power fails."""
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+SUFFIX = '.unfinished'
+"""Ending of the name of a file that is being written."""
+
+
+def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
+    """
+    Write or replace a file; once this returns, the file survives a crash of the machine.
+
+    The content is written to a temporary file in the same folder, which then replaces the target:
+    other processes see either the old content or the new. After an error or a crash the old file
+    is unchanged. What a crash leaves of the temporary file, the next write of the same target
+    overwrites.
+
+    :param content: text is written as UTF-8.
+    :raises OSError: where the file cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(path.name + SUFFIX)
+    rest = memoryview(content.encode() if isinstance(content, str) else content)
+    file = _open_locked(unfinished)
+    try:
+        os.ftruncate(file, 0)
+        while rest:
+            rest = rest[os.write(file, rest):]
+        os.fsync(file)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """
+    Make the names of new, replaced and removed files in a folder survive a crash of the machine.
+
+    :raises OSError: where that fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    """Open a file without truncating it, and wait for other writers of it."""
+    while True:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # Some network file systems have no locks. There, two processes that write the same
+            # file at the same time are not kept apart.
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The previous holder of the lock has renamed or removed the file that it was for.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)

@@ -1,0 +1,92 @@
+"""Files that are written durably: whole or not at all, whatever fails."""
+import errno
+import os
+import threading
+
+import pytest
+from os_faults import KilledError
+
+from featshare_core import durable
+from featshare_core.durable import SUFFIX, write_durably
+
+
+@pytest.mark.parametrize('content', [b'', b'bytes', memoryview(bytes(3 << 20)), 'straße'])
+def test_content_is_written_and_replaced(tmp_path, content):
+    for before in (None, b'old and longer than the new content'):
+        if before is not None:
+            (tmp_path / 'file.json').write_bytes(before)
+        write_durably(tmp_path / 'file.json', content)
+        expected = content.encode() if isinstance(content, str) else bytes(content)
+        assert (tmp_path / 'file.json').read_bytes() == expected
+        assert [file.name for file in tmp_path.iterdir()] == ['file.json']
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_return(
+        tmp_path, monkeypatch):
+    steps = []
+    for name in ('fsync', 'replace'):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *arguments, name=name, call=call: (
+            steps.append((name, sorted(file.name for file in tmp_path.iterdir()))),
+            call(*arguments)))
+    write_durably(tmp_path / 'a', b'content')
+    assert steps == [('fsync', [f'a{SUFFIX}']), ('replace', [f'a{SUFFIX}']), ('fsync', ['a'])]
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'),
+                                   KilledError()])
+@pytest.mark.parametrize('step', ['write', 'fsync', 'replace'])
+def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, step, error):
+    (tmp_path / 'a').write_bytes(b'old')
+
+    def fail(*arguments):
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, step, fail)
+        with pytest.raises(type(error)):
+            write_durably(tmp_path / 'a', b'new')
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a', b'old')]
+
+
+def test_what_a_crash_has_left_is_overwritten(tmp_path):
+    (tmp_path / f'a{SUFFIX}').write_bytes(b'half of a file that is longer than the next')
+    write_durably(tmp_path / 'a', b'new')
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a', b'new')]
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(durable.os, 'write', lambda file, data: write(file, data[:3]))
+    write_durably(tmp_path / 'a', b'longer than three')
+    assert (tmp_path / 'a').read_bytes() == b'longer than three'
+
+
+def test_several_writers_of_one_file(tmp_path):
+    """Each content is there completely or not at all; no writer fails."""
+    contents = {bytes([index]) * 100_000 for index in range(8)}
+    found, problems = set(), []
+
+    def write(content):
+        try:
+            for _ in range(10):
+                write_durably(tmp_path / 'a', content)
+                found.add((tmp_path / 'a').read_bytes())
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert found <= contents
+    assert [file.name for file in tmp_path.iterdir()] == ['a']
+
+
+def test_the_file_system_may_have_no_locks(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(durable.fcntl, 'flock', fail)
+    write_durably(tmp_path / 'a', b'new')
+    assert (tmp_path / 'a').read_bytes() == b'new'

@@ -1,0 +1,142 @@
+"""
+Damaged mcap files: a reason or an answer, in little time and memory, and never another exception.
+
+FUZZ_EXAMPLES (200) is their number; the number of a damaged file is the seed that makes it.
+"""
+import os
+import random
+import resource
+import struct
+import threading
+import time
+import zlib
+
+import pytest
+from bags import write_bag
+from test_mcap_file import CHANNELS, write_chunks
+
+from featshare_ros.recordings.bag import RecordingError
+from featshare_ros.recordings.bag_input import BagInput, decode
+from featshare_ros.recordings.mcap_file import McapFile
+from featshare_ros.recordings.mcap_records import (
+    CHUNK,
+    CHUNK_HEAD,
+    PREFIX,
+    STATE,
+    metadata,
+)
+
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '200'))
+SECONDS = 2.0
+"""Limit of the processor time for one file, in seconds."""
+MEMORY = 64 << 20
+"""Limit by which one file may raise the largest memory of the process, in bytes."""
+EXTREMES = (0, 1, 0x7f, 0xff, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Return a file of which bytes are others, missing, repeated or zero."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data))
+        length = rng.choice((1, 2, 8, 100, 4096))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at:at + length] = rng.randbytes(len(data[at:at + length]))
+        elif kind == 2:
+            data[at:at + length] = bytes(len(data[at:at + length]))
+        elif kind == 3 and len(data) > length:
+            del data[at:at + length]
+        elif kind == 4:
+            data[at:at] = data[at:at + length]
+        else:
+            form = rng.choice(('<I', '<Q'))
+            number = rng.choice(EXTREMES) & (2**(8 * struct.calcsize(form)) - 1)
+            data[at:at + struct.calcsize(form)] = struct.pack(form, number)
+    return bytes(data)
+
+
+def with_checksums(content: bytes) -> bytes:
+    """Return an mcap file of uncompressed chunks without checksums, with them."""
+    data, at = bytearray(content), 8
+    while at + PREFIX.size < len(data):
+        kind, length = PREFIX.unpack_from(data, at)
+        if kind == CHUNK:
+            messages = data[at + CHUNK_HEAD.size:at + PREFIX.size + length]
+            struct.pack_into('<I', data, at + PREFIX.size + 24, zlib.crc32(messages))
+        at += PREFIX.size + length
+    assert data != content
+    return bytes(data)
+
+
+def within_budget(run, number):
+    """Call a function; fail where it takes too much time or memory."""
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    taken = time.process_time() - begin
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert taken < SECONDS, f'file {number} took {taken:.1f} s'
+    assert grown < MEMORY, f'file {number} took {grown >> 20} MiB'
+
+
+@pytest.mark.parametrize('checksums', [True, False])
+def test_recordings(tmp_path, checksums):
+    path = tmp_path / 'in' / 'in.mcap'
+    write_bag(tmp_path / 'in', frames=4, size=(16, 24), cameras=('front',), compressed=True)
+    content = with_checksums(path.read_bytes()) if checksums else path.read_bytes()
+    found = {'read': 0, 'refused': 0}
+
+    def read():
+        try:
+            with BagInput(path, (), copy=True) as bag:
+                bag.channels()
+                for group in bag.groups(threading.Event()):
+                    if group.camera is not None:
+                        decode(group.camera, group.image)
+            found['read'] += 1
+        except RecordingError:
+            found['refused'] += 1
+
+    path.write_bytes(content)
+    read()
+    assert found == {'read': 1, 'refused': 0}
+    for number in range(EXAMPLES):
+        path.write_bytes(mutated(content, random.Random(number)))
+        within_budget(read, number)
+    assert min(found.values()) > EXAMPLES / 20, found
+
+
+@pytest.mark.parametrize('checksums', [True, False])
+def test_outputs_that_are_reopened(tmp_path, checksums):
+    """Of the file, or of the JSON in it, whose checksum is that of what is there."""
+    path = tmp_path / 'a.mcap'
+    write_chunks(McapFile(path, CHANNELS))
+    whole = path.read_bytes()
+    file = McapFile(path, CHANNELS)
+    chunk = file._chunks[-1]
+    at = chunk.offset + CHUNK_HEAD.size + chunk.size
+    crc = zlib.crc32(whole[at:at + chunk.index_length],
+                     zlib.crc32(whole[chunk.offset:chunk.offset + CHUNK_HEAD.size]))
+    file.abandon()
+    found = set()
+
+    def reopen():
+        try:
+            file = McapFile(path, CHANNELS)
+        except ValueError:  # another program's
+            return
+        found.add(len(file._chunks))
+        file.abandon()
+
+    for number in range(EXAMPLES):
+        rng = random.Random(number)
+        if checksums:
+            path.write_bytes(mutated(whole, rng))
+        else:
+            text = mutated(b'{"frames": 4, "complete": true, "keys": {"front": 3}}', rng)
+            path.write_bytes(whole[:at + chunk.index_length] + metadata(
+                STATE, {'json': text.decode(errors='replace')}, crc))
+        within_budget(reopen, number)
+    assert len(found) > 1, found
