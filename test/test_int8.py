@@ -117,7 +117,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path, video, capsys):
     (tmp_path / 'one').mkdir()
     shutil.copy(video[0] / '000.png', tmp_path / 'one')
     for source, reason in ((tmp_path / 'one', 'give at least two'),
-                           (tmp_path / 'none.mp4', 'no video file')):
+                           (tmp_path / 'none.mp4', 'does not exist')):
         assert featshare(['export', str(tmp_path / 'out'), '--weights', 'light', '--int8',
                           str(source), '--size', '64x64']) == 1
         assert reason in capsys.readouterr().err
