@@ -1,7 +1,7 @@
 """The tables of docs/models, by the name that a page marks them with; see ``pages.fill``."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from featshare_core.evaluation.provenance import read_json
@@ -99,6 +99,28 @@ def networks(results: Path) -> str:
     return table(['architecture', 'encoder', 'whole, 1e9 multiply-adds', 'ms', *'1234'], rows)
 
 
+def traffic(results: Path) -> str:
+    """Return what sharing costs on the rendered traffic: of each lag, in percent."""
+    found = [read_json(file) for file in sorted(
+        (results / 'traffic').glob(f'*-interval-{INTERVAL}.json'))]
+
+    def row(name: str, values: Callable[[Result], Sequence[float | None]]) -> list[str]:
+        return [name, *(', '.join(map(percent, values(one))) for one in found)]
+
+    def per_class(name: str) -> Callable[[Result], Sequence[float | None]]:
+        return lambda one: one['per_class'][name]['per_lag']
+
+    def kept(name: str) -> Callable[[Result], Sequence[float | None]]:
+        return lambda one: one['things'][name]['passing']['kept'][1:]
+
+    names = sorted(found[0]['things'])
+    heads = (f'`{one["weights"]}`, {_levels(one["shared_levels"])}' for one in found)
+    return table(['', *heads], [
+        row('mIoU', lambda one: one['miou']['per_lag']),
+        *(row(f'IoU of {name}', per_class(name)) for name in names),
+        *(row(f'passing: kept of {name}, from lag 1', kept(name)) for name in names)])
+
+
 def int8(results: Path) -> str:
     """Return what int8 costs on CamVid val, by what it was calibrated on."""
     miou = read_json(results / 'speed' / 'int8-cpu.json')['miou']
@@ -130,5 +152,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **{f'{name} of {weights}': _of(draw, weights) for weights in PER_FRAME_GOALS
        for name, draw in (('scores', scores), ('classes', classes), ('losses', losses))},
     'goals of losses': lambda results: loss_goals(),
-    'goals of accuracy missed': goals_missed, 'networks': networks, 'int8': int8}
+    'goals of accuracy missed': goals_missed, 'networks': networks, 'int8': int8,
+    'traffic': traffic}
 """What draws each table from the folder docs/results."""
