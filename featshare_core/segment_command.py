@@ -103,7 +103,9 @@ def _resumed(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text())
         theirs = dict(state['settings'])
-    except (ValueError, KeyError, TypeError) as error:
+        if 'frame' in state:
+            state['frame'] = int(state['frame'])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f'{path} is damaged ({error}), so that the run cannot be continued: '
                          f'--overwrite starts again') from error
     other = [name for name, value in settings.items() if theirs.get(name) != value]

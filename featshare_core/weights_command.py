@@ -5,6 +5,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from featshare_core.text import printable
+
 
 def pull_command(arguments: argparse.Namespace) -> None:
     """
@@ -32,8 +34,7 @@ def show_command(arguments: argparse.Namespace) -> None:
 
 def _print(weights: str) -> None:
     for label, text in _description(weights):
-        # Names in others' files may hold control characters.
-        print(f'{label:14} {"".join(filter(str.isprintable, text))}')
+        print(f'{label:14} {printable(text, 10_000)}')
 
 
 def _description(weights: str) -> Iterator[tuple[str, str]]:

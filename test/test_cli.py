@@ -102,6 +102,12 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
     assert '--overwrite replaces its masks, --resume continues' in capsys.readouterr().err
     assert segment(path, tmp_path / 'out', '--resume', '--key-interval', '4') == 1
     assert 'other settings, so that --resume cannot' in capsys.readouterr().err
+    kept = (tmp_path / 'out' / 'segment.json').read_text()
+    for damage in ('[' * 5000, '{}', '[]', json.dumps({**state, 'frame': 'x'})):
+        (tmp_path / 'out' / 'segment.json').write_text(damage)
+        assert segment(path, tmp_path / 'out', '--resume', *options) == 1
+        assert 'segment.json is damaged' in capsys.readouterr().err
+    (tmp_path / 'out' / 'segment.json').write_text(kept)
     monkeypatch.setattr(segment_command, '_write', write)
     assert segment(path, tmp_path / 'out', '--resume', *options) == 0
     for file in (tmp_path / 'whole').rglob('*.png'):

@@ -139,7 +139,8 @@ def test_shipped_weights_are_scored_on_the_classes_that_a_mapping_names(tmp_path
 @pytest.mark.parametrize(('text', 'message'), [
     ('- road', 'expected lines "ID: NAME"'), ('256: road', '256: road is no id of 0 to 255'),
     ('road: 7', 'road: 7 is no id'), ('true: road', 'True: road is no id'),
-    ('7: [road]', 'is no id'), ('7: null', '1 to 255 classes'), ('{', 'is not valid YAML')])
+    ('7: [road]', 'is no id'), ('7: null', '1 to 255 classes'), ('{', 'is not valid YAML'),
+    ('[' * 3000, 'is not valid YAML'), ('0: 2001-99-99', 'is not valid YAML')])
 def test_a_wrong_mapping_is_refused(text, message, tmp_path):
     path = tmp_path / 'mapping.yaml'
     path.write_text(text)

@@ -202,6 +202,7 @@ def test_advice_on_a_video_without_labels(tmp_path, capsys):
     assert '| mine.safetensors | 0 | 1 |' in text
     assert '| 100.0 | 0.0 | <- |' in text
     assert '    key_interval: 1  # the whole network fits the budget on every frame' in text
+    assert f'    weights: {weights}\n' in text  # as the node finds them
     status, (_, error) = advised('--latency-budget', '0')
     assert status == 1
     assert 'no setting takes 0 ms a frame on average' in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from featshare_core.data.files import natural
 from featshare_core.data.source import (
@@ -15,7 +14,7 @@ from featshare_core.data.source import (
     read_ids,
     read_image,
 )
-from featshare_core.labels import UNLABELLED, LabelSet, load_label_set
+from featshare_core.labels import UNLABELLED, LabelSet, load_label_set, parse_yaml
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 LAYOUT = """expected layout:
@@ -83,8 +82,8 @@ def load_mapping(path: Path) -> tuple[LabelSet, np.ndarray]:
     :raises OSError: where it cannot be read.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(path.read_text(), path)
+    except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not valid YAML: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected lines "ID: NAME", as in "7: road"')

@@ -135,11 +135,12 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
 
 
 def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
-           budget: float) -> str:
+           budget: float, weights: str = '') -> str:
     """
     Return the Pareto table of settings, and the node's parameters for the chosen one.
 
     :param accuracy: title of the column with ``Setting.miou``.
+    :param weights: as the node finds them, where the setting has a name for display.
     """
     rows = [[s.weights, s.shared_levels, s.interval, s.input_size, f'{s.average:.1f}',
              f'{s.worst:.1f}', f'{s.miou:.1f}', f'{s.drop:.1f}', '<-' if s == chosen else '']
@@ -150,7 +151,7 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
         rows = [[*row[:3], *row[4:]] for row in rows]
         head.remove('input size')
     lines = [title, '', table(head, rows), '', f'For {budget:g} ms a frame on average:', '',
-             '/**:', '  ros__parameters:', f'    weights: {chosen.weights}']
+             '/**:', '  ros__parameters:', f'    weights: {weights or chosen.weights}']
     if chosen.shared_levels:
         lines += [f'    shared_levels: {chosen.shared_levels}',
                   f'    key_interval: {chosen.interval}']

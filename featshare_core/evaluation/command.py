@@ -313,5 +313,6 @@ def add_evaluation_commands(subparsers: Any) -> None:
                               "video's")
     command.add_argument('--on', type=Path, metavar='VIDEO',
                          help='a video file or a folder of images on which --weights is measured')
-    command.add_argument('--weights', help="with --on: a shipped checkpoint's name or a "
-                                           '.safetensors file (default: default)')
+    command.add_argument('--weights', help="with --on: a shipped checkpoint's name, a "
+                                           '.safetensors file, a folder of save_pretrained, or a '
+                                           'name that was pulled (default: default)')

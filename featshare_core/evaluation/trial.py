@@ -16,6 +16,7 @@ from featshare_core.evaluation.provenance import shown
 from featshare_core.evaluation.results import bar
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Engine, Frame
+from featshare_core.networks.weights import absolute_weights
 
 INTERVALS = (2, 3, 5, 10)
 """Key intervals tried, in frames."""
@@ -106,4 +107,4 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')
-    return advice(title, 'agreement, mIoU %', steady, chosen, budget)
+    return advice(title, 'agreement, mIoU %', steady, chosen, budget, absolute_weights(weights))

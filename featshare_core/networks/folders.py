@@ -24,6 +24,7 @@ from featshare_core.networks.smp.build import NOT_OURS, smp_arguments
 from featshare_core.networks.state_file import State
 from featshare_core.networks.transformers import class_names, smp_equivalent
 from featshare_core.networks.weights import CONFIG_FILE, CONVERSION, foreign_kind, read_json
+from featshare_core.text import printable
 
 MODEL_CARD = 'README.md'
 """Name of the file whose front matter names the licence of the weights."""
@@ -117,7 +118,7 @@ def read_licence(folder: Path) -> str:
     found = _value(matter[1], 'license') if matter else ''
     name = _value(matter[1], 'license_name') if matter else ''
     licence = f'{found} ({name})' if found and name else found
-    return ''.join(filter(str.isprintable, licence))[:LONGEST_LICENCE] or UNKNOWN_LICENCE
+    return printable(licence, LONGEST_LICENCE) if licence else UNKNOWN_LICENCE
 
 
 def _value(matter: str, key: str) -> str:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from featshare_core.text import printable
+
 CONFIG_FILE = 'config.json'
 """Name of the file that describes the network in an exported folder or in others' folders."""
 LARGEST_CONFIG = 16 * 2**20
@@ -160,7 +162,7 @@ def _snapshot(name: HubName, local: bool, reason: str) -> Path:
         return Path(snapshot_download(name.repository, revision=name.revision,
                                       allow_patterns=list(FOREIGN_FILES), local_files_only=local))
     except (OSError, ValueError) as error:
-        cause = '' if local else f': {" ".join(str(error).split())}'
+        cause = '' if local else f': {printable(" ".join(str(error).split()), 500)}'
         raise CheckpointError(reason + cause) from error
 
 
