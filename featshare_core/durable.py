@@ -16,8 +16,8 @@ def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
 
     The content is written to a temporary file in the same folder, which then replaces the target:
     other processes see either the old content or the new. After an error or a crash the old file
-    is unchanged. What a crash leaves of the temporary file, the next write of the same target
-    overwrites.
+    is unchanged. A temporary file that a crash left is overwritten by the next write of the same
+    target.
 
     :param content: text is written as UTF-8.
     :raises OSError: where the file cannot be written.

@@ -13,7 +13,10 @@ INSTALL = {
     'rosbags': 'pip install rosbags tqdm',
     'lightning': "pip install 'lightning>=2.6'",
     'segmentation_models_pytorch': "pip install 'segmentation-models-pytorch>=0.6,<0.7'"}
-"""Commands that install modules whose package pip knows by another name or with others."""
+"""
+How to install modules whose package has another name, needs a version, or is installed with
+others.
+"""
 ROS = ('it belongs to ROS 2: source the setup.bash of an installation, or, in the source tree, '
        'pip install -r requirements/ros-kilted.txt')
 """How to get the modules of ROS."""

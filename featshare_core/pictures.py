@@ -82,7 +82,7 @@ def decode_picture(content: bytes, order: str = 'RGB', max_pixels: int | None = 
         larger samples become white. Samples are scaled to 8 bits.
     :returns: HxWx3 uint8, or HxW for ``GRAY``.
     :raises PictureError: where the file is neither JPEG nor PNG, truncated, damaged, larger than
-        ``max_pixels``, or would cost far more than its size lets expect.
+        ``max_pixels``, or would take far longer to decode than usual pictures of its size.
     """
     if content.startswith(JPEG_MAGIC):
         return _decode_jpeg(content, order, max_pixels)

@@ -188,7 +188,7 @@ def _described(labels: LabelSet) -> dict[str, Any]:
 
 def _write(arguments: argparse.Namespace, name: str, frame: Frame, result: Result,
            labels: LabelSet) -> Frame | None:
-    """Write what is wanted of a frame; return the overlay, HxWx3 RGB, where it is wanted."""
+    """Write the requested files of a frame; return the overlay, HxWx3 RGB, if it is needed."""
     import cv2
 
     from featshare_core.data.masks import encode_indices
@@ -243,7 +243,7 @@ def _video(path: Path, source: Path) -> Callable[[Frame | None], None]:
 
 def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: int,
             seconds: float, times: dict[bool, Any], problem: str) -> None:
-    """Print rate and latencies, and write them as JSON where that is wanted."""
+    """Print rate and latencies, and write them as JSON if that is requested."""
     from featshare_core.evaluation.provenance import fingerprint, provenance, shown, write_json
     engine, rate = segmenter.engine, frames / max(seconds, 1e-9)
     print(f'{engine.network_name}, {engine.device}, {engine.precision}: masks in '

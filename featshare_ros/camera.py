@@ -136,11 +136,11 @@ class Camera:
         statistics = self.statistics
         publishers = self._node.count_publishers(statistics.topic)
         quiet, loss = statistics.quiet, self._losses.evaluate(self._has_one_source)
-        rivals = self._rivals() if publishers > 1 and not quiet else ''
+        mixed = self._several_publishers() if publishers > 1 and not quiet else ''
         return statistics.status(name, hardware_id, publishers, self._mismatch() if quiet else '',
-                                 idle, rivals or loss, decoding)
+                                 idle, mixed or loss, decoding)
 
-    def _rivals(self) -> str:
+    def _several_publishers(self) -> str:
         """Return a message where several publishers send images on the topic, else ''."""
         names = sorted(f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in
                        self._node.get_publishers_info_by_topic(self.statistics.topic)

@@ -96,7 +96,9 @@ def test_a_folder_of_smp(folder, model, monkeypatch, caplog):
     assert (config.mean, config.std, config.input_size) == ((0.5,) * 3, (0.25,) * 3, (96, 64))
     assert config.licence == 'mit'  # save_pretrained writes a model card
     assert config.training['converted_from'] == 'mine'
-    assert 'mine does not say everything: the classes are called class 0' in caplog.text
+    assert 'mine does not give all settings, so this is assumed: the classes are called class 0' \
+        in caplog.text
+    assert '. `featshare convert` takes explicit settings' in caplog.text
     monkeypatch.setattr(conversions, 'convert', None)  # once is enough
     with VideoSegmenter.from_checkpoint(folder, engine='torch', device='cpu') as segmenter:
         assert segmenter.engine.licence == 'mit'
@@ -327,7 +329,9 @@ def test_the_cache_keeps_those_used_last(folder, monkeypatch):
 
 def test_other_folders_are_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(CheckpointError, match=r'is a folder: a \.safetensors file is needed'):
+    reason = (r'empty is a folder, but neither featshare export nor save_pretrained wrote it: it '
+              r'has no config\.json; `featshare convert`')
+    with pytest.raises(CheckpointError, match=reason):
         load_checkpoint(tmp_path / 'empty')
     save_file({'a': torch.zeros(1)}, tmp_path / 'empty' / 'model.safetensors')
     for text in ('{}', '[1]', '[' * 100_000):

@@ -18,9 +18,9 @@ from featshare_core.labels import UNLABELLED, LabelSet, load_label_set, parse_ya
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 LAYOUT = """expected layout:
-    ROOT/labels.yaml                     a list "classes" of {name: str, color: [r, g, b]}
+    ROOT/labels.yaml                     "classes": names, or {name: str, color: [r, g, b]}
     ROOT/SPLIT/frames/VIDEO/NAME.png     or .jpg; a video's frames, in the order of their names
-    ROOT/SPLIT/masks/VIDEO/NAME.png      of the labelled frames; a byte a pixel, 255 for no class
+    ROOT/SPLIT/masks/VIDEO/NAME.png      of the labelled frames; PNG of class ids, 255 for no class
     ROOT/SPLIT/frames/NAME.png           files directly in frames are stills; each has a mask"""
 
 

@@ -15,7 +15,7 @@ Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 RECORDING_SUFFIXES = ('.mcap', '.db3', '.bag')
 GAP = 5
-"""Steps in time that frames are missing after, in mean intervals between frames."""
+"""Shortest gap between frames that counts as missing frames, in mean frame intervals."""
 
 
 class IncompleteVideoError(ValueError):

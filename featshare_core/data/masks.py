@@ -2,8 +2,8 @@
 Mask files: PNGs whose pixels are ids, whatever the palette or the bit depth.
 
 Drawing programs write masks as palette PNGs or with 1, 2 or 4 bits a pixel. OpenCV would return a
-palette's colours, and spread few bits over 0 to 255. Both kinds lie in the file as a grey picture
-of 8 bits does, but for the header, which is exchanged here.
+palette's colours, and spread few bits over 0 to 255. Their pixel data are stored exactly as those
+of a grey PNG of the same bit depth, so only the header is replaced before decoding.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GREY, PALETTE = 0, 3
 
 def read_indices(path: str | Path) -> npt.NDArray[Any]:
     """
-    Return a mask file's ids, HxW uint8; what is no file of ids comes out as ``read_file`` has it.
+    Return a mask file's ids, HxW uint8; other images are returned as ``read_file`` decodes them.
 
     A palette PNG is read by its indices, and a pixel of 1, 2 or 4 bits as the number it holds.
 

@@ -180,7 +180,7 @@ def _sections(results: Path) -> Iterator[str]:
            f'{start["rate_hz"]} Hz: once with an empty cache (*not met*), and once more (*met*). '
            'Times are in seconds; latencies are from the publication of an image to the arrival '
            'of its mask in another process. Stand-ins are masks from before the engine was '
-           f'prepared for the size. {_source(start)}')
+           f'prepared for the size. `-`: the activation was not observed. {_source(start)}')
     rows = [(f'{engine}, size {state}', one) for engine, states in start['engines'].items()
             for state, one in states.items()]
     yield table(['', *rows[0][1]], [

@@ -66,8 +66,9 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     Try every cut, interval and input size of a checkpoint on a video without labels.
 
     The reference is the mask of the whole network, run on each frame at its own input size;
-    ``miou`` of a setting is the agreement with it. Frames are used as deployed: each lag of the
-    longest interval is seen by every tenth frame.
+    ``miou`` of a setting is the agreement with it. Each engine runs along the video as deployed,
+    at the longest interval, so every lag is measured on every tenth frame; shorter intervals use
+    the first lags.
 
     :param budget, max_drop: see ``advise``; the drop is that of the agreement, from 100 %.
     :returns: the Pareto table and the node's parameters; it says so where the whole network, at

@@ -165,8 +165,8 @@ class DataChoice:
     :param mapping: of a ``folder``: the file with the class of each id, see ``load_mapping``.
     :param allow_absent: score although a class has no labelled pixel. Rendered data are exempt
         from the check: their labels are exact.
-    :raises ValueError: where a data set that lies in a folder is given none, or another kind than
-        ``folder`` a mapping.
+    :raises ValueError: if ``root`` is missing for a data set that needs one, or ``mapping`` is
+        given for another kind than ``folder``.
     """
 
     kind: str

@@ -41,7 +41,7 @@ def as_rgb(image: Any, color: str = 'rgb') -> npt.NDArray[np.uint8]:
                              f"convert it with .convert('RGB')")
         image = np.asarray(image.convert('RGB'))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f'a frame is an HxWx3 uint8 RGB array, not a {image.dtype} array of '
+        raise ValueError(f'a frame is an HxWx3 uint8 array, not a {image.dtype} array of '
                          f'shape {image.shape}')
     return image if color == 'rgb' else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

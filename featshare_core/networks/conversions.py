@@ -25,10 +25,10 @@ def converted(folder: Path, origin: str) -> Path:
     """
     Return the checkpoint of a folder that ``save_pretrained`` wrote, converted if need be.
 
-    It is found again as long as the folder's files and the code that converts them are the same.
+    It is reused as long as the folder's files and the conversion's code are unchanged.
 
     :param origin: where the folder comes from, for ``Config.training``.
-    :raises CheckpointError: where it cannot be converted, or the cache folder not be written.
+    :raises CheckpointError: where it cannot be converted, or the cache folder cannot be written.
     """
     path = cache_folder() / 'weights' / f'{_digest(folder)}.safetensors'
     if path.is_file():
@@ -40,8 +40,8 @@ def converted(folder: Path, origin: str) -> Path:
     except (ValueError, OSError) as error:
         raise CheckpointError(f'{origin} cannot be converted: {error}') from error
     for assumed in config.training.get('assumed', ()):
-        log.warning('%s does not say everything: %s; `featshare convert` takes what you know '
-                    'better', origin, assumed)
+        log.warning('%s does not give all settings, so this is assumed: %s. `featshare convert` '
+                    'takes explicit settings', origin, assumed)
     config = replace(config, training={**config.training, 'converted_from': origin})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,13 @@ def _steps(transform: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _normalisation(step: Mapping[str, Any], largest: float) -> Normalisation:
-    """Return mean and deviation of a white pixel of 1; the step's are of its max_pixel_value."""
+    """
+    Return mean and deviation for images in 0 to 1.
+
+    The step gives them as fractions of ``max_pixel_value``.
+
+    :param largest: value of a white pixel before the step.
+    """
     how = step.get('normalization', 'standard')
     if how != 'standard':
         raise ValueError(f'normalization {how!r}: only fixed values of mean and std can be used')

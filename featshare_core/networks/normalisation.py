@@ -16,7 +16,8 @@ def choose_normalisation(given: Normalisation | None, found: Mapping[str, Normal
     """
     Return mean and deviation of RGB in 0 to 1, where they come from, and what is not used.
 
-    :param given: by the user; None for what was found, else for the ImageNet weights' values.
+    :param given: the user's values; None: those in ``found``, else those of the encoder's
+        ImageNet weights.
     :param found: in the network's files, by where it was found.
     :param encoder: of segmentation_models_pytorch; None for torchvision's.
     :raises ValueError: where they are of RGB in 0 to 255, contradict each other, or cannot be
@@ -71,7 +72,7 @@ def check_range(normalisation: Normalisation, where: str) -> None:
     """
     Refuse mean and deviation of RGB in 0 to 255; the message has the divided values.
 
-    :param where: they come from.
+    :param where: where the values come from, for the message.
     """
     mean, std = normalisation
     if not (max(mean) > 1 or max(std) > 1):

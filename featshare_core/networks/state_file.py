@@ -60,7 +60,7 @@ def one_network(tensors: State, marker: str, path: str | Path) -> tuple[State, S
     """
     Return the tensors of the one network in a state dict, and the others.
 
-    Whatever stands before the marker in the network's names (``model.``, ``module.``) is removed.
+    Any prefix before the marker (``model.``, ``module.``) is removed.
 
     :param marker: the name of a module that the network has, and its dot, such as ``encoder.``.
     :param path: of the file, for messages.
@@ -131,7 +131,7 @@ def unallocated() -> Iterator[None]:
 
 class _Unallocated(TorchFunctionMode):
     """
-    What building on the meta device needs beside it.
+    Workarounds for building modules on the meta device.
 
     Encoders read the schedule of their drop paths, which therefore stays on the CPU. Normally
     distributed initial values are left out: there, they would import a compiler for 1.4 s.

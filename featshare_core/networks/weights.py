@@ -15,10 +15,11 @@ LARGEST_CONFIG = 16 * 2**20
 FOREIGN_FILES = (CONFIG_FILE, 'model.safetensors', 'preprocessor_config.json',
                  'albumentations_config_eval.json', 'README.md')
 """Names of the files that are read in others' folders; the first two must be there."""
-CONVERSION = ("`featshare convert` makes a checkpoint of segmentation_models_pytorch's or "
-              "torchvision's weights")
+CONVERSION = ('`featshare convert` makes a checkpoint from weights of '
+              'segmentation_models_pytorch, transformers or torchvision')
 """What to do with other weights."""
-_FOLDER = f'checkpoint {{}} is a folder: a .safetensors file is needed; {CONVERSION}'
+_FOLDER = (f'{{}} is a folder, but neither featshare export nor save_pretrained wrote it: it has '
+           f'no {CONFIG_FILE}; {CONVERSION}')
 _HUB_NAME = re.compile(r'(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?',
                        re.ASCII)
 

@@ -47,6 +47,6 @@ class Pace(Callback):
                                   trainer.global_step)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
-        """Say it, where it is time to."""
+        """Report the number of steps done."""
         if trainer.is_global_zero:
             self._show(trainer.global_step)

@@ -49,9 +49,10 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
           nodes: int = 1, workers: int = 0, callbacks: tuple[Callback, ...] = (),
           progress: bool = True, precision: str = 'auto') -> dict[str, float]:
     """
-    Train, save ``output/final.safetensors`` and score; resume where ``output/last.ckpt`` ends.
+    Train, save ``output/final.safetensors`` and score.
 
-    An unfinished epoch is repeated; the weights are those of an unbroken run.
+    A run resumes from the state that ``find_state`` returns: the unfinished epoch is repeated, and
+    the weights are those of an uninterrupted run.
 
     :param data: the folder that the configuration's relative roots lie in.
     :param device: ``auto``, ``cpu``, ``cuda``; ``devices`` of each of ``nodes`` machines.

@@ -55,7 +55,7 @@ CHUNK_BYTES = 4 << 20
 CHUNK_SECONDS = 5.0
 """Largest size and age of a chunk, in bytes and seconds: the most that a crash loses."""
 METADATA_BYTES = 64 << 20
-"""Largest metadata record that is read, in bytes: a damaged length may be any."""
+"""Largest metadata record that is read, in bytes; bounds what a damaged length field allocates."""
 BLOCK_BYTES = 1 << 20
 """Amount that is read at once for a checksum, in bytes."""
 
@@ -72,7 +72,7 @@ class McapFile:
 
     Opening takes the file's lock, which is held until ``close`` or ``abandon``, creates the file
     where there is none, and finds what an earlier run has finished: ``state`` is that after its
-    last intact chunk. Where ``settings`` is empty, nothing is, and ``begin`` comes next.
+    last intact chunk. If ``settings`` is empty, there is nothing to continue: call ``begin`` next.
 
     :raises BlockingIOError: where another process holds the lock.
     :raises UnknownFileError: where another program wrote the file.
@@ -154,7 +154,7 @@ class McapFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write the chunk and the state to the disk itself; raises as ``checkpoint`` does."""
+        """Write chunk and state, and force them to the disk (fsync); raises as ``checkpoint``."""
         if self._pending is None or (not self._parts and self._pending == self.state):
             return
         chunk, parts = self._compose()
