@@ -1,6 +1,7 @@
 """Files that are written completely or not at all, also if the power fails."""
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -22,7 +23,11 @@ def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
     :param content: text is written as UTF-8.
     :raises OSError: where the file cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays one
+    if path.exists() and not path.is_file():  # such as /dev/stdout
+        with path.open('wb') as device:
+            device.write(content.encode() if isinstance(content, str) else content)
+        return
     unfinished = path.with_name(path.name + SUFFIX)
     rest = memoryview(content.encode() if isinstance(content, str) else content)
     file = _open_locked(unfinished)
@@ -49,6 +54,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do it for folders
+            raise
     finally:
         os.close(descriptor)
 

@@ -124,6 +124,9 @@ def _decode_jpeg(content: bytes, order: str, max_pixels: int | None) -> Pixels:
         # libjpeg ignores these bytes in a sequential JPEG, but reports other values, which some
         # cameras write; and it gives the text of the first report only.
         content = content[:jpeg.spectrum] + _WHOLE_SPECTRUM + content[jpeg.data:]
+    if content[6:11] == b'JFIF\0' and content[11] != 1:
+        # libjpeg reports other versions of the header, which change no pixel, in the same way.
+        content = content[:11] + b'\x01' + content[12:]
     pixels = np.empty((jpeg.height, jpeg.width, 1 if order == 'GRAY' else 3), np.uint8)
     try:
         simplejpeg.decode_jpeg(content, order, buffer=pixels)
@@ -245,4 +248,5 @@ def _check_size(kind: str, width: int, height: int, max_pixels: int | None) -> N
         raise PictureError(f'{kind} header claims {width}x{height} pixels')
     if max_pixels is not None and width * height > max_pixels:
         raise PictureError(f'{kind} header claims {width}x{height} pixels, more than the '
-                           f'{max_pixels / 1e6:g} megapixels that are accepted')
+                           f'{max_pixels / 1e6:g} megapixels that are accepted '
+                           f'(max_compressed_pixels)')

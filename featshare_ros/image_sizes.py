@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
-from featshare_core.durable import write_durably
 from featshare_core.inference.pixels import Size
 from featshare_core.machine import cache_folder
 
@@ -37,7 +37,10 @@ class ImageSizes:
         self.known = [size, *self.known][:KEPT]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._path, json.dumps(self.known))
+            # Not durably: a hint is not worth waiting for the disk between two frames.
+            unfinished = self._path.with_suffix(f'.{os.getpid()}')
+            unfinished.write_text(json.dumps(self.known))
+            os.replace(unfinished, self._path)
         except OSError as error:
             self._logger.warning(f'the image size cannot be kept, so the next start does not '
                                  f'prepare for it: {error}')

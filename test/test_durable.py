@@ -48,6 +48,29 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, step, error)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a', b'old')]
 
 
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / 'link').symlink_to('target')
+    write_durably(tmp_path / 'link', b'content')
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'target').read_bytes() == b'content'
+    os.mkfifo(tmp_path / 'pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    write_durably(tmp_path / 'pipe', 'text')
+    assert os.read(reader, 100) == b'text'
+    os.close(reader)
+    assert (tmp_path / 'pipe').is_fifo()
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(tmp_path, monkeypatch):
+    def fsync(file):
+        if os.path.samestat(os.fstat(file), os.stat(tmp_path)):
+            raise OSError(errno.EINVAL, 'Invalid argument')
+
+    monkeypatch.setattr(durable.os, 'fsync', fsync)
+    write_durably(tmp_path / 'a', b'content')
+    assert (tmp_path / 'a').read_bytes() == b'content'
+
+
 def test_what_a_crash_has_left_is_overwritten(tmp_path):
     (tmp_path / f'a{SUFFIX}').write_bytes(b'half of a file that is longer than the next')
     write_durably(tmp_path / 'a', b'new')

@@ -206,3 +206,28 @@ def test_a_file_that_its_writer_has_removed_is_not_continued(path, monkeypatch):
     monkeypatch.setattr(mcap_file.fcntl, 'flock', remove_first)
     with pytest.raises(FileNotFoundError, match='another process has removed it'):
         McapFile(path, CHANNELS)
+
+
+@pytest.mark.parametrize(('number', 'kept'), [
+    (errno.EACCES, 40), (errno.EIO, 40), (errno.ENOSPC, 37)])
+def test_chunks_are_given_up_only_for_room_and_not_all(tmp_path, monkeypatch, number, kept):
+    # Every chunk was lost where metadata.yaml could not be written for any other reason.
+    monkeypatch.setattr(mcap_file, 'ROOM', 300)
+    file = McapFile(tmp_path / 'a.mcap', CHANNELS)
+    file.begin(WANTED)
+    for index in range(40):
+        file.write(1, index, bytes(50))
+        file.checkpoint({'frames': index + 1, 'complete': False})
+        file.flush()
+    sizes = {chunk.end - chunk.offset for chunk in file._chunks}
+
+    def then():
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        file.close(then)
+    assert min(sizes) > 100
+    again = McapFile(tmp_path / 'a.mcap', CHANNELS)
+    assert len(again._chunks) >= kept
+    assert again.state['frames'] == len(again._chunks)
+    again.abandon()

@@ -160,18 +160,41 @@ def test_models_are_exported_here_where_no_process_can(folder, source, monkeypat
                                                        random_checkpoint):
     Path(random_checkpoint).rename(f'{random_checkpoint}.moved')
     source.prepare((64, 96))
+    Path(f'{random_checkpoint}.moved').rename(random_checkpoint)
     assert 'another cannot do it: ' in caplog.text
     assert 'CheckpointError: ' in caplog.text
     assert source.models((64, 96)).key
-    monkeypatch.setattr(sys, 'executable', '/nowhere/python')
-    source.prepare((96, 96))
-    assert "another cannot do it: [Errno 2] No such file or directory: '/nowhere/python'" \
-        in caplog.text
-    # Now that it is kept, nothing is left to do.
-    Path(f'{random_checkpoint}.moved').rename(random_checkpoint)
     caplog.clear()
-    source.prepare((64, 96))
+    source.prepare((96, 96))  # is not tried again
     assert not caplog.text
+
+
+@pytest.mark.parametrize('executable', ['/nowhere/python', None])
+def test_without_an_interpreter_models_are_exported_here(folder, source, monkeypatch, caplog,
+                                                         executable):
+    monkeypatch.setattr(sys, 'executable', executable)
+    source.prepare((64, 96))
+    assert 'another cannot do it: ' in caplog.text
+
+
+def test_a_cache_that_keeps_nothing_is_found_out_once(folder, source, monkeypatch, caplog):
+    run = []
+    monkeypatch.setattr(ExportProcess, 'run', lambda self, *arguments: run.append(arguments))
+    for size in ((64, 96), (96, 96)):
+        source.prepare(size)
+    assert len(run) == 1
+    assert 'does not keep its result' in caplog.text
+
+
+def test_the_other_process_runs_nothing_of_the_working_directory(folder, source, monkeypatch,
+                                                                 tmp_path):
+    # As in a folder that others may write to.
+    (tmp_path / 'queue.py').write_text('open("executed", "w"); raise RuntimeError')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', ['', *sys.path])
+    source.prepare((64, 96))
+    assert [file.name for file in kept()] == [source._name((64, 96))]
+    assert not (tmp_path / 'executed').exists()
 
 
 def test_closing_ends_the_other_process(folder, source):

@@ -117,6 +117,11 @@ def test_the_deviations_of_common_cameras_are_no_damage():
         at = bare.index(b'\xff\xc4')
         bare = bare[:at] + bare[at + 2 + int.from_bytes(bare[at + 2:at + 4], 'big'):]
     np.testing.assert_array_equal(decode_picture(bare), expected)
+    # The version of the JFIF header changes no pixel.
+    versions = bytearray(content)
+    assert versions[6:11] == b'JFIF\0'
+    versions[11] = 2
+    np.testing.assert_array_equal(decode_picture(bytes(versions)), expected)
     # The spectral selection of a sequential JPEG has no meaning.
     odd = bytearray(content)
     odd[scan_start(content) - 3:scan_start(content)] = bytes(3)

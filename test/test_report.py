@@ -221,5 +221,9 @@ def test_advice_recommends_a_smaller_input_only_where_it_is_better():
     assert text.endswith('    key_interval: 1  # a smaller input is better than sharing\n'
                          '    input_size: [320, 224]')
     text = advice('title', 'agreement', [shared], shared, 20.0)
-    assert text.endswith('    weights: mine\n    shared_levels: 2\n    key_interval: 5')
+    assert '    weights: mine\n    shared_levels: 2\n    key_interval: 5\n' in text
+    assert text.endswith('max_key_age: 0.0  # no limit: the rate of the images is not known')
+    timed = Setting('mine', 2, 5, 10.0, 12.0, 90.0, 12.0, 0.33)
+    text = advice('title', 'agreement', [timed], timed, 20.0)
+    assert '    max_key_age: 0.33  # the age that' in text
     assert 'input size' not in text

@@ -12,6 +12,7 @@ from featshare_core.networks import transformers
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 from featshare_core.networks.convert import convert
 from featshare_core.networks.eval_transform import PREPROCESSOR, read_preprocessor
+from featshare_core.networks.folders import read_folder
 
 try:
     import segmentation_models_pytorch  # noqa: F401
@@ -237,6 +238,18 @@ def test_what_is_refused(tmp_path, changes, message):
                      {name: torch.zeros(shape) for name, shape in segformer_shapes().items()})
     with pytest.raises(CheckpointError, match=f'^b0 cannot be converted: .*{message}'):
         load_checkpoint(folder)
+
+
+def test_names_that_cannot_be_used_leave_the_choice_to_the_user(tmp_path):
+    for name, names in (('none', None), ('twice', dict.fromkeys(map(str, range(19)), 'thing'))):
+        folder = written(tmp_path / name, {**SEGFORMER, 'id2label': names},
+                         {name: torch.zeros(shape) for name, shape in segformer_shapes().items()})
+        found = read_folder(folder)
+        assert found.labels is None
+        assert 'id2label' in found.label_problem
+        # With labels the conversion goes on: to the comparison, in which zeros fail.
+        with pytest.raises(ValueError, match='the divided network differs'):
+            convert(folder, CITYSCAPES, assume=True)
 
 
 @pytest.mark.parametrize(('content', 'mean', 'size'), [

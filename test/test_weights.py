@@ -116,7 +116,7 @@ def test_what_a_folder_does_not_say_is_assumed_and_named(folder, model, caplog):
     config = assert_same(folder, model)
     assert (config.input_size, config.licence) == ((512, 512), 'unknown')
     assert len(config.training['assumed']) == 2  # timm knows the mean of its encoder's weights
-    assert 'it was trained on images of 512x512; ' in caplog.text
+    assert 'it was trained on images of 512x512. ' in caplog.text
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
@@ -314,6 +314,26 @@ def test_where_the_cache_cannot_be_written(tmp_path, folder, monkeypatch):
     (tmp_path / 'cache').write_text('a file')
     with pytest.raises(CheckpointError, match='set XDG_CACHE_HOME to a folder that can be'):
         load_checkpoint(folder)
+
+
+def test_a_damaged_file_of_the_cache_is_converted_again(folder, model, caplog):
+    path = find_weights(folder)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert_same(folder, model)
+    assert f'{path} is damaged' in caplog.text
+
+
+def test_a_pull_that_was_interrupted_is_named(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:1')
+    cached_repository(tmp_path / 'hub', folder, 'org/tiny')
+    next((tmp_path / 'hub').rglob('snapshots/*/model.safetensors')).unlink()
+    with pytest.raises(CheckpointError, match=r'has no model\.safetensors, or was pulled in'):
+        find_weights('org/tiny')
+
+
+def test_a_file_that_is_missing_is_no_name_of_a_hub():
+    with pytest.raises(CheckpointError, match=r'checkpoint out/typo\.pt does not exist'):
+        find_weights('out/typo.pt')
 
 
 def test_the_cache_keeps_those_used_last(folder, monkeypatch):

@@ -47,7 +47,8 @@ def folder_source(root: Path, split: str, mapping: Path | None = None) -> Source
     folders = sorted((path for path in frames.iterdir() if path.is_dir()), key=natural)
     for video in [frames, *folders]:
         before: tuple[str, ...] = ()
-        files = (file for file in video.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = (file for file in video.iterdir() if file.suffix.lower() in SUFFIXES
+                 and not file.name.startswith('.'))
         for frame in sorted(files, key=natural):
             before = (str(frame), *(() if video == frames else before[:31]))
             mask = masks / frame.relative_to(frames).with_suffix('.png')
@@ -56,7 +57,7 @@ def folder_source(root: Path, split: str, mapping: Path | None = None) -> Source
                 used.add(mask)
             elif video == frames:
                 raise FileNotFoundError(f'{mask} is missing: a still needs its mask; {LAYOUT}')
-    for mask in sorted(masks.rglob('*.png')):
+    for mask in sorted(masks.rglob('[!.]*.png')):
         if mask not in used:
             frame = frames / mask.relative_to(masks)
             raise FileNotFoundError(f'{mask} has no frame: {frame} (or .jpg) is missing')

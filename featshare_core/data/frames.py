@@ -102,8 +102,9 @@ def images_of(folder: Path) -> list[Path]:
 
     :raises ValueError: where there is none, or two would have the same mask.
     """
-    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES),
-                   key=natural)
+    # Hidden files such as macOS's ._NAME.jpg are no images.
+    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES
+                    and not file.name.startswith('.')), key=natural)
     if not files:
         inside = {file.suffix for file in folder.iterdir()}
         hint = ': it is a recording, which segment_bag reads' \

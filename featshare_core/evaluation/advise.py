@@ -162,6 +162,8 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
     if chosen.key_age is not None:
         lines += [f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were '
                   f'measured up to']
+    elif chosen.interval > 1:
+        lines += ['    max_key_age: 0.0  # no limit: the rate of the images is not known']
     if chosen.input_size:
         width, height = chosen.input_size.split('x')
         lines += [f'    input_size: [{width}, {height}]']

@@ -47,10 +47,10 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
 
 def _footage(video: Path, command: str) -> Footage:
-    from featshare_core.data.frames import count_frames, frames_of
+    from featshare_core.data.frames import count_frames, frame_rate, frames_of
     from featshare_core.evaluation.unlabelled import Footage
     return Footage(video.name, (frame for _, frame in frames_of(video)), count_frames(video),
-                   f'featshare {command} {video.name}')
+                   f'featshare {command} {video.name}', frame_rate(video))
 
 
 def run_unlabelled(arguments: argparse.Namespace, footage: Footage) -> None:

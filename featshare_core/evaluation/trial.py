@@ -50,14 +50,15 @@ class _Trial:
         self.milliseconds[lag].append(1e3 * (time.perf_counter() - start))
         self.matrices[lag] += confusion_matrix(reference, mask, len(self.engine.labels))
 
-    def settings(self, weights: str) -> Iterator[Setting]:
+    def settings(self, weights: str, hz: float | None) -> Iterator[Setting]:
         ms = [float(np.median(taken)) for taken in self.milliseconds]
         agreement = [100 * mean_iou(matrix) for matrix in self.matrices]
         for interval in self.intervals:
             lags = slice(interval)
             yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
                           max(ms[lags]), float(np.mean(agreement[lags])),
-                          100 - min(agreement[lags]), None, self.input_size)
+                          100 - min(agreement[lags]), interval / hz if hz else None,
+                          self.input_size)
 
 
 def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | None,
@@ -102,7 +103,7 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     if count < needed:
         raise ValueError(f'{footage.name} holds {count + 1} frames, and at least {needed + 1} '
                          f'are needed')
-    found = [setting for trial in trials for setting in trial.settings(shown(weights))]
+    found = [setting for trial in trials for setting in trial.settings(shown(weights), footage.hz)]
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]
     chosen = choose(steady, budget, max_drop)
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '

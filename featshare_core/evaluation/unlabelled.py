@@ -179,12 +179,14 @@ class Footage:
     :param frames: HxWx3 uint8 RGB, in order; read once.
     :param length: their number, as far as it is known before they are read.
     :param command: the command line that names it.
+    :param hz: frames per second; None where that is not known.
     """
 
     name: str
     frames: Iterable[Frame]
     length: int
     command: str
+    hz: float | None = None
 
 
 def evaluate_unlabelled(weights: str | Path, footage: Footage, interval: int,

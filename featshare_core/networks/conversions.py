@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from featshare_core.machine import cache_folder
 from featshare_core.networks.checkpoint import save_checkpoint
@@ -30,11 +31,17 @@ def converted(folder: Path, origin: str) -> Path:
     :param origin: where the folder comes from, for ``Config.training``.
     :raises CheckpointError: where it cannot be converted, or the cache folder cannot be written.
     """
-    path = cache_folder() / 'weights' / f'{_digest(folder)}.safetensors'
+    path = cache_folder() / 'weights' / f'{_digest(folder, origin)}.safetensors'
     if path.is_file():
-        with suppress(OSError):
-            os.utime(path)
-        return path
+        try:
+            with safe_open(path, 'pt'):
+                pass
+        except (SafetensorError, OSError) as error:
+            log.warning('%s is damaged (%s), and is converted again', path, error)
+        else:
+            with suppress(OSError):
+                os.utime(path)
+            return path
     try:
         network, config = convert(folder, assume=True)
     except (ValueError, OSError) as error:
@@ -46,8 +53,10 @@ def converted(folder: Path, origin: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, network, config, torch.float32)
-        for old in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
-            old.unlink()
+        with suppress(OSError):  # another process may remove the same files
+            for old in sorted(path.parent.glob('*.safetensors'),
+                              key=lambda file: file.stat().st_mtime)[:-KEPT]:
+                old.unlink()
     except OSError as error:
         raise CheckpointError(f'{origin} cannot be converted into {path.parent} ({error}): set '
                               f'XDG_CACHE_HOME to a folder that can be written, or convert it '
@@ -55,9 +64,9 @@ def converted(folder: Path, origin: str) -> Path:
     return path
 
 
-def _digest(folder: Path) -> str:
-    """Return a digest of a folder's files and of the code that converts them, in hexadecimal."""
-    digest = hashlib.sha256()
+def _digest(folder: Path, origin: str) -> str:
+    """Return a digest of a folder's name and files, and of the code that converts them, in hex."""
+    digest = hashlib.sha256(repr(origin).encode())
     for source in sorted(Path(__file__).parent.rglob('*.py')):
         digest.update(source.read_bytes())
     for name in FOREIGN_FILES:

@@ -84,6 +84,8 @@ def convert(source: Path, labels: LabelSet | None = None,
     not_used = ['the class names of the folder'] if labels and found.labels and \
         labels.names != found.labels.names else []
     labels = labels or found.labels
+    if labels is None and found.label_problem:
+        raise ValueError(f'{found.label_problem}; `featshare convert --labels` names them')
     if labels is None:
         if not assume:
             raise ValueError(f'{source} does not name its classes: give --labels')

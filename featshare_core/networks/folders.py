@@ -43,6 +43,7 @@ class Pretrained:
     :param labels: None where the folder does not name the classes.
     :param transform: how images are prepared, as ``transform_file`` says.
     :param encoder_weights: those that its training started from; None where unknown.
+    :param label_problem: why the classes that the folder names cannot be used; else empty.
     """
 
     architecture: str | None
@@ -54,6 +55,7 @@ class Pretrained:
     transform_file: str = FILE
     encoder_weights: str | None = None
     licence: str = UNKNOWN_LICENCE
+    label_problem: str = ''
 
 
 def read_folder(folder: Path) -> Pretrained:
@@ -73,8 +75,13 @@ def read_folder(folder: Path) -> Pretrained:
     if foreign_kind(folder) == 'smp':
         return _smp(folder, config, state, licence)
     architecture, encoder, arguments, state = smp_equivalent(folder, config, state)
-    return Pretrained(architecture, encoder, arguments, state, class_names(folder, config),
-                      read_preprocessor(folder), PREPROCESSOR, licence=licence)
+    labels, problem = None, ''
+    try:
+        labels = class_names(folder, config)
+    except ValueError as error:
+        problem = str(error)
+    return Pretrained(architecture, encoder, arguments, state, labels, read_preprocessor(folder),
+                      PREPROCESSOR, licence=licence, label_problem=problem)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

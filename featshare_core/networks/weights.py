@@ -24,6 +24,10 @@ _HUB_NAME = re.compile(r'(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w
                        re.ASCII)
 
 
+FILES = ('.safetensors', '.pt', '.pth', '.ckpt', '.bin', '.onnx')
+"""Endings of the names of files, which are no names of a model hub."""
+
+
 class CheckpointError(ValueError):
     """Weights that cannot be used; the message names them and says what to do."""
 
@@ -42,7 +46,7 @@ class HubName(NamedTuple):
 def hub_name(weights: str | Path) -> HubName | None:
     """Return what ``org/name[@revision]`` names; None where it has another form, or is a path."""
     match = _HUB_NAME.fullmatch(str(weights))
-    if match is None or str(weights).endswith('.safetensors') or Path(weights).exists():
+    if match is None or str(weights).endswith(FILES) or Path(weights).exists():
         return None
     return HubName(match['repository'], match['revision'])
 
@@ -160,11 +164,18 @@ def _snapshot(name: HubName, local: bool, reason: str) -> Path:
         raise CheckpointError(f'{name} is a name of a model hub, which needs huggingface_hub: '
                               f'pip install huggingface_hub') from error
     try:
-        return Path(snapshot_download(name.repository, revision=name.revision,
-                                      allow_patterns=list(FOREIGN_FILES), local_files_only=local))
-    except (OSError, ValueError) as error:
+        folder = Path(snapshot_download(name.repository, revision=name.revision,
+                                        allow_patterns=list(FOREIGN_FILES),
+                                        local_files_only=local))
+    except Exception as error:  # of any type: each client of HTTP has its own
         cause = '' if local else f': {printable(" ".join(str(error).split()), 500)}'
         raise CheckpointError(reason + cause) from error
+    for needed in (CONFIG_FILE, 'model.safetensors'):
+        if not (folder / needed).is_file():
+            raise CheckpointError(f'{name} has no {needed}, or was pulled in part only: '
+                                  f'featshare pull {name}; weights of other formats, such as '
+                                  f'pytorch_model.bin, are not read')
+    return folder
 
 
 def _shipped(name: str) -> Path:

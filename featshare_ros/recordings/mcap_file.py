@@ -54,6 +54,8 @@ from featshare_ros.recordings.mcap_records import (
 CHUNK_BYTES = 4 << 20
 CHUNK_SECONDS = 5.0
 """Largest size and age of a chunk, in bytes and seconds: the most that a crash loses."""
+ROOM = 2 * CHUNK_BYTES
+"""Bytes that are given up at most on a full disk, for the file's summary and metadata.yaml."""
 METADATA_BYTES = 64 << 20
 """Largest metadata record that is read, in bytes; bounds what a damaged length field allocates."""
 BLOCK_BYTES = 1 << 20
@@ -169,18 +171,24 @@ class McapFile:
         """
         Write the summary, which makes the file readable for others, call ``then``, and close it.
 
-        Where there is no room for both, chunks are removed from the end until there is.
+        Where the disk has no room for both, chunks are removed from the end until it has.
 
-        :raises OSError: where it fails even without chunks.
+        :raises OSError: where it fails for another reason, or still has no room. The chunks that
+            are left can be continued.
         """
+        freed = 0
         try:
             while True:
                 try:
                     self._append(self._summary())
                     return then()
-                except OSError:
-                    if not self._chunks:
+                except OSError as error:
+                    # Room may be short in other ways too, such as the number of files, in which
+                    # removing chunks does not help.
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._chunks \
+                            or freed > ROOM:
                         raise
+                    freed += self._chunks[-1].end - self._chunks[-1].offset
                     self._give_up_chunk()
         finally:
             self._file.close()

@@ -22,6 +22,9 @@ from featshare_ros.recordings.bag_output import METADATA_FILE, Outputs, Wanted, 
 from featshare_ros.recordings.mcap_file import McapFile, State, UnknownFileError
 from featshare_ros.recordings.mcap_records import Channel
 
+EARLIER = {'sensor_bits': json.dumps(FULL_RANGE)}
+"""Settings that outputs of earlier versions do not name, with what applied then."""
+
 
 @dataclass(frozen=True)
 class Job(SegmenterOptions):
@@ -310,7 +313,8 @@ def _open(output: Path, path: Path, channels: list[Channel],
         raise RecordingError(f'{path}: another process is writing it') from error
     except OSError as error:
         raise RecordingError(f'{output} cannot be written: {error.strerror or error}') from error
-    other = [name for name, value in settings.items() if file.settings.get(name) != value]
+    other = [name for name, value in settings.items()
+             if file.settings.get(name, EARLIER.get(name)) != value]
     if other:
         file.abandon()
         raise RecordingError(f'{output} was started with other settings, so that --resume cannot '

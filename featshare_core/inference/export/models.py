@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featshare_core.durable import sync_folder, write_durably
 from featshare_core.inference.engine import Frame
-from featshare_core.inference.export.cache import cached, identity, is_cached
+from featshare_core.inference.export.cache import cached, folder, identity, is_cached
 from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
@@ -124,9 +124,14 @@ class NetworkModels(ModelSource):
             return
         try:
             self._process.run(self._origin, size)
+            problem = '' if is_cached(self._name(size)) else \
+                f'{folder()} does not keep its result, or {self._origin.weights} has changed'
         except OSError as error:
-            log.warning('the models are exported in this process, which delays masks, since '
-                        'another cannot do it: %s', error)
+            problem = str(error)
+        if problem:
+            self._origin = None  # it would fail again, for every size
+            log.warning('models are exported in this process, which delays masks, since another '
+                        'cannot do it: %s', problem)
 
     def close(self) -> None:
         """End the other process."""

@@ -10,13 +10,19 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from featshare_core.inference.pixels import Size
 
 NICENESS = 19
-"""Of the process: frames on the same cores go first."""
+"""Of the process: the lowest priority."""
+PACKAGE = Path(__file__).parents[3]
+"""Folder that holds the package."""
+PROGRAM = (f'import sys; sys.path[:] = filter(None, sys.path); '
+           f'from {__name__} import _export; _export()')
+"""What the process runs; ``python -m`` would search the working directory first."""
 
 
 class Origin(NamedTuple):
@@ -42,15 +48,22 @@ class ExportProcess:
         :raises OSError: where that fails, with the last line of what the process reported.
         :raises RuntimeError: where this is or gets closed.
         """
-        command = [sys.executable, '-m', __name__, str(origin.weights),
+        if not sys.executable:
+            raise FileNotFoundError('the Python interpreter is not known')
+        command = [sys.executable, '-c', PROGRAM, str(origin.weights),
                    *(str(value) for value in (*size, *origin[1:]))]
-        # Modules are found where this process finds them.
-        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+        # Modules are found where this process finds them, but not in the working directory, which
+        # others may write to.
+        folders = (str(PACKAGE), *(str(folder) for folder in sys.path if str(folder)))
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(folders)}
         with self._lock:
             self._check_open()
             self._running = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE, text=True, errors='replace')
+            # Before it imports anything: frames on the same cores go first.
+            with suppress(OSError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, self._running.pid, NICENESS)
         _, report = self._running.communicate()
         self._check_open()
         if self._running.returncode:
@@ -70,7 +83,6 @@ class ExportProcess:
 
 def _export() -> None:
     """Export what ``ExportProcess`` has asked for on the command line."""
-    os.nice(NICENESS)
     import torch
 
     from featshare_core.inference.export.models import NetworkModels
@@ -80,7 +92,3 @@ def _export() -> None:
     NetworkModels(*load_checkpoint(
         weights, None if shared_levels == 'None' else int(shared_levels),
         None if aligned == 'None' else aligned == 'True')).models((int(height), int(width)))
-
-
-if __name__ == '__main__':
-    _export()
