@@ -7,12 +7,15 @@ if TYPE_CHECKING:
     from featshare_core.inference.segmenter import Result, VideoSegmenter
     from featshare_core.labels import LabelSet
     from featshare_core.networks.checkpoint import load_checkpoint
+    from featshare_core.networks.weights import CheckpointError
     __version__: str
 
-__all__ = ['LabelSet', 'Result', 'VideoSegmenter', '__version__', 'load_checkpoint']
+__all__ = ['CheckpointError', 'LabelSet', 'Result', 'VideoSegmenter', '__version__',
+           'load_checkpoint']
 
 _MODULES = {'VideoSegmenter': 'inference.segmenter', 'Result': 'inference.segmenter',
-            'LabelSet': 'labels', 'load_checkpoint': 'networks.checkpoint'}
+            'LabelSet': 'labels', 'CheckpointError': 'networks.weights',
+            'load_checkpoint': 'networks.checkpoint'}
 
 
 def _version() -> str:

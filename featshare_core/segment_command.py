@@ -246,8 +246,8 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
     """Print rate and latencies, and write them as JSON if that is requested."""
     from featshare_core.evaluation.provenance import fingerprint, provenance, shown, write_json
     engine, rate = segmenter.engine, frames / max(seconds, 1e-9)
-    print(f'{engine.network_name}, {engine.device}, {engine.precision}: masks in '
-          f'{arguments.output}, {rate:.1f} frames a second')
+    print(f'{engine.network_name}, {engine.device}, engine {engine.name}, {engine.precision}: '
+          f'masks in {arguments.output}, {rate:.1f} frames a second')
     timed: dict[str, Any] = {}
     for is_key, rolling in times.items():
         kind, percentiles = 'key' if is_key else 'current', rolling.percentiles()

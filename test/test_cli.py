@@ -169,3 +169,13 @@ def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         'training: 162 of 8000 steps, 2.00 a second, 1:05:19 left',
         'training: 222 of 8000 steps, 2.00 a second, 1:04:49 left']
+
+
+def test_a_threshold_that_has_no_effect_is_refused(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    cv2.imwrite(str(tmp_path / 'in' / '0.png'), np.zeros((64, 64, 3), np.uint8))
+    assert main(['segment', str(tmp_path / 'in'), str(tmp_path / 'out'), '--change-threshold',
+                 '0.1']) == 1
+    assert 'no effect without key_policy change' in capsys.readouterr().err
+    assert main(['segment', 'rtsp://127.0.0.1/x', str(tmp_path / 'out')]) == 1
+    assert 'does not exist: streams are not read' in capsys.readouterr().err

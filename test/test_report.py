@@ -150,6 +150,8 @@ def test_the_best_setting_within_the_budget():
         choose(found, 9, None)
     with pytest.raises(ValueError, match=r'at most 0\.5 points; the fastest: slow'):
         choose(found, 12, 0.5)
+    with pytest.raises(ValueError, match='no setting loses at most -1 points'):
+        choose(found, 12, -1)
 
 
 @pytest.mark.usefixtures('pytorch_alone')

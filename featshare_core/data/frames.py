@@ -36,7 +36,9 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
     :raises OSError: where an image file cannot be read.
     """
     if not source.exists():
-        raise FileNotFoundError(f'{source} does not exist')
+        hint = ': streams are not read; record a file, or run the node' \
+            if ':/' in str(source) else ''
+        raise FileNotFoundError(f'{source} does not exist{hint}')
     if source.is_dir():
         for file in images_of(source)[start:]:
             image = read_file(file, cv2.IMREAD_COLOR)

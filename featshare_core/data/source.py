@@ -90,7 +90,8 @@ def read_ids(path: str, frame: str, table: npt.NDArray[np.int16]) -> Array:
     """
     ids = read_indices(path)
     if ids.ndim != 2 or ids.dtype != np.uint8:
-        raise ValueError(f'{path} is no mask of one byte a pixel: shape {ids.shape}, {ids.dtype}')
+        raise ValueError(f'{path} is no mask of one byte a pixel: shape {ids.shape}, {ids.dtype}; '
+                         f'masks hold class ids, not colours: palette or grey PNGs')
     size = read_image(frame).shape[:2]
     if ids.shape != size:
         raise ValueError(f'{path} has {ids.shape[1]} x {ids.shape[0]} pixels, its frame {frame} '

@@ -95,6 +95,8 @@ def choose(found: Iterable[Setting], budget: float, max_drop: float | None) -> S
     """
     found = list(found)
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]
+    if not steady:
+        raise ValueError(f'no setting loses at most {max_drop:g} points')
     fitting = [s for s in steady if s.average <= budget]
     if not fitting:
         fastest = min(steady, key=lambda s: s.average)
@@ -126,8 +128,8 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
     times = time_engines(engines, street_video(size), FRAMES,
                          lambda turns: bar(turns, 'timing', 'turns'))
     found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
+    chosen = choose(found, budget, max_drop)
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]
-    chosen = choose(steady, budget, max_drop)
     engine = engines['0']
     title = (f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
              f'{size[0]}x{size[1]}; accuracy on {DATA}')

@@ -76,9 +76,12 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
         its own input size or a smaller one, is better than sharing.
     :raises ValueError: where the video is too short, or nothing fits the budget.
     """
+    needed = LEAST * max(INTERVALS)
+    if 0 < footage.length <= needed:
+        raise ValueError(f'{footage.name} holds {footage.length} frames, and at least '
+                         f'{needed + 1} are needed')
     frames = islice(footage.frames, FRAMES)
     first = next(frames, None)
-    needed = LEAST * max(INTERVALS)
     if first is None:
         raise ValueError(f'{footage.name} holds no frame')
     trials = []
@@ -104,8 +107,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
         raise ValueError(f'{footage.name} holds {count + 1} frames, and at least {needed + 1} '
                          f'are needed')
     found = [setting for trial in trials for setting in trial.settings(shown(weights), footage.hz)]
+    chosen = choose(found, budget, max_drop)
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]
-    chosen = choose(steady, budget, max_drop)
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')

@@ -70,7 +70,8 @@ def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None
     add('key_policy', choices=('fixed', 'change'),
         help='change: a key frame also when the picture has changed by --change-threshold')
     add('change_threshold', type=float, metavar='SHARE',
-        help='mean difference of brightness since the key frame, 0 to 1')
+        help='with --key-policy change: mean difference of brightness since the key frame, 0 to '
+             '1')
     add('key_mode', choices=('blocking', 'deferred'),
         help='deferred is for the live node alone, and refused here: its masks depend on timing')
     add('input_size', type=size_argument, metavar='WxH',
@@ -108,6 +109,9 @@ def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
                          'choose blocking')
     if not 0 <= options.change_threshold <= 1:
         raise ValueError(f'change_threshold must be 0 to 1, not {options.change_threshold}')
+    if options.key_policy != 'change' \
+            and options.change_threshold != SegmenterOptions.change_threshold:
+        raise ValueError('change_threshold has no effect without key_policy change')
     return VideoSegmenter.from_checkpoint(
         options.weights, options.key_interval, options.device, options.precision,
         options.shared_levels, options.max_key_age or None, options.input_size,

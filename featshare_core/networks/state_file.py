@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from featshare_core.text import printable
+
 State = dict[str, Tensor]
 
 
@@ -30,8 +32,11 @@ def read_state(path: str | Path) -> State:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # PyTorch's text goes on to advise unpickling.
+        reason = str(error).rpartition('WeightsUnpickler error: ')[2].partition('\n')[0]
         raise ValueError(f'{path} is no file of tensors alone, which is all that is read: write '
-                         f'it with torch.save(model.state_dict(), ...) ({error})') from error
+                         f'it with torch.save(model.state_dict(), ...) '
+                         f'({printable(reason, 200)})') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no state dict')
     if _is_state(content):

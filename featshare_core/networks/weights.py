@@ -190,4 +190,5 @@ def _shipped(name: str) -> Path:
         raise CheckpointError(_FOLDER.format(name))
     known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
     raise CheckpointError(f'no checkpoint is called {name!r}; shipped: '
-                          f'{", ".join(known) or "none"}; or give the path of a .safetensors file')
+                          f'{", ".join(known) or "none"}; or give the path of a .safetensors file '
+                          f'or of a folder, or a name that `featshare pull` fetched')
