@@ -39,8 +39,11 @@ class ImageSizes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Not durably: a hint is not worth waiting for the disk between two frames.
             unfinished = self._path.with_suffix(f'.{os.getpid()}')
-            unfinished.write_text(json.dumps(self.known))
-            os.replace(unfinished, self._path)
+            try:
+                unfinished.write_text(json.dumps(self.known))
+                os.replace(unfinished, self._path)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             self._logger.warning(f'the image size cannot be kept, so the next start does not '
                                  f'prepare for it: {error}')

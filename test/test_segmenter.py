@@ -133,7 +133,7 @@ def test_the_network_keeps_the_images_aspect_ratio():
     np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), [[[0, 0, 0]]]])
 def test_what_is_no_frame_is_refused_and_changes_nothing(segmenter, frame):
     segmenter.segment(frames(1)[0])
-    with pytest.raises(ValueError, match='HxWx3 uint8 RGB'):
+    with pytest.raises(ValueError, match='HxWx3 uint8'):
         segmenter.segment(frame)
     assert segmenter.segment(frames(1)[0]).frames_since_key == 1
 
