@@ -175,6 +175,9 @@ class Compiled(CompiledEngine):
 
             def models(self, size):
                 return size
+
+            def close(self):
+                pass
         super().__init__(Source(), 'fp32')
         self.loaded, self.deep_threads = [], []
 
