@@ -132,7 +132,9 @@ def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path:
     assert rates.index(row[1]) == rates.index(row[2]) + 1
     counts = [int(re.search(rf'\| {name}[^|]*\| (\d+)', table)[1])  # type: ignore[index]
               for name in ('frames sent', 'masks received', 'dropped by the node')]
-    assert counts[0] == FRAMES and counts[1] + counts[2] <= FRAMES and counts[1] >= 0.9 * FRAMES
+    assert counts[0] == FRAMES and counts[1] + counts[2] <= FRAMES
+    # The lowest rate is the last, whatever is dropped: a busy machine may not hold it either.
+    assert counts[1] >= 0.9 * FRAMES or row[1] == rates[-1]
 
 
 def replayed_at(table: str, fps: int) -> float:
