@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from featshare_core.pictures import JPEG_MAGIC, PictureError, decode_picture
+from featshare_core.pictures import JPEG_MAGIC, PNG_MAGIC, PictureError, decode_picture
 from featshare_core.text import printable
 
 ORIENTATION = 0x0112
@@ -66,9 +66,9 @@ def exif_orientation(content: bytes) -> int:
     :returns: 1 (upright) where the file has none, or one that cannot be read.
     """
     start = 0  # of the TIFF structure that holds the tags
-    if content.startswith(b'\xff\xd8'):
+    if content.startswith(JPEG_MAGIC):
         start = content.find(b'Exif\0\0', 0, 1 << 16) + 6
-    elif content.startswith(b'\x89PNG'):
+    elif content.startswith(PNG_MAGIC):
         start = content.find(b'eXIf') + 4
     magic = content[start:start + 4]
     if magic not in (b'II*\0', b'MM\0*'):

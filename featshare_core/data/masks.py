@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featshare_core.data.files import decode_file, read_file
+from featshare_core.pictures import PNG_MAGIC
 
-SIGNATURE = b'\x89PNG\r\n\x1a\n'
 GREY, PALETTE = 0, 3
 """Colour types of a PNG."""
 
@@ -32,7 +32,7 @@ def read_indices(path: str | Path) -> npt.NDArray[Any]:
     :raises ValueError, OSError: naming the file, where it cannot be decoded or read.
     """
     content = Path(path).read_bytes()
-    if not content.startswith(SIGNATURE) or len(content) < 26:
+    if not content.startswith(PNG_MAGIC) or len(content) < 26:
         return read_file(path)
     depth, color = content[24:26]
     if color not in (GREY, PALETTE) or depth > 8:
@@ -54,7 +54,7 @@ def encode_indices(mask: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) 
     if not encoded:
         raise ValueError(f'a mask of shape {mask.shape} cannot be encoded as PNG')
     header, *rest = _chunks(grey.tobytes())
-    return b''.join((SIGNATURE, _with_color_type(header, PALETTE),
+    return b''.join((PNG_MAGIC, _with_color_type(header, PALETTE),
                      _chunk(b'PLTE', palette.tobytes()), *rest))
 
 
@@ -63,12 +63,12 @@ def _as_grey(content: bytes, path: str | Path) -> bytes:
     chunks = [chunk for chunk in _chunks(content) if chunk[4:8] in (b'IHDR', b'IDAT', b'IEND')]
     if not chunks or chunks[0] != _chunk(b'IHDR', chunks[0][8:21]):
         raise ValueError(f'{path} cannot be decoded as an image')
-    return b''.join((SIGNATURE, _with_color_type(chunks[0], GREY), *chunks[1:]))
+    return b''.join((PNG_MAGIC, _with_color_type(chunks[0], GREY), *chunks[1:]))
 
 
 def _chunks(content: bytes) -> Iterator[bytes]:
     """Yield the chunks of a PNG: length, name, data and checksum."""
-    at = len(SIGNATURE)
+    at = len(PNG_MAGIC)
     while at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at:at + 4], 'big')
         yield content[at:end]
