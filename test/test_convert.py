@@ -15,13 +15,14 @@ from featshare_core.cli import main
 from featshare_core.inference.engines import make_engine
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
-from featshare_core.networks.eval_transform import FILE, read_eval_transform
+from featshare_core.networks.eval_transform import read_eval_transform
 from featshare_core.networks.normalisation import (
     check_range,
     choose_normalisation,
     take_buffers,
 )
 from featshare_core.networks.state_file import one_network, read_state
+from featshare_core.networks.weights import TRANSFORM_FILE
 
 try:
     import segmentation_models_pytorch as smp
@@ -239,7 +240,7 @@ NORMALIZE = ('Normalize', {'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'max_pixe
     ([('Normalize', {'mean': [127.5] * 3, 'std': [51] * 3, 'max_pixel_value': 1.0}),
       ('CenterCrop', {'height': 8, 'width': 9})], (0.5, 0.5, 0.5), (9, 8))])
 def test_the_transform_beside_a_model(tmp_path, steps, mean, size):
-    (tmp_path / FILE).write_text(json.dumps(transform(*steps)))
+    (tmp_path / TRANSFORM_FILE).write_text(json.dumps(transform(*steps)))
     found = read_eval_transform(tmp_path)
     assert found.size == size
     assert found.normalisation is mean or found.normalisation[0] == pytest.approx(mean)
@@ -251,8 +252,8 @@ def test_the_transform_beside_a_model(tmp_path, steps, mean, size):
      "normalization 'image'"),
     (json.dumps(transform(('Normalize', {'mean': [0.5], 'std': [0.5]}))), 'ValueError')])
 def test_transforms_that_cannot_be_used(tmp_path, text, message):
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(ValueError, match=rf'{FILE} cannot be used \(.*{message}'):
+    (tmp_path / TRANSFORM_FILE).write_text(text)
+    with pytest.raises(ValueError, match=rf'{TRANSFORM_FILE} cannot be used \(.*{message}'):
         read_eval_transform(tmp_path)
 
 
@@ -296,7 +297,7 @@ def test_the_success_line_states_the_normalisation(tmp_path, capsys):
     torch.save({'model': {**prefixed('net.', model.state_dict()), 'mean': torch.full((3,), .5),
                           'std': torch.full((3,), .25), 'n_averaged': torch.tensor(3)}},
                tmp_path / 'mine.pth')
-    (tmp_path / FILE).write_text(json.dumps(transform(
+    (tmp_path / TRANSFORM_FILE).write_text(json.dumps(transform(
         ('Resize', {'height': 64, 'width': 96}),
         ('Normalize', {'mean': [.5] * 3, 'std': [.25] * 3, 'max_pixel_value': 255}))))
     status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'mine.v2', '--labels',

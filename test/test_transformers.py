@@ -11,8 +11,9 @@ from featshare_core.labels import CITYSCAPES
 from featshare_core.networks import transformers
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 from featshare_core.networks.convert import convert
-from featshare_core.networks.eval_transform import PREPROCESSOR, read_preprocessor
+from featshare_core.networks.eval_transform import read_preprocessor
 from featshare_core.networks.folders import read_folder
+from featshare_core.networks.weights import PREPROCESSOR
 
 try:
     import segmentation_models_pytorch  # noqa: F401

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from featshare_core.networks.split import Normalisation
-from featshare_core.networks.weights import read_json
+from featshare_core.networks.weights import PREPROCESSOR, TRANSFORM_FILE, read_json
 
-FILE = 'albumentations_config_eval.json'
-"""Name of the file that ``transform.save_pretrained`` of albumentations writes by default."""
-PREPROCESSOR = 'preprocessor_config.json'
-"""Name of the file that ``save_pretrained`` of transformers' image processors writes."""
 SIZED = ('Resize', 'CenterCrop', 'PadIfNeeded')
 """Transforms after which an image has, or has at least, the height and width that they name."""
 
@@ -33,11 +29,11 @@ class EvalTransform:
 
 def read_eval_transform(folder: Path) -> EvalTransform:
     """
-    Return what the folder's ``FILE`` says; nothing, where there is no such file.
+    Return what the folder's ``TRANSFORM_FILE`` says; nothing, where there is no such file.
 
     :raises ValueError: where it cannot be read, or normalises each image by its own values.
     """
-    path = folder / FILE
+    path = folder / TRANSFORM_FILE
     if not path.is_file():
         return EvalTransform()
     found = EvalTransform()

@@ -14,8 +14,6 @@ from safetensors.torch import load_file
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import LONGEST_LICENCE, UNKNOWN_LICENCE
 from featshare_core.networks.eval_transform import (
-    FILE,
-    PREPROCESSOR,
     EvalTransform,
     read_eval_transform,
     read_preprocessor,
@@ -23,11 +21,18 @@ from featshare_core.networks.eval_transform import (
 from featshare_core.networks.smp.build import NOT_OURS, smp_arguments
 from featshare_core.networks.state_file import State
 from featshare_core.networks.transformers import class_names, smp_equivalent
-from featshare_core.networks.weights import CONFIG_FILE, CONVERSION, foreign_kind, read_json
+from featshare_core.networks.weights import (
+    CONFIG_FILE,
+    CONVERSION,
+    MODEL_CARD,
+    PREPROCESSOR,
+    TRANSFORM_FILE,
+    WEIGHTS_FILE,
+    foreign_kind,
+    read_json,
+)
 from featshare_core.text import printable
 
-MODEL_CARD = 'README.md'
-"""Name of the file whose front matter names the licence of the weights."""
 LARGEST_CARD = 2**16
 """Size of the part of a model card that is read, in bytes."""
 _FRONT_MATTER = re.compile(r'\s*---[ \t]*\r?\n(.*?)\r?\n---', re.DOTALL)
@@ -52,7 +57,7 @@ class Pretrained:
     state: State
     labels: LabelSet | None = None
     transform: EvalTransform = field(default_factory=EvalTransform)
-    transform_file: str = FILE
+    transform_file: str = TRANSFORM_FILE
     encoder_weights: str | None = None
     licence: str = UNKNOWN_LICENCE
     label_problem: str = ''
@@ -66,7 +71,7 @@ def read_folder(folder: Path) -> Pretrained:
     """
     config = read_config(folder)
     try:
-        state = load_file(folder / 'model.safetensors')
+        state = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ValueError(f'{folder} holds no model.safetensors that can be read ({error}); '
                          f'weights of other formats, such as pytorch_model.bin, are not read; '
@@ -111,7 +116,7 @@ def _smp(folder: Path, config: Mapping[str, Any], state: State, licence: str) ->
     arguments = {name: config[name] for name, default in accepted.items()
                  if name in config and config[name] != json.loads(json.dumps(default))}
     return Pretrained(architecture, encoder, arguments, state, None, read_eval_transform(folder),
-                      FILE, config.get('encoder_weights'), licence)
+                      TRANSFORM_FILE, config.get('encoder_weights'), licence)
 
 
 def read_licence(folder: Path) -> str:

@@ -12,8 +12,15 @@ CONFIG_FILE = 'config.json'
 """Name of the file that describes the network in an exported folder or in others' folders."""
 LARGEST_CONFIG = 16 * 2**20
 """Largest size of such a file, in bytes."""
-FOREIGN_FILES = (CONFIG_FILE, 'model.safetensors', 'preprocessor_config.json',
-                 'albumentations_config_eval.json', 'README.md')
+WEIGHTS_FILE = 'model.safetensors'
+"""Name of the file with the tensors in a folder of ``save_pretrained``."""
+TRANSFORM_FILE = 'albumentations_config_eval.json'
+"""Name of the file that ``transform.save_pretrained`` of albumentations writes by default."""
+PREPROCESSOR = 'preprocessor_config.json'
+"""Name of the file that ``save_pretrained`` of transformers' image processors writes."""
+MODEL_CARD = 'README.md'
+"""Name of the file whose front matter names the licence of the weights."""
+FOREIGN_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR, TRANSFORM_FILE, MODEL_CARD)
 """Names of the files that are read in others' folders; the first two must be there."""
 CONVERSION = ('`featshare convert` makes a checkpoint from weights of '
               'segmentation_models_pytorch, transformers or torchvision')
@@ -170,7 +177,7 @@ def _snapshot(name: HubName, local: bool, reason: str) -> Path:
     except Exception as error:  # of any type: each client of HTTP has its own
         cause = '' if local else f': {printable(" ".join(str(error).split()), 500)}'
         raise CheckpointError(reason + cause) from error
-    for needed in (CONFIG_FILE, 'model.safetensors'):
+    for needed in FOREIGN_FILES[:2]:
         if not (folder / needed).is_file():
             raise CheckpointError(f'{name} has no {needed}, or was pulled in part only: '
                                   f'featshare pull {name}; weights of other formats, such as '
