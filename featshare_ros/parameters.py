@@ -114,8 +114,8 @@ PARAMETERS = (
     Spec('label_colors_file', '', 'Colours of the classes in the overlay: a YAML file with a list '
          '"classes" of {name: NAME, color: [R, G, B]}, 0 to 255, with the names of the network. '
          'Empty: the colours of the checkpoint.'),
-    Spec('lazy', False, 'Subscribe to the images of a camera only while somebody subscribes to its '
-         'mask, confidence, overlay or camera_info.'),
+    Spec('lazy', False, 'Subscribe to the images of a camera only while somebody subscribes to '
+         'its mask, confidence, overlay or camera_info.'),
     Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.', at_start=True),
     Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.',
          at_start=True),

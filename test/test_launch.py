@@ -87,7 +87,7 @@ STAND_INS = {
     'launch.actions': {
         'DeclareLaunchArgument': DeclareLaunchArgument,
         **actions('ExecuteProcess', 'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction',
-                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown')},
+                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown', 'GroupAction')},
     'launch.events': {},
     'launch.events.process': actions('ProcessExited'),
     'launch.launch_description_sources': {
@@ -96,7 +96,7 @@ STAND_INS = {
     'launch.utilities': {},
     'launch.utilities.type_utils': {'get_typed_value': typed},
     'launch_ros': {},
-    'launch_ros.actions': actions('Node'),
+    'launch_ros.actions': actions('Node', 'SetRemap'),
     'launch_ros.parameter_descriptions': actions('ParameterValue'),
     'launch_ros.ros_adapters': {'get_ros_node': None},
 }

@@ -1,4 +1,5 @@
 """Nav2: what its costmap layer and its lifecycle manager require of the node, over DDS."""
+import copy
 import importlib.util
 import re
 import time
@@ -70,14 +71,17 @@ class Layer:
     def received(self, kind, message):
         self.waiting[kind].append(message)
         for mask in list(self.waiting['mask']):
-            others = [min(self.waiting[other], default=None,
-                          key=lambda found: abs(seconds(found) - seconds(mask)))  # noqa: B023
-                      for other in ('confidence', 'cloud')]
-            if None in others or max(map(seconds, (mask, *others))) - min(
-                    map(seconds, (mask, *others))) > LONGEST_S:
-                continue
-            self.waiting['mask'].remove(mask)
-            self.matched(mask, *others)
+            stamp = seconds(mask)
+            found = []
+            for waiting in (self.waiting['confidence'], self.waiting['cloud']):
+                nearest = min(waiting, key=lambda other: abs(seconds(other) - stamp), default=None)
+                # Until a later one has come, a nearer one may.
+                if nearest is not None and seconds(waiting[-1]) >= stamp:
+                    found.append(nearest)
+            times = [stamp, *map(seconds, found)]
+            if len(found) == 2 and max(times) - min(times) <= LONGEST_S:
+                self.waiting['mask'].remove(mask)
+                self.matched(mask, *found)
 
     def matched(self, mask, confidence, cloud):
         if mask.width * mask.height != cloud.width * cloud.height:
@@ -125,9 +129,10 @@ def cloud_of(image, late=0.0):
     points = np.stack([0.05 * u, 0.05 * v, np.ones_like(u)], -1).astype(np.float32)
     cloud = PointCloud2(height=image.height, width=image.width, fields=fields, point_step=12,
                         row_step=12 * image.width, is_dense=True, data=points.tobytes())
-    stamp = seconds(image) + late
-    cloud.header.stamp.sec, cloud.header.stamp.nanosec = int(stamp), int(stamp % 1 * 1e9)
-    cloud.header.frame_id = image.header.frame_id
+    cloud.header = copy.deepcopy(image.header)
+    if late:
+        stamp = seconds(image) + late
+        cloud.header.stamp.sec, cloud.header.stamp.nanosec = int(stamp), int(stamp % 1 * 1e9)
     return cloud
 
 
@@ -249,6 +254,7 @@ def test_clouds_match_masks_by_their_stamps(late, count):
     layer.ids = {0: 'road'}
     mask = image_of([[0, 0]], 10.0)
     layer.received('cloud', cloud_of(mask, late))
+    layer.received('cloud', cloud_of(mask, 1.0))
     layer.received('confidence', mask)
     layer.received('mask', mask)
     assert len(layer.buffered) == count
@@ -266,5 +272,6 @@ def test_the_configuration_groups_the_classes_of_the_shipped_weights():
     for kind in CAMERA['class_types']:
         assert re.findall(r'`(\w+)`', rows[kind]) == CAMERA[kind]['classes']
     danger = CAMERA['danger']
-    assert (f'{danger["base_cost"]} after one observation of a tile, {danger["max_cost"]} (lethal) '
-            f'after two with a mean confidence above {danger["mark_confidence"]} of 255') in page
+    assert (f'| {danger["base_cost"]} after one observation of a tile, {danger["max_cost"]} '
+            f'(lethal) after two with a mean confidence above {danger["mark_confidence"]} of 255 |'
+            ) in page

@@ -175,9 +175,8 @@ def test_every_description_has_the_unit_and_says_what_a_change_needs():
     ends = {True: 'Live: takes effect with the next frame.', False: (
         'Takes effect when the node is configured: clean the node up to change it.',
         'Takes effect at start: restart the node to change it.')}
-    numbers = {spec.name for spec in parameters.PARAMETERS if spec.limits or isinstance(
-        spec.default[0] if isinstance(spec.default, list) else spec.default, (int, float))
-        and not isinstance(spec.default, bool)}
+    numbers = {spec.name for spec in parameters.PARAMETERS
+               if spec.limits or spec.default == [0, 0]}
     assert numbers == set(UNITS)
     for spec in parameters.PARAMETERS:
         assert spec.descriptor().description.endswith(ends[spec.live]), spec.name
