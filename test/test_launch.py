@@ -234,7 +234,7 @@ OF_ONE_CAMERA = {'image', 'camera_info', 'cameras'}
 @pytest.mark.parametrize('name', FILES)
 def test_show_args_lists_every_argument_with_its_description(load, name):
     def arguments(name):
-        description = load(name)[0].generate_launch_description()
+        description = load(name, bag='', images='')[0].generate_launch_description()
         return {argument.name: argument for argument in description.get_launch_arguments()}
     found = arguments(name)
     assert set(arguments('segmentation')) - set(found) == (
