@@ -79,11 +79,11 @@ def start(context: LaunchContext) -> list[Node]:
             namespace=namespace,
             parameters=[
                 text(context, 'params_file'),
-                {f'semantic_layer.camera.{name}_topic': topic
-                 for name, topic in topics.items() if topic},
-                clock,
+                {**clock, **{f'semantic_layer.camera.{name}_topic': topic
+                             for name, topic in topics.items() if topic}},
             ],
             prefix=END_WITH_LAUNCH,
+            exec_name=COSTMAP_NAME,
             output='screen',
         ))
     nodes.append(Node(
@@ -94,6 +94,7 @@ def start(context: LaunchContext) -> list[Node]:
         # The segmentation node has no bond: with a timeout, the manager's startup would fail.
         parameters=[{'autostart': True, 'node_names': managed, 'bond_timeout': 0.0, **clock}],
         prefix=END_WITH_LAUNCH,
+        exec_name='lifecycle_manager',
         output='screen',
     ))
     return nodes

@@ -290,5 +290,5 @@ def test_nav2_manages_the_node_without_a_bond_and_the_costmap_with_its_topics(
         assert costmaps[0].name == 'costmap'
         assert costmaps[0].parameters == [
             str(ROOT / 'config' / 'nav2_semantic_costmap.yaml'),
-            {f'semantic_layer.camera.{name}_topic': topic for name, topic in topics.items()},
-            clock]
+            {**clock, **{f'semantic_layer.camera.{name}_topic': topic
+                         for name, topic in topics.items()}}]
