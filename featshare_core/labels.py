@@ -139,6 +139,24 @@ def find_label_set(name_or_path: str | Path) -> LabelSet:
     return load_label_set(name_or_path)
 
 
+def recolored(labels: LabelSet, colors: LabelSet, origin: str | Path) -> LabelSet:
+    """
+    Return a label set with the colours that another one has for the same names, in any order.
+
+    :param origin: where the colours come from, for messages.
+    :raises ValueError: where the two do not have the same names.
+    """
+    missing = [name for name in labels.names if name not in colors.names]
+    unknown = [name for name in colors.names if name not in labels.names]
+    problems = [f'{title}: {", ".join(names)}' for title, names in
+                (('missing', missing), ('not a class of the network', unknown)) if names]
+    if problems:
+        raise ValueError(f'{origin}: the classes are not those of the network: '
+                         f'{"; ".join(problems)}')
+    by_name = dict(zip(colors.names, colors.colors))
+    return LabelSet(labels.names, tuple(by_name[name] for name in labels.names))
+
+
 def named_sets() -> list[str]:
     """Return the names of the label sets that come with the package."""
     return sorted(('camvid', 'cityscapes', *(file.stem for file in SETS.glob('*.yaml'))))

@@ -124,6 +124,11 @@ class Camera:
             self._slot = None
             self.statistics.interrupted()
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether the images are subscribed to."""
+        return bool(self._subscriptions)
+
     def status(self, name: str, hardware_id: str, idle: Idle | None,
                decoding: tuple[str, float] | None) -> DiagnosticStatus:
         """

@@ -21,16 +21,40 @@ if TYPE_CHECKING:
 
 LONGEST_END_S = 2.0
 """Longest time from a signal to the end of the process, in seconds."""
+USAGE = """\
+usage: segmentation_node [--help] [--version] [--ros-args [-p NAME:=VALUE] [--params-file FILE]
+                         [-r FROM:=TO] [-r __ns:=NAMESPACE] [--log-level LEVEL] ...]
+
+Turn the images of a camera into semantic segmentation masks, until SIGINT or SIGTERM.
+
+subscribes to   image, or image/compressed with -p image_transport:=compressed; camera_info
+publishes       ~/mask, ~/overlay, ~/confidence, ~/camera_info, ~/label_info, /diagnostics
+services        ~/enable, ~/force_key_frame, and those of a lifecycle node
+
+examples
+  ros2 run featshare_ros segmentation_node --ros-args -r image:=/camera/image_raw
+  ros2 run featshare_ros segmentation_node --ros-args --params-file segmentation.yaml
+  ros2 launch featshare_ros segmentation.launch.py --show-args
+
+parameters      config/segmentation.yaml has all of them with their defaults; of a running node:
+                ros2 param list /segmentation; ros2 param describe /segmentation NAME
+exit status     0 after a signal; 1 after an error, which is printed
+"""
+"""What ``--help`` prints."""
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """
     Run the node until SIGINT or SIGTERM, then end the process.
 
-    The exit code is 0 after a signal, and 1 after an error, which is printed. Further signals
-    change nothing.
+    ``--help`` and ``--version`` print and end. The exit code is 0 then and after a signal, and 1
+    after an error, which is printed. Further signals change nothing.
     """
-    if '--version' in (sys.argv if args is None else args):
+    words = sys.argv[1:] if args is None else args
+    if '--help' in words or '-h' in words:
+        print(USAGE, end='')
+        sys.exit(0)
+    if '--version' in words:
         from featshare_core.arguments import version
         print(version())
         sys.exit(0)

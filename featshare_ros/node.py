@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import LabelSet, find_label_set, recolored
 from featshare_core.text import printable
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
@@ -36,7 +37,8 @@ class SegmentationNode(LifecycleNode):
     Turns camera images into segmentation masks.
 
     Configuring loads the network and creates the publishers, activating subscribes and starts
-    the worker; cleanup and deactivation undo these. Images are received only while active.
+    the worker; cleanup and deactivation undo these. Images are received only while active, and
+    with `lazy` only while somebody subscribes to an output.
 
     :param ending: set, by any thread, when the process is to end; shortens or ends all waits.
     """
@@ -45,6 +47,7 @@ class SegmentationNode(LifecycleNode):
         super().__init__('segmentation', **options)
         self._ending = ending or threading.Event()
         self._segmenter: SupervisedSegmenter | None = None
+        self._colors: LabelSet | None = None
         self._values = parameters.Values(self, self._apply)
         self._problem = ''
         self._state = 'unconfigured'
@@ -83,6 +86,8 @@ class SegmentationNode(LifecycleNode):
             values = self._values.current
             if self._values.problems:
                 raise ValueError('; '.join(self._values.problems.values()))
+            colors = values['label_colors_file']
+            self._colors = find_label_set(colors) if colors else None
             self.get_logger().info(f'loading {values["weights"]}; on a new machine it is exported '
                                    f'first')
             self._segmenter = SupervisedSegmenter(self._load_segmenter, self.get_logger(),
@@ -90,7 +95,8 @@ class SegmentationNode(LifecycleNode):
             self._apply()
             compressed = values['image_transport'] == 'compressed'
             for name in values['cameras']:
-                self._outputs[name] = Publishers(self, name)
+                self._outputs[name] = Publishers(
+                    self, name, self._subscribe if values['lazy'] else None)
                 self._cameras.append(Camera(self, name, compressed, self._wake))
         except Exception as error:
             # Any type of error, from a bad file to a missing driver: its text is reported.
@@ -124,8 +130,10 @@ class SegmentationNode(LifecycleNode):
             return self._refuse('cannot be activated', error)
         self._problem = ''
         self._state = 'active'
+        self._subscribe()
         topics = ', '.join(camera.statistics.topic for camera in self._cameras)
-        self.get_logger().info(f'segmenting {topics}')
+        lazy = ' while somebody subscribes to an output' if self._values.current['lazy'] else ''
+        self.get_logger().info(f'segmenting {topics}{lazy}')
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -210,6 +218,9 @@ class SegmentationNode(LifecycleNode):
             input_size=(width, height) if width else None,
             full_size=values['mask_size'] == 'image')
         try:
+            if self._colors is not None:
+                segmenter.labels = recolored(segmenter.labels, self._colors,
+                                             values['label_colors_file'])
             self._warm_up(segmenter)
         except BaseException:
             segmenter.close()
@@ -295,15 +306,23 @@ class SegmentationNode(LifecycleNode):
         if request.data != self._enabled:
             self._enabled = request.data
             self._reset()
-            for camera in self._cameras:
-                if self._enabled:
-                    camera.subscribe()
-                else:
-                    camera.unsubscribe()
+            self._subscribe()
             self.get_logger().info(('enabled' if self._enabled else 'disabled')
                                    + ' by the service enable')
         response.message = 'enabled' if self._enabled else 'disabled'
         return response
+
+    def _subscribe(self) -> None:
+        """Subscribe to the images that are wanted, beginning with a key frame, and to no other."""
+        lazy = self._values.current['lazy']
+        for camera in self._cameras if self._state == 'active' else ():
+            wanted = self._enabled and (not lazy or self._outputs[camera.name].wanted)
+            if wanted and not camera.subscribed:
+                assert self._segmenter is not None
+                self._segmenter.reset(camera.name)
+                camera.subscribe()
+            elif camera.subscribed and not wanted:
+                camera.unsubscribe()
 
     def _settings(self) -> dict[str, str]:
         """Return what runs, for the log and for /diagnostics."""
@@ -318,8 +337,8 @@ class SegmentationNode(LifecycleNode):
             settings['preparing'] = self._segmenter.preparing or 'nothing'
         return settings
 
-    def _idle(self) -> Idle | None:
-        """Return level and message of the cameras while segmentation is intentionally off."""
+    def _idle(self, camera: Camera) -> Idle | None:
+        """Return level and message of a camera while segmentation is intentionally off."""
         if self._state == 'active' and not self._enabled:
             return DiagnosticStatus.OK, 'disabled by the service enable'
         if self._state != 'active':
@@ -327,10 +346,15 @@ class SegmentationNode(LifecycleNode):
         segmenter = self._segmenter
         if segmenter is not None and not segmenter.running:
             return DiagnosticStatus.ERROR, 'the engine failed and is being rebuilt'
+        if not camera.subscribed:
+            return DiagnosticStatus.OK, 'waiting for a subscriber'
         return None
 
     def _diagnose(self) -> None:
         """Compute every status, log changes, and publish /diagnostics if the parameter says so."""
+        if self._values.current['lazy']:
+            # Not everywhere are subscribers reported when they come and go.
+            self._subscribe()
         node = self.get_fully_qualified_name().lstrip('/')
         segmenter, state = self._segmenter, self._state
         hardware = segmenter.engine['device'] if segmenter else 'none'
@@ -345,7 +369,8 @@ class SegmentationNode(LifecycleNode):
         self._level_log.update(status.level, status.message)
         array.status.append(status)
         for camera in self._cameras:
-            status = camera.status(f'{node}: {camera.name or "camera"}', hardware, self._idle(),
+            status = camera.status(f'{node}: {camera.name or "camera"}', hardware,
+                                   self._idle(camera),
                                    self._processor.decoding if self._processor else None)
             if not camera.statistics.starting:
                 camera.level_log.update(status.level, status.message)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import LabelSet
-from featshare_core.overlay import paint
+from featshare_core.overlay import draw_legend, paint
 from featshare_ros.images import encode_image
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Answer:
     :param problem: why there is no mask, or ''.
     :param device: where the network runs, as text.
     :param info: the camera's newest CameraInfo, or None.
-    :param opacity: of the overlay, 0 to 1.
+    :param opacity: of the classes in the overlay, 0 to 1.
+    :param legend: whether the overlay has a legend.
     """
 
     header: Any
@@ -88,6 +89,7 @@ class Answer:
     device: str = ''
     info: Any = None
     opacity: float = OVERLAY_OPACITY
+    legend: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ def overlay(answer: Answer, types: MessageTypes) -> Picture | None:
     """Return the image with the classes' colours over it, HxWx3 uint8, of the mask's size."""
     if answer.frame is None or answer.result is None:
         return None
-    return Picture(paint(answer.frame, answer.result.mask, answer.labels, answer.opacity), 'rgb8')
+    picture = paint(answer.frame, answer.result.mask, answer.labels, answer.opacity)
+    if answer.legend:
+        draw_legend(picture, answer.result.mask, answer.labels)
+    return Picture(picture, 'rgb8')
 
 
 def camera_info(answer: Answer, types: MessageTypes) -> Any:
@@ -203,10 +208,15 @@ class Published(NamedTuple):
 
 
 class Publishers:
-    """The live topics of one camera; ``label_info`` is missing where vision_msgs is."""
+    """
+    The live topics of one camera; ``label_info`` is missing where vision_msgs is.
 
-    def __init__(self, node: Node, camera: str) -> None:
-        from rclpy.qos_overriding_options import QoSOverridingOptions
+    :param on_match: called on the executor's thread when somebody subscribes to an output or
+        unsubscribes, where rclpy (not Humble's) and the middleware report it.
+    """
+
+    def __init__(self, node: Node, camera: str,
+                 on_match: Callable[[], None] | None = None) -> None:
         self._node = node
         self._publishers: list[tuple[Output, Publisher]] = []
         prefix = f'~/{camera}/' if camera else '~/'
@@ -218,12 +228,17 @@ class Publishers:
                     kind = message_class(output.message_type)
                 except ImportError:
                     continue
-                self._publishers.append((output, node.create_publisher(
-                    kind, prefix + output.name, qos_profile(output.qos),
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies())))
+                self._publishers.append((output, _publisher(
+                    node, kind, prefix + output.name, output.qos, on_match)))
         except Exception:
             self.destroy()
             raise
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody subscribes to an output that is made of images."""
+        return any(publisher.get_subscription_count() for output, publisher in self._publishers
+                   if not output.qos.latched)
 
     def publish(self, answer: Answer) -> Published:
         """Publish the outputs of one image; one that fails does not keep the others back."""
@@ -261,6 +276,28 @@ class Publishers:
         if content is not None:
             publisher.publish(encode_image(content.pixels, content.encoding, answer.header)
                               if isinstance(content, Picture) else content)
+
+
+def _publisher(node: Node, kind: Any, topic: str, qos: Qos,
+               on_match: Callable[[], None] | None) -> Publisher:
+    """Return a publisher; ``on_match`` as for ``Publishers``."""
+    from rclpy.qos_overriding_options import QoSOverridingOptions
+
+    def create(events: Any = None) -> Publisher:
+        return node.create_publisher(
+            kind, topic, qos_profile(qos), event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+
+    if on_match is None:
+        return create()
+    try:
+        from rclpy.event_handler import PublisherEventCallbacks, UnsupportedEventTypeError
+    except ImportError:  # Humble
+        return create()
+    try:
+        return create(PublisherEventCallbacks(matched=lambda event: on_match()))
+    except UnsupportedEventTypeError:
+        return create()
 
 
 def message_class(name: str) -> Any:

@@ -44,8 +44,9 @@ class Spec:
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what `ros2 param describe` shows."""
-        when = 'Live.' if self.live else 'Takes effect at start.' if self.at_start else \
-            'Takes effect when the node is configured.'
+        when = 'Live: takes effect with the next frame.' if self.live else \
+            'Takes effect at start: restart the node to change it.' if self.at_start else \
+            'Takes effect when the node is configured: clean the node up to change it.'
         descriptor = ParameterDescriptor(description=f'{self.description} {when}',
                                          read_only=self.at_start)
         if self.choices:
@@ -106,8 +107,15 @@ PARAMETERS = (
          'of the network input, which is faster.', choices=('image', 'network')),
     Spec('publish_confidence', False, "Publish the probability of each pixel's class, times 255.",
          live=True),
-    Spec('overlay_opacity', 0.5, "Opacity of the classes' colours in the overlay.",
-         live=True, limits=(0.0, 1.0)),
+    Spec('overlay_opacity', 0.5, "Opacity of the classes' colours in the overlay, 0 to 1; 1 shows "
+         'the colours alone.', live=True, limits=(0.0, 1.0)),
+    Spec('overlay_legend', False, "Draw the classes' names and colours into the overlay's corner.",
+         live=True),
+    Spec('label_colors_file', '', 'Colours of the classes in the overlay: a YAML file with a list '
+         '"classes" of {name: NAME, color: [R, G, B]}, 0 to 255, with the names of the network. '
+         'Empty: the colours of the checkpoint.'),
+    Spec('lazy', False, 'Subscribe to the images of a camera only while somebody subscribes to '
+         'its mask, confidence, overlay or camera_info.'),
     Spec('publish_diagnostics', True, 'Publish /diagnostics once a second.', at_start=True),
     Spec('autostart', True, 'Configure and activate at start, without a lifecycle manager.',
          at_start=True),

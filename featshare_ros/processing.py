@@ -83,7 +83,8 @@ class Processor:
             result = self._segmenter.segment(frame, camera.name, arrival.stamp,
                                              values['publish_confidence'], header.frame_id)
             answer = Answer(header, self._segmenter.labels, camera.name, frame, result,
-                            info=camera.info, opacity=values['overlay_opacity'])
+                            info=camera.info, opacity=values['overlay_opacity'],
+                            legend=values['overlay_legend'])
             # Held while publishing: after ``discard`` has returned, nothing is published.
             with self._publishing:
                 if self._discards:

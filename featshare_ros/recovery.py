@@ -226,11 +226,11 @@ class SupervisedSegmenter:
             for name, value in schedule.items():
                 setattr(segmenter.schedule, name, value)
 
-    def reset(self) -> None:
-        """Make the next frame of every stream a key frame."""
+    def reset(self, stream: str | None = None) -> None:
+        """Make the next frame of a stream, or of every stream, a key frame."""
         segmenter = self._segmenter
         if segmenter is not None:
-            segmenter.reset()
+            segmenter.reset(stream)
 
     def close(self) -> None:
         """Free the engine."""

@@ -60,11 +60,17 @@ def start(context: LaunchContext, share: Path) -> list[GroupAction]:
 def generate_launch_description() -> LaunchDescription:
     """Return the description that ``ros2 launch`` runs."""
     share = Path(get_package_share_directory('featshare_ros'))
+    node = PythonLaunchDescriptionSource(str(share / 'launch' / 'segmentation.launch.py'))
+    # `--show-args` does not look into an OpaqueFunction.
+    included = node.try_get_launch_description_without_context()
+    assert included is not None
     return LaunchDescription([
         DeclareLaunchArgument(
             'images',
             description='A name of your choice per camera, and its image topic without a '
             'trailing /compressed: "front=/front/image_raw rear=/rear/image_raw".',
         ),
+        *(argument for argument in included.get_launch_arguments()
+          if argument.name not in ('image', 'camera_info', 'cameras')),
         OpaqueFunction(function=start, args=[share]),
     ])

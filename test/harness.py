@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from array import array
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,35 @@ class NodeProcess:
             self._process.kill()
             self._process.wait()
             raise AssertionError(f'not stopped within {timeout} s:\n{self.log}') from None
+
+
+@contextmanager
+def node_here(*arguments, **parameters):
+    """Run the node in this process, spun by a thread; `arguments` follow `--ros-args`."""
+    from featshare_ros.node import SegmentationNode
+    words = [word for key, value in parameters.items() for word in ('-p', f'{key}:={value}')]
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', *arguments, *words])
+    node = SegmentationNode(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    ending = threading.Event()
+
+    def spin():
+        while not ending.is_set():
+            executor.spin_once(timeout_sec=0.1)
+
+    thread = threading.Thread(target=spin, daemon=True)
+    try:
+        node.autostart()
+        executor.add_node(node)
+        thread.start()
+        yield node
+    finally:
+        ending.set()
+        if thread.is_alive():
+            thread.join(20)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def wait_until(condition, timeout, what):

@@ -1,5 +1,6 @@
 """The featshare command, without ROS."""
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -158,6 +159,21 @@ def test_every_command_has_a_version(capsys):
                 command.main([option])
             assert ended.value.code == 0
             assert expected in ' '.join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize('option', ['--help', '-h'])
+def test_the_node_has_a_usage(capsys, monkeypatch, option):
+    from featshare_ros.main import main as node
+    monkeypatch.setattr(sys, 'argv', ['segmentation_node', option])
+    with pytest.raises(SystemExit) as ended:
+        node()
+    assert ended.value.code == 0
+    said, complaints = capsys.readouterr()
+    assert not complaints
+    assert said.startswith('usage: segmentation_node [--help] [--version] [--ros-args ')
+    for word in ('image:=/camera/image_raw', '~/mask', 'ros2 param describe', 'exit status'):
+        assert word in said
+    assert max(map(len, said.splitlines())) < 100
 
 
 def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):

@@ -28,6 +28,10 @@ class Action:
 
 
 class DeclareLaunchArgument(Action):
+    @property
+    def name(self):
+        return self.positional[0]
+
     def execute(self, context):
         name, default = self.positional[0], getattr(self, 'default_value', '')
         text = default if isinstance(default, str) else default.perform(context)
@@ -42,6 +46,21 @@ class LaunchConfiguration(Action):
 class LaunchDescription:
     def __init__(self, entities):
         self.entities = entities
+
+    def get_launch_arguments(self):
+        found = {}
+        for entity in self.entities:
+            arguments = [entity] if isinstance(entity, DeclareLaunchArgument) else \
+                entity.positional[0].try_get_launch_description_without_context(
+                    ).get_launch_arguments() if type(entity).__name__.startswith('Include') else []
+            for argument in arguments:
+                found.setdefault(argument.name, argument)
+        return list(found.values())
+
+
+class PythonLaunchDescriptionSource(Action):
+    def try_get_launch_description_without_context(self):
+        return module_of(Path(self.positional[0])).generate_launch_description()
 
 
 class LaunchContext:
@@ -68,15 +87,16 @@ STAND_INS = {
     'launch.actions': {
         'DeclareLaunchArgument': DeclareLaunchArgument,
         **actions('ExecuteProcess', 'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction',
-                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown')},
+                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown', 'GroupAction')},
     'launch.events': {},
     'launch.events.process': actions('ProcessExited'),
-    'launch.launch_description_sources': actions('PythonLaunchDescriptionSource'),
+    'launch.launch_description_sources': {
+        'PythonLaunchDescriptionSource': PythonLaunchDescriptionSource},
     'launch.substitutions': {'LaunchConfiguration': LaunchConfiguration},
     'launch.utilities': {},
     'launch.utilities.type_utils': {'get_typed_value': typed},
     'launch_ros': {},
-    'launch_ros.actions': actions('Node'),
+    'launch_ros.actions': actions('Node', 'SetRemap'),
     'launch_ros.parameter_descriptions': actions('ParameterValue'),
     'launch_ros.ros_adapters': {'get_ros_node': None},
 }
@@ -94,9 +114,7 @@ def load(monkeypatch):
 
     def load(name, **given):
         from launch import LaunchContext
-        spec = importlib.util.spec_from_file_location(name, ROOT / 'launch' / f'{name}.launch.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = module_of(ROOT / 'launch' / f'{name}.launch.py')
         context = LaunchContext()
         context.launch_configurations.update(given)
         for entity in module.generate_launch_description().entities:
@@ -104,6 +122,13 @@ def load(monkeypatch):
                 entity.execute(context)
         return module, context
     return load
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.name.partition('.')[0], path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def kinds(entities):
@@ -185,7 +210,7 @@ def test_a_player_that_fails_ends_the_launch(load, tmp_path):
         module.check_player(SimpleNamespace(returncode=3), context)
 
 
-@pytest.mark.parametrize('name', ['segmentation', 'replay'])
+@pytest.mark.parametrize('name', ['segmentation', 'replay', 'nav2_semantic'])
 def test_what_a_launch_started_ends_when_the_launch_is_killed(load, name):
     module, _ = load(name, bag='')
     if module.END_WITH_LAUNCH is None:
@@ -199,3 +224,71 @@ def test_what_a_launch_started_ends_when_the_launch_is_killed(load, name):
     wait_until(lambda: not process.exists() or ') Z ' in (process / 'stat').read_text(), 20,
                'the process to end')
     launch.stdout.close()
+
+
+FILES = sorted(path.name.partition('.')[0] for path in (ROOT / 'launch').glob('*.launch.py'))
+OF_ONE_CAMERA = {'image', 'camera_info', 'cameras'}
+"""Arguments of segmentation.launch.py that multi_camera.launch.py has another one for."""
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_show_args_lists_every_argument_with_its_description(load, name):
+    def arguments(name):
+        description = load(name, bag='', images='')[0].generate_launch_description()
+        return {argument.name: argument for argument in description.get_launch_arguments()}
+    found = arguments(name)
+    assert set(arguments('segmentation')) - set(found) == (
+        OF_ONE_CAMERA if name == 'multi_camera' else set())
+    for argument in found.values():
+        assert len(argument.description) > 15, argument.name
+        assert argument.description.endswith('.'), argument.name
+
+
+def test_nav2_is_checked_before_anything_starts(load, monkeypatch):
+    packages = ['vision_msgs', 'nav2_lifecycle_manager', 'nav2_costmap_2d',
+                'semantic_segmentation_layer']
+    module, context = load('nav2_semantic')
+    installed(monkeypatch, module, *packages)
+    module.check(context)
+    names = kinds(module.generate_launch_description().entities)
+    assert names.index('OpaqueFunction') < names.index('IncludeLaunchDescription')
+    for missing in packages:
+        installed(monkeypatch, module, *(name for name in packages if name != missing))
+        with pytest.raises(ValueError, match=f'the package {missing} is not installed'):
+            module.check(context)
+    module, context = load('nav2_semantic', costmap='false')
+    installed(monkeypatch, module, *packages[:2])
+    module.check(context)
+    module, context = load('nav2_semantic', costmap='perhaps')
+    with pytest.raises(ValueError, match='costmap:=perhaps is not true or false'):
+        module.check(context)
+
+
+@pytest.mark.parametrize(('given', 'managed', 'topics'), [
+    ({}, ['segmentation', 'costmap'], {}),
+    ({'costmap': 'false'}, ['segmentation'], None),
+    ({'points': '/points', 'use_sim_time': 'true'}, ['segmentation', 'costmap'],
+     {'pointcloud': '/points'}),
+    ({'namespace': '/car/'}, ['segmentation', 'costmap'],
+     {'segmentation': '/car/segmentation/mask', 'confidence': '/car/segmentation/confidence',
+      'labels': '/car/segmentation/label_info'})])
+def test_nav2_manages_the_node_without_a_bond_and_the_costmap_with_its_topics(
+        load, monkeypatch, given, managed, topics):
+    module, context = load('nav2_semantic', **{'namespace': '', **given})
+    # The node waits for its manager.
+    assert context.launch_configurations['autostart'] == 'false'
+    monkeypatch.setattr(module, 'Node', Action)
+    *costmaps, manager = module.start(context)
+    clock = {'use_sim_time': given.get('use_sim_time') == 'true'}
+    assert manager.parameters == [
+        {'autostart': True, 'node_names': managed, 'bond_timeout': 0.0, **clock}]
+    assert {node.namespace for node in (*costmaps, manager)} == {
+        given.get('namespace', '').strip('/')}
+    assert len(costmaps) == len(managed) - 1
+    if costmaps:
+        assert (costmaps[0].package, costmaps[0].executable) == ('nav2_costmap_2d',) * 2
+        assert costmaps[0].name == 'costmap'
+        assert costmaps[0].parameters == [
+            str(ROOT / 'config' / 'nav2_semantic_costmap.yaml'),
+            {**clock, **{f'semantic_layer.camera.{name}_topic': topic
+                         for name, topic in topics.items()}}]

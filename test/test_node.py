@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
 from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import CAMVID
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[96, 64]'}
 
@@ -155,8 +156,9 @@ def test_parameters_describe_themselves(node, peer):
     assert not interval.read_only
     assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (1, 1000)
     weights = peer.describe_parameter(node.name, 'weights')
-    assert weights.description.endswith('Takes effect when the node is configured.')
-    assert interval.description.endswith('Live.')
+    assert weights.description.endswith(
+        'Takes effect when the node is configured: clean the node up to change it.')
+    assert interval.description.endswith('Live: takes effect with the next frame.')
     assert peer.describe_parameter(node.name, 'autostart').read_only
     assert 'compressed' in peer.describe_parameter(
         node.name, 'image_transport').additional_constraints
@@ -218,6 +220,32 @@ def test_the_overlay_is_the_picture_with_its_mask(node, peer, camera):
     until(lambda: publisher.publish(message), lambda: overlays, 'an overlay')
     assert overlays[0].header == message.header
     assert (overlays[0].encoding, overlays[0].height, overlays[0].width) == ('rgb8', 48, 64)
+
+
+def test_the_overlay_shows_the_colours_alone_and_a_legend_when_asked_for(node, peer, camera):
+    masks, publisher = camera
+    overlays = peer.collect(Image, '/segmentation/overlay')
+
+    def shown(**values):
+        """Return the overlay of an image that is published after the parameters were set."""
+        assert peer.set_parameters(node.name, **values).successful
+        message = good_image(height=300, width=400)
+        until(lambda: publisher.publish(message),
+              lambda: any(overlay.header == message.header for overlay in list(overlays)), 'it')
+        overlay = next(found for found in overlays if found.header == message.header)
+        mask = answered(masks, publisher, message)
+        return (np.frombuffer(overlay.data, np.uint8).reshape(300, 400, 3),
+                CAMVID.palette()[np.frombuffer(mask.data, np.uint8).reshape(300, 400)])
+
+    # Every frame a key frame: an image that is published again has the same mask.
+    picture, colors = shown(overlay_opacity=1.0, key_interval=1)
+    np.testing.assert_array_equal(picture, colors)
+    picture, colors = shown(overlay_legend=True)
+    assert (picture[:150, :50] != colors[:150, :50]).any()
+    np.testing.assert_array_equal(picture[150:], colors[150:])
+    picture, colors = shown(overlay_legend=False, overlay_opacity=0.5)
+    assert (picture[150:] != colors[150:]).any()
+    assert peer.set_parameters(node.name, key_interval=3).successful
 
 
 def test_confidence_is_published_when_asked_for(node, peer, camera):

@@ -199,9 +199,26 @@ def test_foxglove_layout_shows_what_the_node_has() -> None:
     def shown(part: Any) -> list[str]:
         return [part] if isinstance(part, str) else shown(part['first']) + shown(part['second'])
     assert sorted(shown(layout['layout'])) == sorted(panels)
+    # The fields and panels that Foxglove knows.
+    assert set(layout) == {
+        'configById', 'layout', 'globalVariables', 'userNodes', 'playbackConfig'}
+    assert {name.partition('!')[0] for name in panels} == {
+        'Image', 'DiagnosticSummary', 'CallService', 'Parameters'}
     assert panels['Image!overlay']['imageMode']['imageTopic'] == '/segmentation/overlay'
-    assert {panel['serviceName'] for panel in panels.values() if 'serviceName' in panel} == {
-        '/segmentation/force_key_frame', '/segmentation/enable'}
+    assert panels['DiagnosticSummary!all']['topicToRender'] == '/diagnostics'
+    calls = {panel['serviceName']: json.loads(panel['requestPayload'])
+             for panel in panels.values() if 'serviceName' in panel}
+    assert set(calls) == {'/segmentation/force_key_frame', '/segmentation/enable'}
+    # What a panel shows or sends is of the type that the node has on that name.
+    pytest.importorskip('rclpy')
+    from std_srvs.srv import SetBool, Trigger
+
+    from featshare_ros.outputs import IMAGE, OUTPUTS
+
+    types = {output.name: output.message_type for output in OUTPUTS if output.live}
+    assert types['overlay'] == IMAGE
+    for name, service in (('force_key_frame', Trigger), ('enable', SetBool)):
+        service.Request(**calls[f'/segmentation/{name}'])
 
 
 def test_aggregator_matches_every_status() -> None:

@@ -166,9 +166,19 @@ def test_an_integer_out_of_a_floats_range_fails_configuring(random_checkpoint):
     assert code == 0, node.log
 
 
-def test_every_description_says_when_the_parameter_counts():
-    ends = {True: 'Live.', False: ('Takes effect when the node is configured.',
-                                   'Takes effect at start.')}
+UNITS = {'shared_levels': 'levels', 'key_interval': 'frames', 'max_key_age': 'Seconds',
+         'change_threshold': '0 to 1', 'input_size': 'pixels', 'max_compressed_pixels': 'pixels',
+         'sensor_bits': 'Bits', 'overlay_opacity': '0 to 1'}
+
+
+def test_every_description_has_the_unit_and_says_what_a_change_needs():
+    ends = {True: 'Live: takes effect with the next frame.', False: (
+        'Takes effect when the node is configured: clean the node up to change it.',
+        'Takes effect at start: restart the node to change it.')}
+    numbers = {spec.name for spec in parameters.PARAMETERS
+               if spec.limits or spec.default == [0, 0]}
+    assert numbers == set(UNITS)
     for spec in parameters.PARAMETERS:
         assert spec.descriptor().description.endswith(ends[spec.live]), spec.name
+        assert UNITS.get(spec.name, '') in spec.description, spec.name
         assert spec.descriptor().read_only == spec.at_start

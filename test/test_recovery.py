@@ -74,7 +74,7 @@ class Fake:
         if self._engines.plan == 'cold':
             raise RuntimeError('no finite numbers')
 
-    def reset(self):
+    def reset(self, stream=None):
         pass
 
     def close(self):

@@ -17,7 +17,8 @@ from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job
 
 NOT_OF_MASKS = {'cameras', 'image_transport', 'publish_confidence', 'overlay_opacity',
-                'publish_diagnostics', 'autostart', 'max_compressed_pixels'}
+                'overlay_legend', 'label_colors_file', 'lazy', 'publish_diagnostics', 'autostart',
+                'max_compressed_pixels'}
 """Parameters of the live node that no mask depends on, or whose place a topic takes."""
 
 CHANGE = {'key_policy': 'change', 'change_threshold': 0.02, 'key_interval': 7, 'max_key_age': 1.5}

@@ -1,0 +1,146 @@
+"""
+Start the segmentation node and a Nav2 costmap that uses its masks, managed by Nav2.
+
+The costmap has the layer of the package semantic_segmentation_layer; see docs/robot/nav2.md.
+"""
+import shutil
+from pathlib import Path
+
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch.utilities.type_utils import get_typed_value
+from launch_ros.actions import Node
+
+NODE_NAME = 'segmentation'
+COSTMAP_NAME = 'costmap'
+
+# The layer refuses every mask until it has the class names, whose message is of vision_msgs.
+NEEDED = ('vision_msgs', 'nav2_lifecycle_manager')
+NEEDED_BY_COSTMAP = ('nav2_costmap_2d', 'semantic_segmentation_layer')
+
+# Without this prefix, a node outlives a launch that is killed, or that fails meanwhile.
+END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
+
+
+def text(context: LaunchContext, name: str) -> str:
+    """Return an argument's value."""
+    return str(LaunchConfiguration(name).perform(context).strip())
+
+
+def switch(context: LaunchContext, name: str) -> bool:
+    """
+    Return the value of an argument that is true or false.
+
+    :raises ValueError: where it is neither.
+    """
+    try:
+        return bool(get_typed_value(text(context, name), bool))
+    except ValueError as error:
+        raise ValueError(f'{name}:={text(context, name)} is not true or false') from error
+
+
+def check(context: LaunchContext) -> None:
+    """
+    Check what Nav2 needs, before anything is started.
+
+    :raises ValueError: where an argument is wrong, or a package is not installed.
+    """
+    switch(context, 'use_sim_time')
+    for package in NEEDED + NEEDED_BY_COSTMAP * switch(context, 'costmap'):
+        try:
+            get_package_prefix(package)
+        except PackageNotFoundError as error:
+            raise ValueError(f'the package {package} is not installed') from error
+
+
+def start(context: LaunchContext) -> list[Node]:
+    """Return the costmap, if it is wanted, and the lifecycle manager."""
+    namespace = text(context, 'namespace').strip('/')
+    clock = {'use_sim_time': switch(context, 'use_sim_time')}
+    nodes, managed = [], [NODE_NAME]
+    if switch(context, 'costmap'):
+        managed.append(COSTMAP_NAME)
+        topics = {'pointcloud': text(context, 'points')}
+        if namespace:
+            outputs = f'/{namespace}/{NODE_NAME}'
+            topics.update(segmentation=f'{outputs}/mask', confidence=f'{outputs}/confidence',
+                          labels=f'{outputs}/label_info')
+        nodes.append(Node(
+            package='nav2_costmap_2d',
+            executable='nav2_costmap_2d',
+            name=COSTMAP_NAME,
+            namespace=namespace,
+            parameters=[
+                text(context, 'params_file'),
+                {**clock, **{f'semantic_layer.camera.{name}_topic': topic
+                             for name, topic in topics.items() if topic}},
+            ],
+            prefix=END_WITH_LAUNCH,
+            exec_name=COSTMAP_NAME,
+            output='screen',
+        ))
+    nodes.append(Node(
+        package='nav2_lifecycle_manager',
+        executable='lifecycle_manager',
+        name='lifecycle_manager_semantic',
+        namespace=namespace,
+        # The segmentation node has no bond: with a timeout, the manager's startup would fail.
+        parameters=[{'autostart': True, 'node_names': managed, 'bond_timeout': 0.0, **clock}],
+        prefix=END_WITH_LAUNCH,
+        exec_name='lifecycle_manager',
+        output='screen',
+    ))
+    return nodes
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the description that ``ros2 launch`` runs."""
+    share = Path(get_package_share_directory('featshare_ros'))
+    own_arguments = [
+        DeclareLaunchArgument(
+            'points',
+            default_value='',
+            description="Topic of the camera's organised point cloud, one point per pixel. Empty: "
+            'as in params_file.',
+        ),
+        DeclareLaunchArgument(
+            'costmap',
+            default_value='true',
+            description="Start a costmap: true or false. false: your Nav2's own costmap has the "
+            'layer.',
+        ),
+    ]
+    # Arguments of segmentation.launch.py whose default differs here. The others can be given too,
+    # except cameras: the layer has the topics of one camera.
+    changed_arguments = [
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=str(share / 'config' / 'nav2_semantic_costmap.yaml'),
+            description='YAML file with the parameters of the node and of the costmap.',
+        ),
+        DeclareLaunchArgument(
+            'autostart',
+            default_value='false',
+            description='Leave it false: the lifecycle manager of Nav2 configures and activates '
+            'the node.',
+        ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='false',
+            description='Take the time from /clock: true or false.',
+        ),
+    ]
+    node = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(share / 'launch' / 'segmentation.launch.py')),
+    )
+    return LaunchDescription(
+        [*own_arguments, *changed_arguments, OpaqueFunction(function=check), node,
+         OpaqueFunction(function=start)]
+    )

@@ -1,0 +1,74 @@
+"""With `lazy`, a camera is subscribed to only while somebody subscribes to its outputs."""
+import sys
+from unittest import mock
+
+import pytest
+from harness import BEST_EFFORT, RELIABLE, counts_of, good_image, node_here, until, wait_until
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
+
+from featshare_ros.node import SegmentationNode
+
+NODE, FRONT = '/segmentation', 'segmentation: front'
+
+
+@pytest.fixture(params=['reported', 'polled'])
+def node(request, monkeypatch, random_checkpoint):
+    """A lazy node of two cameras that notices subscribers in one of two ways only."""
+    if request.param == 'polled':
+        # As on Humble, whose rclpy has no such module and no event for matches.
+        monkeypatch.setitem(sys.modules, 'rclpy.event_handler', None)
+    else:
+        diagnose = SegmentationNode._diagnose
+
+        def without_looking(node):
+            with mock.patch.object(node, '_subscribe'):
+                diagnose(node)
+        monkeypatch.setattr(SegmentationNode, '_diagnose', without_looking)
+    with node_here(weights=random_checkpoint, lazy=True, cameras='[front, rear]', engine='torch',
+                   device='cpu', precision='fp32', input_size='[64, 64]', key_interval=1000,
+                   max_key_age=0.0) as node:
+        yield node
+
+
+def test_images_are_received_only_while_somebody_subscribes_to_an_output(node, peer):
+    newest = peer.diagnostics()
+    publisher = peer.node.create_publisher(Image, '/front/image', BEST_EFFORT)
+    rear = peer.node.create_publisher(Image, '/rear/image', BEST_EFFORT)
+
+    def waits():
+        """Return whether the status says so, with the counts of a camera without an image."""
+        if newest().get(FRONT, ())[:2] != (b'\x00', 'waiting for a subscriber'):
+            return False
+        counts = counts_of(newest, FRONT)
+        return counts['received'] == counts['processed'] + counts['dropped'] + counts['failed']
+
+    def counts_after(output):
+        """Subscribe until three messages came, and unsubscribe; return the counts."""
+        received, before = [], counts_of(newest, FRONT)['processed']
+        subscription = peer.node.create_subscription(
+            Image, f'{NODE}/front/{output}', received.append, RELIABLE)
+        until(lambda: publisher.publish(good_image()), lambda: len(received) >= 3, output)
+        peer.node.destroy_subscription(subscription)
+        wait_until(lambda: publisher.get_subscription_count() == 0, 20, 'unsubscribing')
+        wait_until(lambda: waits() and counts_of(newest, FRONT)['processed'] >= before + 3, 20,
+                   lambda: f'the status; it is {newest()}')
+        return counts_of(newest, FRONT)
+
+    def enable(on):
+        assert peer.call(SetBool, f'{NODE}/enable', SetBool.Request(data=on)).success
+
+    # /diagnostics has a subscriber, which needs no images.
+    wait_until(waits, 20, lambda: f'the status; it is {newest()}')
+    assert publisher.get_subscription_count() == 0
+    assert newest()['segmentation: engine'][:2] == (b'\x00', 'active')
+    first = counts_after('mask')
+    assert first['key frames'] == 1
+    # The counts go on, and the first frame after the pause is a key frame, the only one.
+    second = counts_after('overlay')
+    assert second['key frames'] == 2
+    enable(False)
+    enable(True)
+    assert publisher.get_subscription_count() == 0
+    assert rear.get_subscription_count() == 0
+    assert counts_of(newest, 'segmentation: rear')['received'] == 0
