@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong '
@@ -29,6 +30,18 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--version', action=_Version, nargs=0,
                         help='print the version and the commit')
     parser.epilog = STATUS
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """
+    Refuse to replace a file, or to write into a folder that is not empty.
+
+    :param overwrite: whether the user allows it.
+    :raises ValueError: where they do not; the message names the option.
+    """
+    exists = any(path.iterdir()) if path.is_dir() else path.exists()
+    if exists and not overwrite:
+        raise ValueError(f'{path} exists already; --overwrite replaces it')
 
 
 def size_argument(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featshare_core.arguments import check_output
 from featshare_core.inference.options import (
     SegmenterOptions,
     add_segmenter_options,
@@ -73,8 +74,8 @@ def _open(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[str,
         raise ValueError(f'{output} is a file, not a folder to write into')
     if arguments.resume and arguments.video:
         raise ValueError('a video cannot be continued: leave out --video or --resume')
-    if arguments.video and arguments.video.exists() and not arguments.overwrite:
-        raise ValueError(f'{arguments.video} exists already; --overwrite replaces it')
+    if arguments.video:
+        check_output(arguments.video, arguments.overwrite)
     exists = output.exists() and any(output.iterdir())
     if exists and not path.exists():
         raise ValueError(f'{output} holds files that featshare segment did not write: name '
