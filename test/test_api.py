@@ -33,6 +33,15 @@ def test_help_loads_nothing_heavy():
     assert loaded_by(code) == []
 
 
+def test_a_misspelt_key_of_a_training_is_refused_before_pytorch_is_loaded(tmp_path):
+    (tmp_path / 'a.yaml').write_text('epochs: 1')
+    code = ('from featshare_core.cli import main\n'
+            f'main(["train", "--config", {str(tmp_path / "a.yaml")!r}, "--set", "lrr=1"])')
+    said = loaded_by(code)
+    assert 'lr?' in said
+    assert not {'torch', 'cv2', 'lightning'} & set(said)
+
+
 def test_public_names():
     from featshare_core.inference.segmenter import Result, VideoSegmenter
     from featshare_core.labels import LabelSet

@@ -225,7 +225,7 @@ def test_a_baseline_of_another_network_is_refused(baselines, tmp_path):
         train_file(path, tmp_path / 'run')
 
 
-def test_a_network_goes_on_to_other_classes(baselines, tmp_path):
+def test_a_network_goes_on_to_other_classes(baselines, tmp_path, capsys):
     """A user with their own video starts from the package's weights."""
     torch.manual_seed(0)
     network = NETWORKS['fpn-efficientnet-lite0'](5, mending=True)
@@ -234,8 +234,13 @@ def test_a_network_goes_on_to_other_classes(baselines, tmp_path):
         'fpn-efficientnet-lite0', LabelSet(('a', 'b', 'c', 'd', 'e'), CAMVID.colors[:5]), (64, 64),
         {'shared_levels': 2, 'aligned': 1, 'mending': 1}, (.1, .2, .3), (.4, .5, .6)),
         torch.float32)
-    path = write(tmp_path / 'a.yaml', per_frame(baselines, baseline=str(trained), lr=1e-9))
+    path = write(tmp_path / 'a.yaml', per_frame(baselines, baseline=str(trained), lr=1e-9,
+                                                val={**SMALL['val'], 'length': 1}))
     train_file(path, tmp_path / 'run')
+    said = capsys.readouterr().err
+    assert said.count('! the classifier starts from random weights: the baseline') == 1
+    assert said.count('! current frames are not scored: a labelled frame of val (street) has at '
+                      'most 0 frames before it, and interval 2 needs 1') == 1
     ours, config = load_checkpoint(tmp_path / 'run' / 'final.safetensors')
     assert (len(config.labels), config.mean, ours.mends) == (11, (.1, .2, .3), False)
     theirs = network.state_dict()
@@ -291,6 +296,8 @@ def test_a_per_frame_network_learns_from_a_teacher(baselines, tmp_path):
     ({'mending': True, 'aligned': 'deployed'}, 'mending is for sharing networks'),
     ({'frozen_backbone': True}, "frozen_backbone leaves the backbone's batch norms"),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
+    ({'network': {'type': 'fpn-densenet121', 'width': 2}},
+     'network.width is unknown; known are type, shared_levels, levels'),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),
     ({'steps_per_epoch': 0}, 'steps_per_epoch must be positive'),

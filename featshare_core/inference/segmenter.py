@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import Size, as_rgb
-from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.inference.schedule import SETTINGS, KeyFrameSchedule
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import paint
 
@@ -95,6 +95,15 @@ class VideoSegmenter:
         self.labels = engine.labels
         self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
+
+    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse a setting that would have no effect, such as ``key_interval`` here."""
+            if name in SETTINGS:
+                raise AttributeError(f'set {name} of the attribute schedule, which has the '
+                                     f'settings {", ".join(SETTINGS)}')
+            super().__setattr__(name, value)
 
     @property
     def key_mode(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,20 @@ def network_options(name: str) -> dict[str, bool]:
     return {option: parameter.default is parameter.empty
             for option, parameter in parameters.items()
             if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+def unknown_options(name: str, given: Iterable[str]) -> list[str]:
+    """
+    Return those of the given options that a network's constructor does not take.
+
+    One that takes any, such as ``smp``, refuses unknown ones when it is built.
+
+    :param name: a key of ``NETWORKS``.
+    """
+    parameters = inspect.signature(NETWORKS[name]).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [option for option in given
+            if option == 'classes' or not (takes_any or option in parameters)]
 
 
 @dataclass(frozen=True)

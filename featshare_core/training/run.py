@@ -92,12 +92,21 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     if not (config.baseline or config.backbone_weights):
         warn('! the backbone starts from random weights: --backbone-weights names better ones, '
              "for example ImageNet's (imagenet, or a file)")
+    scored_frames = LaggedFrames(val, config.interval)
+    if scored_frames.lags < config.interval:
+        before = max(len(sample.frames) for sample in val.source.samples) - 1
+        warn(f'! current frames are not scored: a labelled frame of val ({val.source.name}) has '
+             f'at most {before} frames before it, and interval {config.interval} needs '
+             f'{config.interval - 1}')
     shares = [entry.share for entry in config.train]
     network, checkpoint = build_network(config, labels)
     pseudo, teacher = None, None
     if config.baseline:
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
         _start_from(network, baseline, config, baseline_config, labels, checkpoint)
+        if baseline_config.labels.names != labels.names:
+            warn(f'! the classifier starts from random weights: the baseline {config.baseline} '
+                 f'has other classes')
         checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
         if config.is_sharing and not config.mending:
             teacher = baseline, baseline_config
@@ -127,8 +136,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        multiplied_in)
     world, rank_number = trainer.world_size, trainer.global_rank
-    scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
-                        workers)
+    scored = val_loader(scored_frames, config.batch, rank_number, world, workers)
     trainer.fit(learner, train_loader(triplets, steps, config.batch, rank_number, world, workers),
                 scored, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:  # before the scores, which take long and may fail
