@@ -38,6 +38,14 @@ def class_lines(result: Result) -> list[str]:
             f'labelled {", ".join(classes["absent"])}']
 
 
+def sharing_lines(result: Result) -> list[str]:
+    """Return a line that says that a network without shared levels was scored, or none."""
+    if result['shared_levels'] or result['interval'] == 1:
+        return []
+    return ['! 0 levels are shared: every frame runs the whole network, so these figures do not '
+            'measure feature sharing']
+
+
 def score_text(result: Result) -> str:
     """Return the scores of ``featshare evaluate`` for the terminal."""
     miou, data = result['miou'], result['data']
@@ -47,10 +55,11 @@ def score_text(result: Result) -> str:
              f'each at lags 0 to {result["interval"] - 1}'
              + ('' if data['made_by_hand'] else '; labels made by a machine')
              + ('; classes translated' if data['classes_translated'] else ''), '',
-             *class_lines(result),
+             *class_lines(result), *sharing_lines(result),
              f'mIoU %   key {percent(miou["key"])}   current, mean '
              f'{percent(miou["current_mean"])}, worst lag {percent(miou["current_worst"])}   '
-             f'weighted {percent(miou["weighted"])}',
+             f'weighted {percent(miou["weighted"])}   '
+             f'over {result["classes"]["scored"]} of {result["classes"]["of"]} classes',
              'by lag   ' + '  '.join(f'{lag}: {percent(score)}'
                                      for lag, score in enumerate(miou['per_lag']))]
     if result['vc8']:
@@ -84,7 +93,7 @@ def unlabelled_text(result: Result) -> str:
              + ('each at every lag' if stride == 1 else f'a key frame tried every {stride} frames')
              + '; compared with the masks of the same network run on every frame',
              f'mIoU is the mean over {classes["scored"]} of {classes["of"]} classes, those '
-             'that these masks hold', '',
+             'that these masks hold', *sharing_lines(result), '',
              f'{"agreement %":34}' + ''.join(f' {f"lag {lag}":>6}' for lag in lags)
              + f' {"mean":>6}']
     for part, name in (('pixels', 'pixels'), ('miou', 'mIoU')):

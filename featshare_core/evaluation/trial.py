@@ -8,7 +8,12 @@ from itertools import islice
 
 import numpy as np
 
-from featshare_core.evaluation.accuracy import Matrix, confusion_matrix, mean_iou
+from featshare_core.evaluation.accuracy import (
+    Matrix,
+    confusion_matrix,
+    labelled_classes,
+    mean_iou,
+)
 from featshare_core.evaluation.advise import Setting, advice, choose
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.pareto import methods_of
@@ -52,7 +57,8 @@ class _Trial:
 
     def settings(self, weights: str, hz: float | None) -> Iterator[Setting]:
         ms = [float(np.median(taken)) for taken in self.milliseconds]
-        agreement = [100 * mean_iou(matrix) for matrix in self.matrices]
+        held = labelled_classes(self.matrices)  # those of the reference
+        agreement = [100 * mean_iou(matrix, held) for matrix in self.matrices]
         for interval in self.intervals:
             lags = slice(interval)
             yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
