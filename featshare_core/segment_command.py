@@ -20,6 +20,7 @@ from featshare_core.inference.options import (
     from_arguments,
     make_segmenter,
 )
+from featshare_core.progress import preparing, reporter
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
@@ -48,13 +49,14 @@ def segment_command(arguments: argparse.Namespace) -> None:
     if state.get('complete'):
         print(f'{arguments.output} is complete already: {state["frame"]} masks')
         return
+    preparing(options.weights)
     with closing(make_segmenter(options)) as segmenter:
         if 'frame' not in state:
             _begin(arguments, state)
         try:
             _segment(arguments, segmenter, state)
         except KeyboardInterrupt:
-            print('\nfeatshare: interrupted; the same command with --resume continues',
+            print('featshare: interrupted; the same command with --resume continues',
                   file=sys.stderr)
             raise
 
@@ -137,7 +139,6 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.inference.timing import Rolling
     from featshare_core.pipeline import overlap
-    from featshare_core.progress import reporter
     source, output = arguments.input, arguments.output
     first = done = int(state.get('frame', 0))
     write_json(output / LABELS, _described(segmenter.labels))
@@ -169,6 +170,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
         except IncompleteVideoError as error:
             problem = str(error)
         finally:
+            show(None)
             if append is not None:
                 append(None)
     seconds = time.monotonic() - start

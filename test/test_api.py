@@ -70,7 +70,7 @@ def test_version_of_an_installed_package(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(('error', 'text'), [
     (ModuleNotFoundError('x', name='yaml'), 'yaml is not installed: pip install PyYAML'),
-    (ModuleNotFoundError('x', name='tqdm.auto'), 'tqdm is not installed: pip install tqdm'),
+    (ModuleNotFoundError('x', name='rosbags.x'), 'rosbags is not installed: pip install rosbags'),
     (ModuleNotFoundError('x', name='sensor_msgs.msg'),
      'sensor_msgs is not installed; it belongs to ROS 2: source the setup.bash of an '
      'installation, or, in the source tree, pip install -r requirements/ros-kilted.txt'),

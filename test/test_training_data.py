@@ -86,6 +86,7 @@ def test_a_run_says_and_keeps_what_it_does(tmp_path, capfd, monkeypatch):
         monkeypatch.setattr(logging.getLogger(f'lightning.{part}.utilities.rank_zero'), 'handlers',
                             [collected])
     monkeypatch.setattr('featshare_core.progress.INTERVAL', 0)
+    monkeypatch.setattr('featshare_core.progress.SLOW', 1)
     monkeypatch.setattr('lightning.Trainer.save_checkpoint', lambda *_, **__: None)
 
     def fail(*_):

@@ -8,10 +8,10 @@ from typing import Any
 
 from featshare_core.evaluation.latency import Times, street_video, time_engines
 from featshare_core.evaluation.provenance import fingerprint, read_json
-from featshare_core.evaluation.results import bar
 from featshare_core.evaluation.tables import table
 from featshare_core.inference.engines import make_engine
 from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.progress import track
 
 DATA = 'camvid-val'
 FRAMES = 30
@@ -126,7 +126,7 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
                                        shared_levels=one['shared_levels'])
                for index, one in enumerate(scores)}
     times = time_engines(engines, street_video(size), FRAMES,
-                         lambda turns: bar(turns, 'timing', 'turns'))
+                         lambda turns: track(turns, 'timing', 'turns'))
     found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
     chosen = choose(found, budget, max_drop)
     steady = [s for s in found if max_drop is None or s.drop <= max_drop]

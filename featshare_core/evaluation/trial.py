@@ -18,10 +18,10 @@ from featshare_core.evaluation.advise import Setting, advice, choose
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.pareto import methods_of
 from featshare_core.evaluation.provenance import shown
-from featshare_core.evaluation.results import bar
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.networks.weights import absolute_weights
+from featshare_core.progress import track
 
 INTERVALS = (2, 3, 5, 10)
 """Key intervals tried, in frames."""
@@ -103,8 +103,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
             trial.engine.key(first)
             trial.engine.current(first)
     count = 0
-    for frame in bar(frames, f'{shown(weights)}, {footage.name}', 'frames',
-                     min(footage.length or FRAMES, FRAMES) - 1):
+    for frame in track(frames, f'{shown(weights)}, {footage.name}', 'frames',
+                       min(footage.length or FRAMES, FRAMES) - 1):
         reference = whole.key(frame).mask
         for trial in trials:
             trial.add(count, frame, reference)
