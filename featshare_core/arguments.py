@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from featshare_core.text import parse_size
+
 STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong '
           'arguments; 130 interrupted')
 
@@ -46,7 +48,7 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 def size_argument(text: str) -> tuple[int, int]:
     """Return (width, height) of ``WxH``."""
-    width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
-    return int(width), int(height)
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
