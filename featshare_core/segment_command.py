@@ -125,8 +125,10 @@ def _settings(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[
     source = arguments.input
     files = images_of(source) if source.is_dir() else [source]
     digest = hashlib.sha256('\n'.join(f'{f.name} {f.stat().st_size}' for f in files).encode())
-    # The device may differ, as with segment_bag.
-    fields = {name: value for name, value in asdict(options).items() if name != 'device'}
+    # The device may differ, as with segment_bag. An age has no meaning without stamps.
+    left_out = ('device', 'max_key_age',
+                *(('change_threshold',) if options.key_policy != 'change' else ()))
+    fields = {name: value for name, value in asdict(options).items() if name not in left_out}
     found = {**fields, 'weights': fingerprint(options.weights), 'input': digest.hexdigest()[:16],
              'overlay': arguments.overlay, 'confidence': arguments.confidence}
     return dict(json.loads(json.dumps(found)))

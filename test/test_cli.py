@@ -100,6 +100,7 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
     assert '--resume continues' in capsys.readouterr().err
     state = json.loads((tmp_path / 'out' / 'segment.json').read_text())
     assert state['frame'] == 6  # the last key frame
+    assert not {'max_key_age', 'change_threshold'} & state['settings'].keys()  # without effect
     assert segment(path, tmp_path / 'out', *options) == 1
     assert '--overwrite replaces its masks, --resume continues' in capsys.readouterr().err
     assert segment(path, tmp_path / 'out', '--resume', '--key-interval', '4') == 1

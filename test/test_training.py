@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_every_documented_command_is_a_valid_configuration():
     rows = {(command.output, tuple(command.set)) for command in with_settings
             if command.output and command.baseline is None}
     assert len({output for output, _ in rows}) == len(rows)
+
+
+def test_the_documented_configuration_of_own_data_is_whole(tmp_path):
+    page = (ROOT / 'docs' / 'models' / 'training.md').read_text()
+    block = page.partition('with a file `mine.yaml`:\n\n')[2].partition('\n\n')[0]
+    for base in ('baseline', 'default'):
+        path = tmp_path / 'mine.yaml'
+        path.write_text(textwrap.dedent(block).replace('/path/to/config/train/baseline',
+                                                       str(CONFIGS / base)))
+        config = load_config([path], {})
+        assert [entry.kind for entry in (*config.train, config.val)] == ['folder', 'folder']
+        # Those of CamVid would stretch other pictures.
+        assert (config.size, config.crop) == ((640, 480), (640, 480))
 
 
 @pytest.mark.parametrize('name', ['truncated-efficientnet-lite', 'ablation-equal-weights',

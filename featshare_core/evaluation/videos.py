@@ -14,8 +14,8 @@ import numpy as np
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
-from featshare_core.data.folder import folder_source
-from featshare_core.data.source import Array, Labelled, Source, camvid_source, in_classes
+from featshare_core.data.folder import folder_source, in_classes
+from featshare_core.data.source import Array, Labelled, Source, camvid_source
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet

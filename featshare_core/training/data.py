@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
-from featshare_core.data.folder import folder_source
+from featshare_core.data.folder import folder_source, in_classes
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.data.source import camvid_source, in_classes
+from featshare_core.data.source import camvid_source
 from featshare_core.data.store import FrameStore, street_store
 from featshare_core.labels import LabelSet, load_label_set
 from featshare_core.training.config import DataEntry, TrainConfig
