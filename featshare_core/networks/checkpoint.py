@@ -39,6 +39,8 @@ MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""
 UNKNOWN_LICENCE = 'unknown'
 """Licence of weights that carry none."""
+CARD_LICENCE = 'mit'
+"""Licence in each model card that segmentation_models_pytorch writes, whatever the weights are."""
 LONGEST_LICENCE = 200
 """Largest length of a licence's name, in characters."""
 RESEARCH_DATA = ('camvid', 'cityscapes')
@@ -234,6 +236,15 @@ def _licence(fields: Mapping[str, Any]) -> Any:
     data = [kind for kind in RESEARCH_DATA if any(
         isinstance(source, Mapping) and source.get('kind') == kind for source in sources)]
     return f'research only: trained on {" and ".join(data)}' if data else licence
+
+
+def licence_remark(config: Config) -> str:
+    """Return what to add to a licence that says little about the weights; else ''."""
+    package = config.training.get('package') if isinstance(config.training, Mapping) else None
+    if package != 'smp' or config.licence != CARD_LICENCE:
+        return ''
+    return (', which segmentation_models_pytorch writes into every model card: the weights may '
+            'have another licence')
 
 
 def _check_shapes(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ def convert_command(arguments: argparse.Namespace) -> None:
     import torch
 
     from featshare_core.labels import find_label_set
-    from featshare_core.networks.checkpoint import save_checkpoint
+    from featshare_core.networks.checkpoint import licence_remark, save_checkpoint
     from featshare_core.networks.convert import convert
     from featshare_core.networks.normalisation import as_options
     output = arguments.output
@@ -48,7 +48,7 @@ def convert_command(arguments: argparse.Namespace) -> None:
     if not_used:
         more = f' and {len(not_used) - 5} more' if len(not_used) > 5 else ''
         print(f'not used: {", ".join(not_used[:5])}{more}')
-    print(f'licence: {config.licence}')
+    print(f'licence: {config.licence}{licence_remark(config)}')
 
 
 def add_convert_command(subparsers: Any) -> None:

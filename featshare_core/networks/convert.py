@@ -16,6 +16,7 @@ from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.folders import Pretrained, read_folder
 from featshare_core.networks.normalisation import (
     as_options,
+    as_text,
     assumed_normalisation,
     choose_normalisation,
     take_buffers,
@@ -30,6 +31,7 @@ from featshare_core.networks.state_file import (
     read_state,
     unallocated,
 )
+from featshare_core.networks.weights import foreign_kind
 
 FCN = 'fcn_resnet50'
 """torchvision's name of the network."""
@@ -53,7 +55,8 @@ def convert(source: Path, labels: LabelSet | None = None,
     not: its logit is 0, and the softmax of both is the sigmoid.
 
     ``Config.training`` says where the normalisation comes from (``normalisation``), what of
-    the source is not used (``not_used``) and what was assumed (``assumed``), where there is any.
+    the source is not used (``not_used``), what was assumed (``assumed``), where there is any, and
+    the package that wrote a folder (``package``, see ``foreign_kind``).
 
     :param source: a folder of ``save_pretrained``, or a file that ``read_state`` reads.
     :param labels: None for the classes that the folder names.
@@ -98,11 +101,13 @@ def convert(source: Path, labels: LabelSet | None = None,
         assumed.append('it was trained on images of {}x{}'.format(*input_size))
     if assume and not normalisations and not encoder.startswith('tu-'):
         normalisations['assumed'] = assumed_normalisation(encoder, found.encoder_weights)
-        assumed.append(f'mean and std are {as_options(normalisations["assumed"])}')
+        assumed.append(f'its images are normalised with {as_text(normalisations["assumed"])}')
     (mean, std), where, other_values = choose_normalisation(
         normalisation, normalisations, None if architecture == FCN else encoder)
     training: dict[str, Any] = {'converted_from': source.name, 'normalisation': where}
     not_used += [*other_values, *sorted(others)]
+    if source.is_dir():
+        training['package'] = foreign_kind(source)
     if not_used:
         training['not_used'] = not_used
     if assumed:
