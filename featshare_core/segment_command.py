@@ -249,7 +249,12 @@ def _video(path: Path, source: Path) -> Callable[[Frame | None], None]:
 def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: int,
             seconds: float, times: dict[bool, Any], problem: str) -> None:
     """Print rate and latencies, and write them as JSON if that is requested."""
-    from featshare_core.evaluation.provenance import fingerprint, provenance, shown, write_json
+    from featshare_core.evaluation.provenance import (
+        provenance,
+        short_fingerprint,
+        shown,
+        write_json,
+    )
     engine, rate = segmenter.engine, frames / max(seconds, 1e-9)
     print(f'{engine.network_name}, {engine.device}, engine {engine.name}, {engine.precision}: '
           f'masks in {arguments.output}, {rate:.1f} frames a second')
@@ -265,7 +270,8 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
         write_json(arguments.json, {
             **provenance(f'featshare segment {arguments.input.name} {arguments.output.name}',
                          engine.device),
-            'weights': shown(arguments.weights), 'sha256': fingerprint(arguments.weights),
+            'weights': shown(arguments.weights),
+            'sha256': short_fingerprint(arguments.weights),
             'network': engine.network_name, 'engine': engine.name, 'device': engine.device,
             'precision': engine.precision, 'frames': frames, 'seconds': seconds,
             'frames_per_second': rate, 'ms': timed, 'problem': problem})

@@ -10,7 +10,7 @@ from featshare_core.cli import main
 from featshare_core.evaluation.advise import Setting, advice, advise, choose, pareto, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
-from featshare_core.evaluation.provenance import fingerprint, write_json
+from featshare_core.evaluation.provenance import short_fingerprint, write_json
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 
@@ -161,8 +161,8 @@ def test_advice_from_the_shipped_scores(tmp_path):
     folder = tmp_path / 'results'
     with pytest.raises(ValueError, match='no scores of the shipped checkpoints'):
         advise(1e6, None, 'cpu', (64, 64), tmp_path)
-    for name, digits, per_lag in (('short', fingerprint(weights), [60.0, 50.0]),
-                                  ('long', fingerprint(weights), [60.0, 59.0, 58.0]),
+    for name, digits, per_lag in (('short', short_fingerprint(weights), [60.0, 50.0]),
+                                  ('long', short_fingerprint(weights), [60.0, 59.0, 58.0]),
                                   ('old', 'of other weights', [99.0, 98.0, 97.0, 96.0])):
         write_json(folder / f'{name}-interval-{len(per_lag)}.json', {
             **scores('fast', per_lag), 'command': 'x', 'sha256': digits,

@@ -118,14 +118,14 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     """
     from featshare_core.evaluation.pareto import measure_pareto
     from featshare_core.evaluation.plots import plot_pareto
-    from featshare_core.evaluation.provenance import read_json, write_json
+    from featshare_core.evaluation.provenance import read_result, write_json
     from featshare_core.evaluation.tables import class_lines, pareto_table
     if arguments.data is not None:
         _refuse_exported(*arguments.weights)
         write_json(arguments.file, measure_pareto(
             arguments.weights, data_choice(arguments), arguments.shared_levels, arguments.device,
             arguments.precision, arguments.clock, arguments.threads or None, arguments.frames))
-    result = read_json(arguments.file)
+    result = read_result(arguments.file)
     if 'methods' not in result:
         raise ValueError(f'{arguments.file} is no result of featshare pareto')
     print('\n'.join([*class_lines(result), pareto_table(result)]))

@@ -20,7 +20,7 @@ from pathlib import Path
 from featshare_core.durable import write_durably
 from featshare_core.evaluation import tables
 from featshare_core.evaluation.cards import TABLES
-from featshare_core.evaluation.provenance import figure, read_json, stem
+from featshare_core.evaluation.provenance import figure, read_result, stem
 from featshare_core.evaluation.speed import speed_page
 from featshare_core.evaluation.tables import Result
 
@@ -83,8 +83,8 @@ def read_page(file: Path) -> dict[str, list[Result]]:
         files.
     :raises ValueError, FileNotFoundError: where one is missing or no result.
     """
-    names = read_json(file)['files']
-    return {part: [read_json(file.parents[1] / name) for name in names.get(part, [])]
+    names = read_result(file)['files']
+    return {part: [read_result(file.parents[1] / name) for name in names.get(part, [])]
             for part in ('deployed', 'by_lag', 'baseline', 'truncated', 'latencies',
                          'truncated_latency', 'rivals')}
 
@@ -108,7 +108,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     commits = dict.fromkeys(
         f'`{r["commit"]}`' for r in (*deployed, *by_lag, *baseline, *truncated, *rivals))
     changed = ' (+: with changes that were not committed)' * any('+' in one for one in commits)
-    yield (f'Measured at {", ".join(commits)}{changed} by\n\n    {read_json(file)["command"]}\n\n'
+    yield (f'Measured at {", ".join(commits)}{changed} by\n\n    '
+           f'{read_result(file)["command"]}\n\n'
            f'Drawn from the JSON files in [{folder}]({folder}) and [latency](latency), each with '
            'its own command, machine, versions and commit.')
     if not data['made_by_hand']:
@@ -163,7 +164,7 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield tables.rival_table(one)
     pareto = file.with_name(PARETO)
     if pareto.is_file():
-        found = read_json(pareto)
+        found = read_result(pareto)
         yield '## Accuracy against time'
         yield (f'![mIoU against time]({folder}/{pareto.stem}.png)\n\nOf {found["frames"]} '
                f'frames, on {tables.origin(found)}:\n\n{tables.commands([found])}\n\n'
@@ -175,7 +176,7 @@ def _latency_folders(results: Path, wanted: list[Result]) -> Iterator[tuple[str,
     """Yield each device and size that latency was measured on, and the latencies wanted."""
     order = {(r['weights'], r['shared_levels']): i for i, r in enumerate(wanted)}
     for folder in sorted((results / 'latency').iterdir()):
-        found = [read_json(file) for file in sorted(folder.glob('*.json'))]
+        found = [read_result(file) for file in sorted(folder.glob('*.json'))]
         found = [r for r in found if (r['weights'], r['shared_levels']) in order]
         if found:
             yield folder.name, sorted(found,

@@ -19,7 +19,7 @@ import torch
 
 from featshare_core.evaluation.accuracy import Score, miou_per_lag, rounded, score
 from featshare_core.evaluation.latency import WARM_UP
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.results import described
 from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import DataChoice, Video
@@ -131,7 +131,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     first = next(iter(engines.values()))
     return rounded({
         **provenance(command, first.device), 'weights': [shown(one) for one in weights],
-        'sha256': [fingerprint(one) for one in weights], 'data': described(data, video),
+        'sha256': [short_fingerprint(one) for one in weights], 'data': described(data, video),
         'classes': next(iter(scores.values())).classes,
         'frames': next(iter(scores.values())).frames, 'image': [image.shape[1], image.shape[0]],
         'engine': first.name, 'device': first.device, 'precision': first.precision,

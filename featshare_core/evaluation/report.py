@@ -13,8 +13,8 @@ from featshare_core.evaluation import plots, results, tables
 from featshare_core.evaluation.accuracy import rounded
 from featshare_core.evaluation.pages import PARETO, read_page, results_page
 from featshare_core.evaluation.provenance import (
-    fingerprint,
-    read_json,
+    read_result,
+    short_fingerprint,
     shown,
     stem,
     write_json,
@@ -83,7 +83,7 @@ class Plan:
 
 def kept(path: Path, fits: Callable[[Result], bool], make: Callable[[], Result]) -> Path:
     """Return the file of a result, made where it is missing or does not fit any more."""
-    if not (path.is_file() and fits(read_json(path))):
+    if not (path.is_file() and fits(read_result(path))):
         write_json(path, make())
     return path
 
@@ -96,7 +96,7 @@ def of_data(found: Result, plan: Plan) -> bool:
 def scored(plan: Plan, weights: str, cut: int | None, interval: int) -> Path:
     """Return the file of a checkpoint's scores, which is kept where it is of these weights."""
     levels = results.cut(weights, cut)
-    digits = fingerprint(weights)
+    digits = short_fingerprint(weights)
     return kept(
         plan.folder / f'{stem(weights)}-{levels}-levels-interval-{interval}.json',
         lambda found: found['sha256'] == digits and of_data(found, plan),
@@ -130,8 +130,8 @@ def write_report(plan: Plan) -> Path:
     """
     pairs = [(weights, cut) for weights in plan.weights for cut in plan.cuts_of(weights)]
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
-    first, digits = plan.weights[0], fingerprint(plan.weights[0])
-    truncated_digits = fingerprint(plan.truncated) if plan.truncated is not None else None
+    first, digits = plan.weights[0], short_fingerprint(plan.weights[0])
+    truncated_digits = short_fingerprint(plan.truncated) if plan.truncated is not None else None
     files: dict[str, list[Path]] = {
         'deployed': [scored(plan, *pair, plan.interval) for pair in pairs],
         'by_lag': [scored(plan, *pair, min(plan.longest, reach)) for pair in pairs],
@@ -159,7 +159,7 @@ def write_report(plan: Plan) -> Path:
                            [r for r in shows['deployed'] if r['weights'] == shown(weights)])
         draw_contact_sheet(plan, weights)
     if (pareto := plan.folder / PARETO).is_file():
-        plots.plot_pareto(pareto.with_suffix('.png'), read_json(pareto))
+        plots.plot_pareto(pareto.with_suffix('.png'), read_result(pareto))
     path = plan.output / f'{plan.data.name}.md'
     write_durably(path, results_page(plan.folder / 'report.json'))
     return path
@@ -195,7 +195,7 @@ def compare_results(path_a: Path, path_b: Path) -> str:
 
     :raises ValueError: where a file is no result, or they have no figure in common.
     """
-    a, b = (dict(_figures(read_json(path))) for path in (path_a, path_b))
+    a, b = (dict(_figures(read_result(path))) for path in (path_a, path_b))
     common = [name for name in a if name in b]
     if not common:
         raise ValueError(f'{path_a} and {path_b} have no figure in common: results of two kinds')

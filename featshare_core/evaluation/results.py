@@ -10,7 +10,7 @@ import numpy as np
 
 from featshare_core.evaluation import latency
 from featshare_core.evaluation.accuracy import rounded, score
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import RATES, DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
@@ -49,7 +49,7 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
                + ('' if aligned is None else ' --aligned' if aligned else ' --no-aligned')
                + (f' --things {" ".join(things)}' if things else ''))
     return {**provenance(command, engine.device), 'weights': shown(weights),
-            'sha256': fingerprint(weights), 'network': engine.network_name,
+            'sha256': short_fingerprint(weights), 'network': engine.network_name,
             'shared_levels': levels, 'data': described(data, video), 'interval': interval,
             'engine': engine.name, 'device': engine.device, 'precision': engine.precision,
             **counted.summary(), 'labelled_frames': len(video.source.samples)}
@@ -78,7 +78,7 @@ def benchmark(weights: str | Path, shared_levels: int | None, device: str,
                + (f'--seconds {seconds:g}' if frames is None else f'--frames {frames}')
                + (f' --engines {" ".join(engines)}' if engines else ''))
     return {**provenance(command, timed['device']), 'weights': shown(weights),
-            'sha256': fingerprint(weights), **timed}
+            'sha256': short_fingerprint(weights), **timed}
 
 
 def rivals(weights: str | Path, data: DataChoice, interval: int,
@@ -135,8 +135,8 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
                + (f' --truncated {shown(truncated)}' if truncated is not None else ''))
     return rounded({
         **provenance(command, ours.device), 'weights': shown(weights),
-        'sha256': fingerprint(weights),
-        'truncated_sha256': fingerprint(truncated) if truncated is not None else None,
+        'sha256': short_fingerprint(weights),
+        'truncated_sha256': short_fingerprint(truncated) if truncated is not None else None,
         'shared_levels': cut(weights, shared_levels),
         'data': described(data, video), 'interval': interval, 'engine': ours.name,
         'device': ours.device, 'precision': ours.precision,

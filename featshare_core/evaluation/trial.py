@@ -14,7 +14,7 @@ from featshare_core.evaluation.accuracy import (
     labelled_classes,
     mean_iou,
 )
-from featshare_core.evaluation.advise import Setting, advice, choose
+from featshare_core.evaluation.advise import Setting, accurate, advice, choose
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.pareto import methods_of
 from featshare_core.evaluation.provenance import shown
@@ -114,8 +114,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
                          f'are needed')
     found = [setting for trial in trials for setting in trial.settings(shown(weights), footage.hz)]
     chosen = choose(found, budget, max_drop)
-    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')
-    return advice(title, 'agreement, mIoU %', steady, chosen, budget, absolute_weights(weights))
+    return advice(title, 'agreement, mIoU %', accurate(found, max_drop), chosen, budget,
+                  absolute_weights(weights))

@@ -20,7 +20,7 @@ from featshare_core.evaluation.accuracy import (
     rounded,
 )
 from featshare_core.evaluation.flicker import Flicker, Mask
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.results import cut
 from featshare_core.evaluation.things import Survival, Thing, class_ids, components, matched
 from featshare_core.inference.engine import Engine, Frame
@@ -224,7 +224,7 @@ def evaluate_unlabelled(weights: str | Path, footage: Footage, interval: int,
                         *([] if aligned is None else ['--aligned' if aligned else '--no-aligned']),
                         *(['--things', *things] if things else [])))
     return {**provenance(command, engine.device), 'weights': shown(weights),
-            'sha256': fingerprint(weights), 'network': engine.network_name,
+            'sha256': short_fingerprint(weights), 'network': engine.network_name,
             'shared_levels': cut(weights, shared_levels),
             'data': {'name': footage.name, 'sha256': digest.hexdigest()[:16],
                      'frames': cost.frames},

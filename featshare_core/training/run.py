@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.evaluation.provenance import fingerprint
+from featshare_core.evaluation.provenance import short_fingerprint
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
@@ -131,7 +131,7 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
         teacher if config.loss.distillation_weight else None,
-        {f"{name}'s content": fingerprint(file) for name in ('baseline', 'teacher')
+        {f"{name}'s content": short_fingerprint(file) for name in ('baseline', 'teacher')
          if (file := getattr(config, name))})
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        multiplied_in)
