@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from typing import TypeVar
 
 Item = TypeVar('Item')
@@ -23,7 +23,7 @@ def preparing(weights: object) -> None:
 
 
 def track(items: Iterable[Item], label: str, unit: str, total: int | None = None,
-          ) -> Iterator[Item]:
+          ) -> Generator[Item, None, None]:
     """
     Yield the items, and show on stderr how many are done; see ``reporter``.
 

@@ -27,6 +27,8 @@ from featshare_core.evaluation.tables import Result
 ROOT = Path(__file__).parents[2]
 PARETO = 'pareto.json'
 """Name of the result of ``featshare pareto`` beside ``report.json``."""
+PICTURES = 'pictures.png'
+"""Name of the pictures of rendered streets beside ``report.json``."""
 FIGURE = re.compile(r'(?P<number>-?\d+(?:\.(?P<decimals>\d+))?)'
                     r'<!-- (?P<file>[\w./-]+\.json): (?P<keys>[^>]+?) -->')
 TABLE = re.compile(r'^(?P<head><!-- figures: (?P<name>[^>]+?) -->\n).*?^(?P<end><!-- end -->)',
@@ -89,6 +91,16 @@ def read_page(file: Path) -> dict[str, list[Result]]:
                          'truncated_latency', 'rivals')}
 
 
+def read_recipes(file: Path) -> dict[str, tuple[str, Result]]:
+    """
+    Return the results of the thesis's recipe by the names of its rows, see ``tables.score_table``.
+
+    :param file, raises: as ``read_page``.
+    """
+    return {name: (one['trained'], read_result(file.parents[1] / one['file']))
+            for name, one in read_result(file).get('recipes', {}).items()}
+
+
 def results_page(file: Path) -> str:
     """
     Return docs/results/NAME.md: the thesis's tables and figures, with ours beside its numbers.
@@ -137,9 +149,15 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'
-    yield tables.commands([*baseline, *truncated, *deployed])
+    recipes = read_recipes(file)
+    yield tables.commands([*(one for _, one in recipes.values()), *baseline, *truncated,
+                           *deployed])
     yield tables.score_table(deployed, next(iter(baseline), None),
-                             next(iter(truncated), None))
+                             next(iter(truncated), None), recipes)
+    if recipes:
+        yield ('"same recipe": trained as the thesis does ([training](../models/training.md)), '
+               'but only for as long as the row says, and on these data: the thesis trained its '
+               'networks for 75 to 100 epochs on Cityscapes.')
     yield '## Figure 5.1: accuracy against latency'
     yield f'![weighted mIoU against latency]({folder}/accuracy-latency.png)'
     yield tables.interval_table(by_lag)
@@ -148,13 +166,16 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     yield (f'![mIoU by lag]({folder}/lags.png)\n\nOf the {by_lag[0]["frames"]} frames that have '
            f'{by_lag[0]["interval"] - 1} frames before them.')
     yield tables.lag_table(by_lag)
+    yield '## Figure 5.3: pictures'
+    if file.with_name(PICTURES).is_file():
+        yield (f'![image, label and masks]({folder}/{PICTURES})\n\nRendered streets that no '
+               f'network was trained on, with {first["weights"]}.')
+    yield ('The command writes pictures of the data set into `runs/sheets`: its licence keeps its '
+           'frames out of this repository.')
     yield '## Figure 5.4: classes'
     for weights in dict.fromkeys(r['weights'] for r in deployed):
         yield f'![IoU of each class]({folder}/classes-{stem(weights)}.png)'
     yield tables.class_table(deployed)
-    yield '## Figure 5.5: pictures'
-    yield ("Image, label, key and current masks: the command writes them into `runs/sheets`; the "
-           "data set's licence keeps its frames out of this repository.")
     yield '## Rivals'
     for one in rivals:
         yield (f'Simpler alternatives on the same network ({tables.title(one)}, engine '

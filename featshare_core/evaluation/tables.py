@@ -173,9 +173,9 @@ def latency_text(result: Result) -> str:
 def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
     """Return Table 5.1: the average frame's ms by interval, and its ratio to the baseline."""
     head = ['ms per frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
-    rows = [['per-frame baseline', thesis.BASELINE_MS, thesis.BASELINE_MS,
+    rows = [[thesis.BASELINE, thesis.BASELINE_MS, thesis.BASELINE_MS,
              *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
-            ['truncated (-2 levels)', '', thesis.TRUNCATED_MS,
+            [thesis.TRUNCATED, '', thesis.TRUNCATED_MS,
              *(_truncated_ms(truncated) for _ in results)]]
     for interval in INTERVALS:
         ours = []
@@ -225,20 +225,34 @@ def engine_table(results: Sequence[Result]) -> str:
                   'key, times faster than eager', 'current, times faster'], rows)
 
 
-def score_table(results: Sequence[Result], baseline: Result | None,
-                truncated: Result | None) -> str:
-    """Return Table 5.2: mIoU and VC_8 on key and on current frames, in percent."""
+def score_table(results: Sequence[Result], baseline: Result | None, truncated: Result | None,
+                recipes: Mapping[str, tuple[str, Result]]) -> str:
+    """
+    Return Table 5.2: mIoU and VC_8 on key and on current frames, in percent.
+
+    :param recipes: by the name of a row of the thesis, how long ours by the same recipe was
+        trained, and its scores.
+    """
     head = ['mIoU %', 'key', 'current', 'worst lag', 'weighted', 'VC_8 key', 'VC_8 deployed']
-    rows: list[list[str]] = [[f'thesis: {name}', f'{key:g}', f'{current:g}', '', '', '', '']
-                             for name, (key, current) in thesis.MIOU.items()]
-    for name, single in (('per-frame baseline', baseline), ('truncated (-2 levels)', truncated)):
+    rows: list[list[str]] = []
+    for name, row in thesis.ROWS.items():
+        rows.append([f'thesis: {name}', f'{row.key:g}', f'{row.current:g}', '', '', '', ''])
+        if name in recipes:
+            amount, ours = recipes[name]
+            rows.append([f'ours, same recipe{f" ({amount})" if amount else ""}', *_scores(ours)])
+    for name, single in ((thesis.BASELINE, baseline), (thesis.TRUNCATED, truncated)):
         rows.append([f'ours: {name}' + (f' ({single["weights"]})' if single else ''),
                      percent(single['miou']['key']) if single else MISSING, '', '', '',
                      _consistency(single, 'key') if single else '', ''])
-    rows += [[f'ours: {title(r)}', percent(r['miou']['key']), percent(r['miou']['current_mean']),
-              percent(r['miou']['current_worst']), percent(r['miou']['weighted']),
-              _consistency(r, 'key'), _consistency(r, 'deployed')] for r in results]
+    rows += [[f'ours: {title(r)}', *_scores(r)] for r in results]
     return table(head, rows)
+
+
+def _scores(result: Result) -> list[str]:
+    miou = result['miou']
+    return [*(percent(miou[name]) for name in ('key', 'current_mean', 'current_worst',
+                                               'weighted')),
+            _consistency(result, 'key'), _consistency(result, 'deployed')]
 
 
 def _consistency(result: Result, mode: str) -> str:

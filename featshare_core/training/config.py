@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeVar, Union
 from featshare_core.data.augmentation import Augmentation
 from featshare_core.labels import parse_yaml
 
+FINAL = 'final.safetensors'
+"""Name of the checkpoint in a run's folder."""
+
 T = TypeVar('T')
 
 

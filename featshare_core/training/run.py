@@ -28,7 +28,7 @@ from featshare_core.networks.checkpoint import (
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import load_state
 from featshare_core.training.checkpoints import LAST, DurableCheckpoints, find_state
-from featshare_core.training.config import TrainConfig
+from featshare_core.training.config import FINAL, TrainConfig
 from featshare_core.training.data import (
     class_weights,
     classes_without_labels,
@@ -41,8 +41,6 @@ from featshare_core.training.depthwise import fix_depthwise_gradients
 from featshare_core.training.log import Pace, loggers, silence_tips
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
-
-FINAL = 'final.safetensors'
 
 
 def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', devices: int = 1,
