@@ -287,7 +287,7 @@ def test_pull_over_a_network(tmp_path, hub, model, capsys, monkeypatch):
                          text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert f'pulled org/tiny@{SHA}\n' in run.stdout
-    assert '\nlicence        mit\n' in run.stdout
+    assert '\nlicence        mit, which segmentation_models_pytorch writes' in run.stdout
     assert 'featshare: org/nosuch cannot be pulled: ' in run.stderr
     assert not any('pytorch_model.bin' in asked for asked in Hub.asked)
     asked = len(Hub.asked)

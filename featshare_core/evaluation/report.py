@@ -119,8 +119,12 @@ def scored(plan: Plan, weights: str, cut: int | None, interval: int,
         lambda: results.evaluate(weights, plan.data, interval, cut, plan.device))
 
 
-def timed(plan: Plan, weights: str, cut: int | None) -> Path:
-    """Return the file of a checkpoint's latency here, which is kept where the work is the same."""
+def timed(plan: Plan, weights: str, cut: int | None, name: str | None = None) -> Path:
+    """
+    Return the file of a checkpoint's latency here, which is kept where the work is the same.
+
+    :param name: as of ``scored``.
+    """
     device = choose_device(plan.device).type
     config = load_checkpoint(weights, cut)[1]
     levels = results.cut(weights, cut)
@@ -131,7 +135,7 @@ def timed(plan: Plan, weights: str, cut: int | None) -> Path:
             and found['work'] == rounded(count_work(config, found['network_input']))
 
     folder = plan.output / 'latency' / f'{device}-{plan.size[0]}x{plan.size[1]}'
-    return kept(folder / f'{stem(weights)}-{levels}-levels.json', fits,
+    return kept(folder / f'{name or stem(weights)}-{levels}-levels.json', fits,
                 lambda: results.benchmark(weights, cut, plan.device, plan.size, plan.frames))
 
 
@@ -146,11 +150,13 @@ def write_report(plan: Plan) -> Path:
     """
     command = plan.command()
     runs: dict[str, Path] = {}
+    truncated_name = None
     if plan.thesis is not None:
         if plan.train:
             recipes.train_runs(plan.thesis, plan.data, plan.device)
         runs = recipes.find_runs(plan.thesis)
         if plan.truncated is None and TRUNCATED in runs:
+            truncated_name = ROWS[TRUNCATED].run
             plan = replace(plan, truncated=str(runs[TRUNCATED]))
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
     longest = min(plan.longest, reach)
@@ -162,10 +168,12 @@ def write_report(plan: Plan) -> Path:
     files: dict[str, list[Path]] = {
         'deployed': [scored(plan, *pair, plan.interval) for pair in pairs],
         'by_lag': [scored(plan, *pair, longest) for pair in pairs],
-        **{name: [scored(plan, given, None, 1)] for name in ('baseline', 'truncated')
-           if (given := getattr(plan, name))},
+        'baseline': [scored(plan, plan.baseline, None, 1)] if plan.baseline else [],
+        'truncated': [scored(plan, plan.truncated, None, 1, truncated_name)]
+        if plan.truncated else [],
         'latencies': [timed(plan, *pair) for pair in pairs],
-        'truncated_latency': [timed(plan, plan.truncated, None)] if plan.truncated else [],
+        'truncated_latency': [timed(plan, plan.truncated, None, truncated_name)]
+        if plan.truncated else [],
         'rivals': [kept(
             plan.folder / f'{stem(first)}-rivals.json',
             lambda found: found['sha256'] == digits and of_data(found, plan)
