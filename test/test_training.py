@@ -16,6 +16,9 @@ pytest.importorskip('lightning', reason='training needs the package lightning')
 
 from trainings import SHARING, SMALL, losses, per_frame, train_file, write
 
+from featshare_core.evaluation.recipes import find_runs, train_runs
+from featshare_core.evaluation.thesis import ROWS
+from featshare_core.evaluation.videos import DataChoice
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
 from featshare_core.training.command import add_train_command
@@ -140,6 +143,42 @@ def test_every_documented_command_is_a_valid_configuration():
     rows = {(command.output, tuple(command.set)) for command in with_settings
             if command.output and command.baseline is None}
     assert len({output for output, _ in rows}) == len(rows)
+
+
+def test_the_report_trains_the_thesis_s_rows_as_documented(tmp_path, monkeypatch):
+    commands = {str(command.output or Path('runs') / command.config[0].stem): command
+                for command in documented_commands()}
+    for row in ROWS.values():
+        command = commands[f'runs/{row.run}']
+        assert [file.stem for file in command.config] == [row.config]
+        assert tuple(command.set) == row.settings
+    trained = {}
+
+    def train(config, output, data, device, progress):
+        trained[output.name] = config
+        output.mkdir(parents=True, exist_ok=True)
+        (output / 'final.safetensors').touch()
+
+    monkeypatch.setattr('featshare_core.training.run.train', train)
+    choice = DataChoice('camvid', tmp_path / 'CamVid')
+    (tmp_path / 'thesis-1-level').mkdir()
+    (tmp_path / 'thesis-1-level' / 'final.safetensors').touch()
+    train_runs(tmp_path, choice, 'cpu')
+    assert list(trained) == [row.run for row in ROWS.values() if row.run != 'thesis-1-level']
+    assert set(find_runs(tmp_path)) == set(ROWS)
+    for run, config in trained.items():
+        is_baseline = run in ('thesis-baseline', 'thesis-truncated')
+        assert config.levels == (2 if run == 'thesis-truncated' else 4)
+        assert config.is_sharing == (not is_baseline)
+        assert config.baseline == (None if is_baseline else str(
+            tmp_path / 'thesis-baseline' / 'final.safetensors'))
+        assert config.backbone_weights == ('imagenet' if is_baseline else None)
+        assert (config.val.root, config.size, config.epochs) == ('CamVid', (480, 360), 4)
+    trained.clear()
+    train_runs(tmp_path, choice, 'cpu')
+    assert not trained
+    with pytest.raises(ValueError, match='--train is for --data camvid and cityscapes, not for t'):
+        train_runs(tmp_path, DataChoice('traffic'), 'cpu')
 
 
 def test_the_documented_configuration_of_own_data_is_whole(tmp_path):
