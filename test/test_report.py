@@ -2,6 +2,7 @@
 import json
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ from featshare_core.evaluation.advise import Setting, advice, advise, choose, pa
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import short_fingerprint, write_json
-from featshare_core.labels import CAMVID
+from featshare_core.evaluation.trial import _Trial
+from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
 
 
@@ -236,6 +238,15 @@ def test_advice_on_a_video_without_labels(tmp_path, capsys):
     assert 'video holds 30 frames, and at least 31 are needed' in error
     assert main(['advise', '--latency-budget', '60', '--weights', str(weights)]) == 1
     assert '--on VIDEO measures other weights' in capsys.readouterr().err
+
+
+def test_agreement_is_over_the_classes_of_the_reference():
+    trial = _Trial(Mock(labels=LabelSet(('a', 'b'), ((0, 0, 0),) * 2)), 1, '', (2,))
+    # Of 10 pixels of a, the current frame takes two for b, which the reference never shows.
+    trial.matrices = [np.array([[10, 0], [0, 0]]), np.array([[8, 2], [0, 0]])]
+    trial.milliseconds = [[1.0], [1.0]]
+    (found,) = trial.settings('mine', None)
+    assert (found.miou, found.drop) == (90, 20)
 
 
 def test_advice_recommends_a_smaller_input_only_where_it_is_better():
