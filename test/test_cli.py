@@ -1,5 +1,7 @@
 """The featshare command, without ROS."""
+import itertools
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -173,6 +175,16 @@ def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):
         # The first steps are slower: a remaining time would be far off.
         'training: 162 of 8000 steps, 2.00 a second',
         'training: 222 of 8000 steps, 2.00 a second, 1:04:49 left']
+
+
+def test_the_line_of_a_terminal_ends_with_the_work(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    monkeypatch.setattr(progress, 'REDRAWN', 0)
+    for count, taken in ((2, 9), (3, 2)):  # all items, and a run that is interrupted
+        list(itertools.islice(progress.track(range(count), 'reading', 'files'), taken))
+        said = capsys.readouterr().err
+        assert said.startswith(f'\rreading: 1 of {count} files, ')
+        assert (said.count('\n'), said[-1]) == (1, '\n')
 
 
 def test_a_threshold_that_has_no_effect_is_refused(tmp_path, capsys):
