@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+from featshare_core.text import parse_size
 
 STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong '
           'arguments; 130 interrupted')
@@ -31,9 +34,21 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.epilog = STATUS
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """
+    Refuse to replace a file, or to write into a folder that is not empty.
+
+    :param overwrite: whether the user allows it.
+    :raises ValueError: where they do not; the message names the option.
+    """
+    exists = any(path.iterdir()) if path.is_dir() else path.exists()
+    if exists and not overwrite:
+        raise ValueError(f'{path} exists already; --overwrite replaces it')
+
+
 def size_argument(text: str) -> tuple[int, int]:
     """Return (width, height) of ``WxH``."""
-    width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 512x512')
-    return int(width), int(height)
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

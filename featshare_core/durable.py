@@ -23,6 +23,21 @@ def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
     :param content: text is written as UTF-8.
     :raises OSError: where the file cannot be written.
     """
+    _replace(path, content, wait=True)
+
+
+def write_atomically(path: str | Path, content: bytes | memoryview | str) -> None:
+    """
+    Write or replace a file as ``write_durably`` does, but without waiting for the disk.
+
+    A crash of the machine may damage the file, so it is for content that can be rebuilt.
+
+    :raises OSError: where the file cannot be written.
+    """
+    _replace(path, content, wait=False)
+
+
+def _replace(path: str | Path, content: bytes | memoryview | str, wait: bool) -> None:
     path = Path(path).resolve()  # a link stays one
     if path.exists() and not path.is_file():  # such as /dev/stdout
         with path.open('wb') as device:
@@ -35,14 +50,16 @@ def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
         os.ftruncate(file, 0)
         while rest:
             rest = rest[os.write(file, rest):]
-        os.fsync(file)
+        if wait:
+            os.fsync(file)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
     finally:
         os.close(file)
-    sync_folder(path.parent)
+    if wait:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

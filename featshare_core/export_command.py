@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featshare_core.arguments import size_argument
+from featshare_core.arguments import check_output, size_argument
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
@@ -36,6 +36,11 @@ def export_command(arguments: argparse.Namespace) -> None:
     from featshare_core.inference.export.models import export
     from featshare_core.inference.pixels import network_size
     from featshare_core.networks.checkpoint import load_checkpoint
+    from featshare_core.networks.weights import CONFIG_FILE, foreign_kind
+    if foreign_kind(arguments.output):
+        raise ValueError(f'{arguments.output} holds a network that save_pretrained wrote, whose '
+                         f'{CONFIG_FILE} would be lost: name another folder')
+    check_output(arguments.output, arguments.overwrite)
     network, config = load_checkpoint(arguments.weights, arguments.shared_levels)
     multiple, (width, height) = network.input_multiple, config.input_size
     if arguments.size:
@@ -76,6 +81,8 @@ def add_export_command(subparsers: Any) -> None:
         description=export_command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=export_command)
     command.add_argument('output', type=Path, help='the folder to write into')
+    command.add_argument('--overwrite', action='store_true',
+                         help='replace an earlier export')
     command.add_argument('--weights', default='default',
                          help="a shipped checkpoint's name, a .safetensors file, a folder that "
                               'save_pretrained wrote, or a name that `featshare pull` fetched')

@@ -10,7 +10,6 @@ INSTALL = {
     'torch': "pip install torch (on a Jetson, NVIDIA's wheel)",
     'yaml': 'pip install PyYAML',
     'PIL': 'pip install pillow',
-    'rosbags': 'pip install rosbags tqdm',
     'lightning': "pip install 'lightning>=2.6'",
     'segmentation_models_pytorch': "pip install 'segmentation-models-pytorch>=0.6,<0.7'"}
 """

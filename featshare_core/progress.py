@@ -3,39 +3,78 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Sized
+from typing import TypeVar
+
+Item = TypeVar('Item')
 
 INTERVAL = 30.0
 """Time between two lines where stderr is no terminal, in seconds."""
 REDRAWN = 0.2
 """Time between two updates of the line of a terminal, in seconds."""
+SLOW = 5
+"""Number of first items, which may be slower, that the remaining time is not computed from."""
 
 
-def reporter(label: str, unit: str, total: int | None, before: int = 0) -> Callable[[int], None]:
+def preparing(weights: object) -> None:
+    """Print that a network is being prepared, before anything is done that can be counted."""
+    print(f'preparing {weights}; the first run on a machine takes longest', file=sys.stderr,
+          flush=True)
+
+
+def track(items: Iterable[Item], label: str, unit: str, total: int | None = None,
+          ) -> Generator[Item, None, None]:
     """
-    Return a function that takes the number of items done, and says on stderr how far it is.
+    Yield the items, and show on stderr how many are done; see ``reporter``.
 
-    A terminal shows one line, which the last item ends; elsewhere, as in a log file, a line is
-    printed every ``INTERVAL`` seconds.
+    :param total: their number, where they cannot tell it; None where it is not known.
+    """
+    show = reporter(label, unit, len(items) if isinstance(items, Sized) else total)
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            show(done)
+    finally:
+        show(None)
+
+
+def reporter(label: str, unit: str, total: int | None, before: int = 0,
+             ) -> Callable[[int | None], None]:
+    """
+    Return a function that takes the number of items done, and shows it on stderr.
+
+    A terminal shows one line, which the last item or None ends; elsewhere, as in a log file, a
+    line is printed every ``INTERVAL`` seconds. The remaining time is shown once more than
+    ``SLOW`` items are done.
 
     :param total: the number of items, where it is known.
     :param before: items that an earlier run has done, which do not count towards the rate.
     """
     terminal = sys.stderr.isatty()
     start = said = time.monotonic()
+    warm: tuple[int, float] | None = None  # items done after the slow ones, and when
+    is_open = False
 
-    def show(done: int) -> None:
-        nonlocal said
+    def show(done: int | None) -> None:
+        nonlocal said, warm, is_open
+        if done is None:
+            print(end='\n' if is_open else '', file=sys.stderr, flush=True)
+            is_open = False
+            return
         now = time.monotonic()
+        if warm is None and done - before >= SLOW:
+            warm = done, now
         if now - said < (REDRAWN if terminal else INTERVAL) and not (terminal and done == total):
             return
         said = now
         rate = (done - before) / max(now - start, 1e-9)
         text = f'{label}: {done}{f" of {total}" if total else ""} {unit}, {rate:.2f} a second'
-        if total and rate:
-            text += f', {duration(max(0, total - done) / rate)} left'
-        print(f'\r{text} ' if terminal else text, end='' if terminal and done != total else '\n',
-              file=sys.stderr, flush=True)
+        if total and warm and done > warm[0]:
+            rest = max(0, total - done) * (now - warm[1]) / (done - warm[0])
+            text += f', {duration(rest)} left'
+        is_open = terminal and done != total
+        print(f'\r{text} ' if terminal else text, end='' if is_open else '\n', file=sys.stderr,
+              flush=True)
 
     return show
 

@@ -13,12 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featshare_core.arguments import check_output
 from featshare_core.inference.options import (
     SegmenterOptions,
     add_segmenter_options,
     from_arguments,
     make_segmenter,
 )
+from featshare_core.progress import preparing, reporter
 
 if TYPE_CHECKING:
     from featshare_core.inference.engine import Frame
@@ -47,13 +49,14 @@ def segment_command(arguments: argparse.Namespace) -> None:
     if state.get('complete'):
         print(f'{arguments.output} is complete already: {state["frame"]} masks')
         return
+    preparing(options.weights)
     with closing(make_segmenter(options)) as segmenter:
         if 'frame' not in state:
             _begin(arguments, state)
         try:
             _segment(arguments, segmenter, state)
         except KeyboardInterrupt:
-            print('\nfeatshare: interrupted; the same command with --resume continues',
+            print('featshare: interrupted; the same command with --resume continues',
                   file=sys.stderr)
             raise
 
@@ -73,8 +76,8 @@ def _open(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[str,
         raise ValueError(f'{output} is a file, not a folder to write into')
     if arguments.resume and arguments.video:
         raise ValueError('a video cannot be continued: leave out --video or --resume')
-    if arguments.video and arguments.video.exists() and not arguments.overwrite:
-        raise ValueError(f'{arguments.video} exists already; --overwrite replaces it')
+    if arguments.video:
+        check_output(arguments.video, arguments.overwrite)
     exists = output.exists() and any(output.iterdir())
     if exists and not path.exists():
         raise ValueError(f'{output} holds files that featshare segment did not write: name '
@@ -122,8 +125,10 @@ def _settings(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[
     source = arguments.input
     files = images_of(source) if source.is_dir() else [source]
     digest = hashlib.sha256('\n'.join(f'{f.name} {f.stat().st_size}' for f in files).encode())
-    # The device may differ, as with segment_bag.
-    fields = {name: value for name, value in asdict(options).items() if name != 'device'}
+    # The device may differ, as with segment_bag. An age has no meaning without stamps.
+    left_out = ('device', 'max_key_age',
+                *(('change_threshold',) if options.key_policy != 'change' else ()))
+    fields = {name: value for name, value in asdict(options).items() if name not in left_out}
     found = {**fields, 'weights': fingerprint(options.weights), 'input': digest.hexdigest()[:16],
              'overlay': arguments.overlay, 'confidence': arguments.confidence}
     return dict(json.loads(json.dumps(found)))
@@ -136,7 +141,6 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.inference.timing import Rolling
     from featshare_core.pipeline import overlap
-    from featshare_core.progress import reporter
     source, output = arguments.input, arguments.output
     first = done = int(state.get('frame', 0))
     write_json(output / LABELS, _described(segmenter.labels))
@@ -168,6 +172,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
         except IncompleteVideoError as error:
             problem = str(error)
         finally:
+            show(None)
             if append is not None:
                 append(None)
     seconds = time.monotonic() - start
@@ -244,7 +249,12 @@ def _video(path: Path, source: Path) -> Callable[[Frame | None], None]:
 def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: int,
             seconds: float, times: dict[bool, Any], problem: str) -> None:
     """Print rate and latencies, and write them as JSON if that is requested."""
-    from featshare_core.evaluation.provenance import fingerprint, provenance, shown, write_json
+    from featshare_core.evaluation.provenance import (
+        provenance,
+        short_fingerprint,
+        shown,
+        write_json,
+    )
     engine, rate = segmenter.engine, frames / max(seconds, 1e-9)
     print(f'{engine.network_name}, {engine.device}, engine {engine.name}, {engine.precision}: '
           f'masks in {arguments.output}, {rate:.1f} frames a second')
@@ -260,7 +270,8 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
         write_json(arguments.json, {
             **provenance(f'featshare segment {arguments.input.name} {arguments.output.name}',
                          engine.device),
-            'weights': shown(arguments.weights), 'sha256': fingerprint(arguments.weights),
+            'weights': shown(arguments.weights),
+            'sha256': short_fingerprint(arguments.weights),
             'network': engine.network_name, 'engine': engine.name, 'device': engine.device,
             'precision': engine.precision, 'frames': frames, 'seconds': seconds,
             'frames_per_second': rate, 'ms': timed, 'problem': problem})

@@ -1,4 +1,4 @@
-"""Text that others wrote, for logs and messages."""
+"""Text that users and others wrote: sizes, and foreign text for logs and messages."""
 from __future__ import annotations
 
 
@@ -22,3 +22,15 @@ def printable(text: object, longest: int = 100) -> str:
         return shown
     note = f'... ({len(text)} characters)'
     return shown[:longest - len(note)] + note
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """
+    Return (width, height) in pixels of text such as ``640x480``.
+
+    :raises ValueError: where it has another form, or a side is 0.
+    """
+    width, _, height = text.partition('x')
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f'{text!r} is no size such as 512x512')
+    return int(width), int(height)

@@ -40,8 +40,8 @@ def _print(weights: str) -> None:
 def _description(weights: str) -> Iterator[tuple[str, str]]:
     from featshare_core.inference.engine import named
     from featshare_core.inference.export.models import ExportedModels, fingerprint
-    from featshare_core.networks.checkpoint import load_checkpoint
-    from featshare_core.networks.normalisation import as_options
+    from featshare_core.networks.checkpoint import licence_remark, load_checkpoint
+    from featshare_core.networks.normalisation import as_text
     from featshare_core.networks.weights import find_weights, is_exported
     path = find_weights(weights)
     if is_exported(path):
@@ -62,10 +62,10 @@ def _description(weights: str) -> Iterator[tuple[str, str]]:
     yield 'cut', cut
     yield 'classes', f'{len(config.labels)}: {", ".join(config.labels.names)}'
     yield 'size', f'{width}x{height}'
-    yield 'normalisation', as_options((config.mean, config.std))
+    yield 'normalisation', as_text((config.mean, config.std))
     if 'assumed' in training:
         yield 'assumed', '; '.join(map(str, training['assumed']))
-    yield 'licence', config.licence
+    yield 'licence', config.licence + licence_remark(config)
     yield 'sha256', fingerprint(path)
 
 

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
+from featshare_core.durable import write_atomically
 from featshare_core.inference.pixels import Size
 from featshare_core.machine import cache_folder
 
@@ -37,13 +37,8 @@ class ImageSizes:
         self.known = [size, *self.known][:KEPT]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Not durably: a hint is not worth waiting for the disk between two frames.
-            unfinished = self._path.with_suffix(f'.{os.getpid()}')
-            try:
-                unfinished.write_text(json.dumps(self.known))
-                os.replace(unfinished, self._path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            # Without waiting: a hint is not worth a pause between two frames.
+            write_atomically(self._path, json.dumps(self.known))
         except OSError as error:
             self._logger.warning(f'the image size cannot be kept, so the next start does not '
                                  f'prepare for it: {error}')

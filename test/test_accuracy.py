@@ -1,10 +1,13 @@
 """Scores on cases that can be counted by hand."""
+import re
+
 import numpy as np
 import pytest
 
 from featshare_core.data.source import Labelled, Source
 from featshare_core.evaluation.accuracy import class_iou, confusion_matrix, mean_iou, score
 from featshare_core.evaluation.consistency import Consistency
+from featshare_core.evaluation.tables import score_text
 from featshare_core.evaluation.videos import Video
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import LabelSet
@@ -95,6 +98,22 @@ def test_summary_is_the_thesis_s():
     alone = score({'': Remembering()}, counting_video(6, 6), 1)[''].summary()['miou']
     assert alone == {'key': 100, 'current_mean': None, 'current_worst': None, 'per_lag': [100],
                      'weighted': 100}
+
+
+def test_a_class_without_labels_has_no_iou_although_it_is_predicted():
+    video = counting_video(4, 5, truth=lambda mask, frame: np.zeros((1, 2), np.uint8))
+    summary = score({'': Remembering()}, video, 2)[''].summary()
+    none = {'key': None, 'current_mean': None, 'per_lag': [None, None]}
+    assert [summary['per_class'][f'class {index}'] for index in (1, 2, 3, 4)] == [none] * 4
+    assert summary['miou']['key'] == summary['per_class']['class 0']['key'] == 0
+    assert summary['miou']['current_mean'] == 33.333
+    text = score_text({
+        **summary, 'weights': 'mine', 'network': 'n', 'engine': 'e', 'precision': 'p',
+        'data': {'name': 'd', 'made_by_hand': True, 'classes_translated': False}, 'interval': 2,
+        'labelled_frames': 4, 'shared_levels': 0})
+    assert '   over 1 of 5 classes\n' in text
+    assert re.search(r'^class 1 +- +- +-$', text, re.MULTILINE)
+    assert '! 0 levels are shared: every frame runs the whole network' in text
 
 
 def test_an_interval_that_no_video_is_as_long_as():

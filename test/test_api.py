@@ -33,6 +33,15 @@ def test_help_loads_nothing_heavy():
     assert loaded_by(code) == []
 
 
+def test_a_misspelt_key_of_a_training_is_refused_before_pytorch_is_loaded(tmp_path):
+    (tmp_path / 'a.yaml').write_text('epochs: 1')
+    code = ('from featshare_core.cli import main\n'
+            f'main(["train", "--config", {str(tmp_path / "a.yaml")!r}, "--set", "lrr=1"])')
+    said = loaded_by(code)
+    assert 'lr?' in said
+    assert not {'torch', 'cv2', 'lightning'} & set(said)
+
+
 def test_public_names():
     from featshare_core.inference.segmenter import Result, VideoSegmenter
     from featshare_core.labels import LabelSet
@@ -61,7 +70,7 @@ def test_version_of_an_installed_package(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(('error', 'text'), [
     (ModuleNotFoundError('x', name='yaml'), 'yaml is not installed: pip install PyYAML'),
-    (ModuleNotFoundError('x', name='tqdm.auto'), 'tqdm is not installed: pip install tqdm'),
+    (ModuleNotFoundError('x', name='rosbags.x'), 'rosbags is not installed: pip install rosbags'),
     (ModuleNotFoundError('x', name='sensor_msgs.msg'),
      'sensor_msgs is not installed; it belongs to ROS 2: source the setup.bash of an '
      'installation, or, in the source tree, pip install -r requirements/ros-kilted.txt'),

@@ -1,4 +1,5 @@
 """The featshare command, without ROS."""
+import itertools
 import json
 import sys
 
@@ -45,7 +46,9 @@ def test_segment_writes_a_mask_for_each_image(tmp_path, random_checkpoint, capsy
         np.testing.assert_array_equal(read_indices(tmp_path / 'out' / f'{index}.png'),
                                       segmenter.segment(image).mask)
         assert (tmp_path / 'out' / f'{index}_overlay.jpg').is_file()
-    assert '2 key frames' in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert '2 key frames' in said.out
+    assert said.err.startswith('preparing ')
 
 
 def test_segment_writes_everything_that_is_wanted_of_a_video(tmp_path, segment):
@@ -99,6 +102,7 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
     assert '--resume continues' in capsys.readouterr().err
     state = json.loads((tmp_path / 'out' / 'segment.json').read_text())
     assert state['frame'] == 6  # the last key frame
+    assert not {'max_key_age', 'change_threshold'} & state['settings'].keys()  # without effect
     assert segment(path, tmp_path / 'out', *options) == 1
     assert '--overwrite replaces its masks, --resume continues' in capsys.readouterr().err
     assert segment(path, tmp_path / 'out', '--resume', '--key-interval', '4') == 1
@@ -180,11 +184,22 @@ def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):
     clock = iter((0, 10, 31, 50, 61))
     monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
     show = progress.reporter('training', 'steps', 8_000, 100)
-    for done in (102, 162, 163, 222):
+    for done in (102, 162, 163, 222, None):
         show(done)
     assert capsys.readouterr().err.splitlines() == [
-        'training: 162 of 8000 steps, 2.00 a second, 1:05:19 left',
+        # The first steps are slower: a remaining time would be far off.
+        'training: 162 of 8000 steps, 2.00 a second',
         'training: 222 of 8000 steps, 2.00 a second, 1:04:49 left']
+
+
+def test_the_line_of_a_terminal_ends_with_the_work(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    monkeypatch.setattr(progress, 'REDRAWN', 0)
+    for count, taken in ((2, 9), (3, 2)):  # all items, and a run that is interrupted
+        list(itertools.islice(progress.track(range(count), 'reading', 'files'), taken))
+        said = capsys.readouterr().err
+        assert said.startswith(f'\rreading: 1 of {count} files, ')
+        assert (said.count('\n'), said[-1]) == (1, '\n')
 
 
 def test_a_threshold_that_has_no_effect_is_refused(tmp_path, capsys):

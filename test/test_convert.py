@@ -101,7 +101,7 @@ def test_a_file_of_tensors(tmp_path, capsys, wrapped):
     network, config = assert_same(tmp_path / 'mine.safetensors', model)
     assert (config.mean, config.std) == ((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))
     assert (network.shared_levels, config.labels.names) == (3, ('a', 'b', 'c'))
-    status, said = converted(capsys, *common, '--shared-levels', '1')
+    status, said = converted(capsys, *common, '--shared-levels', '1', '--overwrite')
     assert (status, 'can share 0, 3 levels, not 1' in said) == (1, True)
 
 
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_reported(tmp_path, capsys):
     torch.save([1, 2], tmp_path / 'list.pth')
     refused('holds no state dict', tmp_path / 'list.pth', *unet)
     torch.save(model.state_dict(), tmp_path / 'unet.pth')
-    refused('name its architecture and its encoder', tmp_path / 'unet.pth')
+    refused('give --architecture, --encoder, for example', tmp_path / 'unet.pth')
     for label_set, count in (('cityscapes', 19), (tmp_path / 'two.yaml', 2)):
         refused(f'unet.pth has 11 logits, and the label set has {count} classes',
                 tmp_path / 'unet.pth', *unet, '--labels', label_set)
@@ -178,6 +178,35 @@ def test_what_is_wrong_is_reported(tmp_path, capsys):
     smp.Unet('resnet18', encoder_weights=None, classes=11, in_channels=4).save_pretrained(
         tmp_path / 'four')
     refused('takes 4 channels', tmp_path / 'four', *NORMALISED)
+
+
+def test_all_missing_settings_are_named_in_one_message_with_a_command(tmp_path, capsys):
+    (tmp_path / 'names.txt').write_text('a\nb\nc')
+    for architecture, missing in ((['--architecture', 'fcn_resnet50'], ''),
+                                  (['--architecture', 'Unet'], ', --encoder'),
+                                  ([], ', --architecture, --encoder')):
+        torch.save({**STATE, 'mean': torch.full((3,), .5), 'std': torch.full((3,), .25)},
+                   tmp_path / 'mine.pth')
+        status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'x', *architecture)
+        assert status == 1
+        assert f'give --labels, --input-size{missing}, for example\n    featshare convert ' in said
+        example = said.partition('\n    featshare ')[2].split()
+        example[example.index('my_labels.yaml')] = str(tmp_path / 'names.txt')
+        assert ' '.join(example).endswith(f'--mean {" ".join(["0.5"] * 3)} --std '
+                                          f'{" ".join(["0.25"] * 3)}')
+        status, said = converted(capsys, *example[1:])
+        assert ('give --' in said, 'does not fit' in said or 'is no fcn' in said) == (False, True)
+
+
+def test_an_existing_checkpoint_is_replaced_on_request_alone(tmp_path, capsys):
+    (tmp_path / 'mine.safetensors').write_bytes(b'precious')
+    for output in ('mine', 'mine.safetensors'):
+        status, said = converted(capsys, tmp_path / 'nothing.pth', tmp_path / output)
+        assert (status, 'mine.safetensors exists already; --overwrite replaces it' in said) == (
+            1, True)
+    assert 'No such file' in converted(capsys, tmp_path / 'nothing.pth', tmp_path / 'mine',
+                                       '--overwrite')[1]
+    assert (tmp_path / 'mine.safetensors').read_bytes() == b'precious'
 
 
 def prefixed(prefix, state=STATE):

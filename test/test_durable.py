@@ -7,7 +7,7 @@ import pytest
 from os_faults import KilledError
 
 from featshare_core import durable
-from featshare_core.durable import SUFFIX, write_durably
+from featshare_core.durable import SUFFIX, write_atomically, write_durably
 
 
 @pytest.mark.parametrize('content', [b'', b'bytes', memoryview(bytes(3 << 20)), 'straße'])
@@ -113,3 +113,10 @@ def test_the_file_system_may_have_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(durable.fcntl, 'flock', fail)
     write_durably(tmp_path / 'a', b'new')
     assert (tmp_path / 'a').read_bytes() == b'new'
+
+
+def test_what_can_be_rebuilt_is_written_without_waiting_for_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fsync', None)
+    for content in (b'old', b'new'):
+        write_atomically(tmp_path / 'a', content)
+        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a', content)]

@@ -313,5 +313,14 @@ def test_the_command_exports(tmp_path, capsys):
     assert main(['export', str(tmp_path / 'odd'), '--size', '65x32']) == 1
     assert 'multiples of 32' in capsys.readouterr().err
     assert not (tmp_path / 'odd').exists()
+    (tmp_path / 'theirs').mkdir()
+    (tmp_path / 'theirs' / 'config.json').write_text('{"_model_class": "Unet"}')
+    for name, message in (('small', 'small exists already; --overwrite replaces it'),
+                          ('theirs', 'holds a network that save_pretrained wrote')):
+        assert main(['export', str(tmp_path / name), '--size', '64x64']) == 1
+        assert message in capsys.readouterr().err
+    assert ExportedModels(tmp_path / 'small').size == (32, 64)
+    assert main(['export', str(tmp_path / 'small'), '--size', '64x64', '--overwrite']) == 0
+    assert ExportedModels(tmp_path / 'small').size == (64, 64)
     with pytest.raises(SystemExit):
         main(['export', str(tmp_path / 'odd'), '--size', 'large'])

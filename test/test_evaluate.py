@@ -77,7 +77,10 @@ def test_json_holds_the_contract(tmp_path, checkpoint, capsys):
     assert (result['frames'], result['labelled_frames'], result['interval']) == (4, 6, 3)
     assert (result['precision'], result['shared_levels']) == ('fp32', 3)
     assert str(tmp_path) not in json.dumps(result)
-    assert 'mIoU %   key' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'mIoU %   key' in said
+    assert 'over 11 of 11 classes' in said
+    assert '! 0 levels' not in said
 
 
 def test_what_is_wrong_is_reported(tmp_path, checkpoint, capsys):

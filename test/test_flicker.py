@@ -69,7 +69,7 @@ def test_scores_have_flicker_classes_by_lag_and_videos():
     assert left['miou']['per_lag'] == [100, 100]
     assert left['per_class'] == {'class 0': [100, 100], 'class 1': [None, None]}
     # Of frames 1 to 5 of the right drive, 1, 3 and 5 err as key frames, 2 and 4 at lag 1.
-    assert right['per_class'] == {'class 0': [40, 60], 'class 1': [0, 0]}
+    assert right['per_class'] == {'class 0': [40, 60], 'class 1': [None, None]}
     assert (left['frames'], right['frames'], result['frames']) == (5, 5, 10)
     assert result['per_class']['class 0'] == {'key': 70, 'current_mean': 80, 'per_lag': [70, 80]}
     # Key frames 2 to 5 of each drive follow a frame that shows the mask of the frame before it,

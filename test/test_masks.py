@@ -1,5 +1,6 @@
 """Masks as drawing programs write them, classes that they lack, and the orientation of images."""
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -9,8 +10,9 @@ import yaml
 
 from featshare_core.data import files
 from featshare_core.data.camvid import read_camvid
+from featshare_core.data.cityscapes import LAYOUT as CITYSCAPES_LAYOUT
 from featshare_core.data.files import exif_orientation, read_file
-from featshare_core.data.folder import folder_source, load_mapping
+from featshare_core.data.folder import LAYOUT, folder_source, load_mapping
 from featshare_core.data.frames import frames_of
 from featshare_core.data.masks import encode_indices, read_indices
 from featshare_core.data.source import identity_table, read_ids, read_image
@@ -130,7 +132,7 @@ def test_shipped_weights_are_scored_on_the_classes_that_a_mapping_names(tmp_path
     video = choice.video(choice.open(), CAMVID, 1)
     truth = video.read_truth(video.source.samples[0])
     assert truth.tolist() == [[CAMVID.names.index('road'), CAMVID.names.index('car'), 255, 255]]
-    with pytest.raises(ValueError, match='road, car: no such class; there are floor, lane'):
+    with pytest.raises(ValueError, match='7: road, 26: car: no such class; there are floor, lane'):
         choice.video(choice.open(), TWO, 1)
     with pytest.raises(ValueError, match='--mapping is for --data folder, not for camvid'):
         DataChoice('camvid', tmp_path, mapping=tmp_path / 'mapping.yaml')
@@ -139,13 +141,21 @@ def test_shipped_weights_are_scored_on_the_classes_that_a_mapping_names(tmp_path
 @pytest.mark.parametrize(('text', 'message'), [
     ('- road', 'expected lines "ID: NAME"'), ('256: road', '256: road is no id of 0 to 255'),
     ('road: 7', 'road: 7 is no id'), ('true: road', 'True: road is no id'),
-    ('7: [road]', 'is no id'), ('7: null', '1 to 255 classes'), ('{', 'is not valid YAML'),
+    ('7: [road]', 'is no id'), ('7: road\n8: "\\e"', '8: the class name .* is not printable'),
+    ('7: null', '1 to 255 classes'), ('{', 'is not valid YAML'),
     ('[' * 3000, 'is not valid YAML'), ('0: 2001-99-99', 'is not valid YAML')])
 def test_a_wrong_mapping_is_refused(text, message, tmp_path):
     path = tmp_path / 'mapping.yaml'
     path.write_text(text)
     with pytest.raises(ValueError, match=rf'mapping\.yaml.*{message}'):
         load_mapping(path)
+
+
+def test_the_documented_layouts_are_those_of_the_messages():
+    page = (Path(__file__).parents[1] / 'docs' / 'models' / 'training.md').read_text()
+    for layout in (CITYSCAPES_LAYOUT, LAYOUT):
+        lines = layout.partition('\n')[2]
+        assert f'\n\n{lines}\n\n' in page
 
 
 def with_orientation(jpeg, orientation, big=False):

@@ -73,7 +73,7 @@ def test_manifest_names_what_is_imported(manifest: ElementTree.Element) -> None:
         for name in imported_modules(path)
     }
     ours = {'featshare_ros', 'featshare_core'}
-    from_pip = {'torch', 'safetensors', 'rosbags', 'tqdm', 'ray'}
+    from_pip = {'torch', 'safetensors', 'rosbags', 'ray'}
     needed = imported - set(sys.stdlib_module_names) - ours - from_pip
     assert {keys.get(name, name) for name in needed} <= named
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from featshare_core.data.augment import augment, sampling_grid, warp_images, warp_labels
+from featshare_core.data.augmentation import Augmentation
 from featshare_core.data.pairs import (
     PLAIN,
-    Augmentation,
     LaggedFrames,
     Triplets,
     draw_view,

@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from featshare_core.data.pairs import Augmentation, Triplets
+from featshare_core.data.augmentation import Augmentation
+from featshare_core.data.pairs import Triplets
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Labelled, Source
 from featshare_core.data.store import FrameStore

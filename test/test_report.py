@@ -1,5 +1,8 @@
 """Reports from results kept as JSON, and the advice that is drawn from them."""
+import json
 import sys
+from dataclasses import replace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -7,12 +10,14 @@ import pytest
 import torch
 
 from featshare_core.cli import main
+from featshare_core.evaluation import report
 from featshare_core.evaluation.advise import Setting, advice, advise, choose, pareto, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
-from featshare_core.evaluation.provenance import fingerprint, write_json
-from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import Config, save_checkpoint
+from featshare_core.evaluation.provenance import short_fingerprint, write_json
+from featshare_core.evaluation.trial import _Trial
+from featshare_core.labels import CAMVID, LabelSet
+from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -46,35 +51,53 @@ def pytorch_alone(monkeypatch, one_thread):
 
 
 @pytest.mark.usefixtures('pytorch_alone')
-def test_report_makes_what_is_missing(tmp_path, street):
+def test_report_makes_what_is_missing(tmp_path, street, monkeypatch):
+    monkeypatch.setattr(report, 'SHEET_ROWS', 1)
+    monkeypatch.setattr(report, 'STREET_SIZE', (96, 64))
     weights = save(tmp_path / 'mine.safetensors', 0)
-    truncated = save(tmp_path / 'short.safetensors', 0, shared_levels=0, levels=2)
+    runs = tmp_path / 'runs'
+    for name in ('thesis-truncated', 'thesis-2-levels'):
+        (runs / name).mkdir(parents=True)
+    truncated = save(runs / 'thesis-truncated' / 'final.safetensors', 0, shared_levels=0, levels=2)
+    recipe = runs / 'thesis-2-levels' / 'final.safetensors'
+    network, config = load_checkpoint(weights)
+    save_checkpoint(recipe, network, replace(config, training={
+        'epochs': 4, 'steps_per_epoch': 50, 'batch': 8, 'crop': [320, 256]}))
     output = tmp_path / 'results'
     command = ['report', '--weights', str(weights), '--data', 'camvid', '--root', str(street),
                '--shared-levels', '2', '--interval', '2', '--longest', '2', '--size', '64x64',
                '--frames', '5', '--device', 'cpu', '--output', str(output),
-               '--sheets', str(tmp_path / 'sheets'), '--truncated', str(truncated)]
+               '--sheets', str(tmp_path / 'sheets'), '--thesis', str(runs)]
     assert main(command) == 0
     text = (output / 'camvid-val.md').read_text()
-    for heading in ('Table 5.1', 'Table 5.2', 'Figure 5.1', 'Figure 5.2', 'Figure 5.4',
-                    'Figure 5.5', 'Rivals'):
+    for heading in ('Table 5.1', 'Table 5.2', 'Figure 5.1', 'Figure 5.2', 'Figure 5.3',
+                    'Figure 5.4', 'Rivals'):
         assert f'## {heading}' in text
     for row in ('interval 5 | 11.6 (0.79) | 7.0 (0.48) |', 'thesis: per-frame baseline | 66.3',
-                'ours: per-frame baseline | not measured', 'ours: truncated (-2 levels) (short',
+                'thesis: 2 shared levels, L1, alpha(d), exponential learning rate | 65 | 58.6 |'
+                '  |  |  |  |'
+                '\n| ours, same recipe (200 steps, batch 8, 320x256) | ', '| ours, same recipe | ',
+                'ours: per-frame baseline | not measured', 'ours: truncated (-2 levels) (final',
                 'ours: mine.safetensors, 2 levels', 'repeat the mask', 'optical flow',
                 'per frame at half resolution', 'commit'):
         assert row in text, row
     assert str(tmp_path) not in text  # no folders of this machine
     folder = output / 'camvid-val'
     for plot in (folder / 'lags.png', folder / 'accuracy-latency.png',
-                 folder / 'classes-mine.png', tmp_path / 'sheets' / 'camvid-val-mine.png'):
+                 folder / 'classes-mine.png', folder / 'pictures.png',
+                 tmp_path / 'sheets' / 'camvid-val-mine.png'):
         assert cv2.imread(str(plot)).std() > 1, plot
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     assert {path.name for path in results} == {
         'mine-2-levels-interval-2.json', 'mine-rivals.json', 'report.json',
-        'short-0-levels-interval-1.json', 'mine-2-levels.json', 'short-0-levels.json'}
+        'thesis-truncated-0-levels-interval-1.json', 'mine-2-levels.json',
+        'thesis-truncated-0-levels.json', 'thesis-2-levels-2-levels-interval-2.json'}
+    frames = {json.loads(content)['frames'] for path, content in results.items()
+              if path.parent == folder and path.name != 'report.json'}
+    assert frames == {6}  # those that have a frame before them, for all tables and figures
     assert text == results_page(folder / 'report.json')  # drawn from the files alone
 
+    monkeypatch.setattr(report, 'draw_street', lambda *_: None)  # seen already
     # Other weights are scored again; the rest is kept, the network's latency too.
     save(weights, 1)
     assert main(command) == 0
@@ -86,13 +109,14 @@ def test_report_makes_what_is_missing(tmp_path, street):
     save(truncated, 1, shared_levels=0, levels=2)
     assert main(command) == 0
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
-        'short-0-levels-interval-1.json', 'mine-rivals.json'}
+        'thesis-truncated-0-levels-interval-1.json', 'mine-rivals.json'}
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     mask = next((street / 'valannot').iterdir())
     cv2.imwrite(str(mask), np.zeros_like(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)))
     assert main(command) == 0
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
-        'short-0-levels-interval-1.json', 'mine-2-levels-interval-2.json', 'mine-rivals.json'}
+        'thesis-truncated-0-levels-interval-1.json', 'mine-2-levels-interval-2.json',
+        'thesis-2-levels-2-levels-interval-2.json', 'mine-rivals.json'}
 
 
 def test_two_results_compared(tmp_path, capsys):
@@ -161,8 +185,8 @@ def test_advice_from_the_shipped_scores(tmp_path):
     folder = tmp_path / 'results'
     with pytest.raises(ValueError, match='no scores of the shipped checkpoints'):
         advise(1e6, None, 'cpu', (64, 64), tmp_path)
-    for name, digits, per_lag in (('short', fingerprint(weights), [60.0, 50.0]),
-                                  ('long', fingerprint(weights), [60.0, 59.0, 58.0]),
+    for name, digits, per_lag in (('short', short_fingerprint(weights), [60.0, 50.0]),
+                                  ('long', short_fingerprint(weights), [60.0, 59.0, 58.0]),
                                   ('old', 'of other weights', [99.0, 98.0, 97.0, 96.0])):
         write_json(folder / f'{name}-interval-{len(per_lag)}.json', {
             **scores('fast', per_lag), 'command': 'x', 'sha256': digits,
@@ -214,6 +238,15 @@ def test_advice_on_a_video_without_labels(tmp_path, capsys):
     assert 'video holds 30 frames, and at least 31 are needed' in error
     assert main(['advise', '--latency-budget', '60', '--weights', str(weights)]) == 1
     assert '--on VIDEO measures other weights' in capsys.readouterr().err
+
+
+def test_agreement_is_over_the_classes_of_the_reference():
+    trial = _Trial(Mock(labels=LabelSet(('a', 'b'), ((0, 0, 0),) * 2)), 1, '', (2,))
+    # Of 10 pixels of a, the current frame takes two for b, which the reference never shows.
+    trial.matrices = [np.array([[10, 0], [0, 0]]), np.array([[8, 2], [0, 0]])]
+    trial.milliseconds = [[1.0], [1.0]]
+    (found,) = trial.settings('mine', None)
+    assert (found.miou, found.drop) == (90, 20)
 
 
 def test_advice_recommends_a_smaller_input_only_where_it_is_better():

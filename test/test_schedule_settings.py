@@ -1,10 +1,12 @@
 """What a KeyFrameSchedule refuses, and a schedule that is restored from JSON."""
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.inference.segmenter import VideoSegmenter
 
 SIZE = (48, 64)
 
@@ -29,6 +31,16 @@ def test_a_setting_is_refused_by_name_at_the_start_and_later(name, value, error)
     with pytest.raises(error, match=name):
         setattr(schedule, name, value)
     assert getattr(schedule, name) == settings[name]
+
+
+def test_a_misspelt_setting_is_refused():
+    """It would have no effect."""
+    schedule = KeyFrameSchedule(4)
+    for thing, name, message in ((schedule, 'interval', 'no setting interval, only key_interval'),
+                                 (VideoSegmenter(Mock()), 'key_interval', 'attribute schedule')):
+        with pytest.raises(AttributeError, match=message):
+            setattr(thing, name, 1)
+        assert not hasattr(thing, name)
 
 
 def test_settings_of_numpy_are_numbers():

@@ -176,8 +176,25 @@ def test_overlay_of_a_result(segmenter):
     np.testing.assert_array_equal(bgr[..., ::-1], expected)
     small = Result(result.mask[::2, ::2], None, True, 'first', 0, {}, labels=segmenter.labels)
     assert small.overlay(image).shape == (HEIGHT // 2, WIDTH // 2, 3)
+    larger = np.zeros((2 * HEIGHT + 1, 2 * WIDTH, 3), np.uint8)  # as rounding may have it
+    assert result.overlay(larger).shape == image.shape
+    for frame in (larger[:2 * HEIGHT - 4], image.swapaxes(0, 1)):  # they were stretched
+        with pytest.raises(ValueError, match='in another aspect ratio than the 200x120 that'):
+            result.overlay(frame)
     with pytest.raises(ValueError, match='opacity is 0 to 1, not 50'):
         result.overlay(image, 50)
+
+
+def test_input_sizes_in_the_notation_of_the_commands(random_checkpoint):
+    options = {'device': 'cpu', 'precision': 'fp32', 'engine': 'torch', 'full_size': False}
+    for size in ('96x64', [96, 64], np.array([96, 64])):
+        made = VideoSegmenter.from_checkpoint(random_checkpoint, input_size=size, **options)
+        result = made.segment(frames(1)[0])
+        assert result.mask.shape == (64, 96)
+    assert result.overlay(frames(1)[0]).shape == (64, 96, 3)
+    for wrong in (640, '640', '640X480', (640,), (640.0, 480.0), ('640', '480'), '0x64', 'ab'):
+        with pytest.raises(ValueError, match=r'^input_size is \(width, height\) or text such as'):
+            VideoSegmenter.from_checkpoint(random_checkpoint, input_size=wrong)
 
 
 def test_a_with_statement_closes_the_segmenter(random_checkpoint):
@@ -238,7 +255,7 @@ def test_a_missing_cuda_device_is_an_error(random_checkpoint):
 def test_devices_and_precisions():
     cpu = choose_device('cpu')
     assert cpu.type == 'cpu'
-    for wrong in ('gpu', 'tpu', 'meta', ''):
+    for wrong in ('gpu', 'tpu', 'meta', '', None):
         with pytest.raises(ValueError, match='none of auto, cpu, cuda'):
             choose_device(wrong)
     assert choose_precision('auto', cpu) in ('fp32', 'bf16')

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ pytest.importorskip('lightning', reason='training needs the package lightning')
 
 from trainings import SHARING, SMALL, losses, per_frame, train_file, write
 
+from featshare_core.evaluation.recipes import find_runs, train_runs
+from featshare_core.evaluation.thesis import ROWS
+from featshare_core.evaluation.videos import DataChoice
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
 from featshare_core.training.command import add_train_command
@@ -141,6 +145,55 @@ def test_every_documented_command_is_a_valid_configuration():
     assert len({output for output, _ in rows}) == len(rows)
 
 
+def test_the_report_trains_the_thesis_s_rows_as_documented(tmp_path, monkeypatch):
+    commands = {str(command.output or Path('runs') / command.config[0].stem): command
+                for command in documented_commands()}
+    for row in ROWS.values():
+        command = commands[f'runs/{row.run}']
+        assert [file.stem for file in command.config] == [row.config]
+        assert tuple(command.set) == row.settings
+    trained = {}
+
+    def train(config, output, data, device, progress):
+        trained[output.name] = config
+        output.mkdir(parents=True, exist_ok=True)
+        (output / 'final.safetensors').touch()
+
+    monkeypatch.setattr('featshare_core.training.run.train', train)
+    choice = DataChoice('camvid', tmp_path / 'CamVid')
+    (tmp_path / 'thesis-1-level').mkdir()
+    (tmp_path / 'thesis-1-level' / 'final.safetensors').touch()
+    train_runs(tmp_path, choice, 'cpu')
+    assert list(trained) == [row.run for row in ROWS.values() if row.run != 'thesis-1-level']
+    assert set(find_runs(tmp_path)) == set(ROWS)
+    for run, config in trained.items():
+        is_baseline = run in ('thesis-baseline', 'thesis-truncated')
+        assert config.levels == (2 if run == 'thesis-truncated' else 4)
+        assert config.is_sharing == (not is_baseline)
+        assert config.baseline == (None if is_baseline else str(
+            tmp_path / 'thesis-baseline' / 'final.safetensors'))
+        assert config.backbone_weights == ('imagenet' if is_baseline else None)
+        assert (config.val.root, config.size, config.epochs) == ('CamVid', (480, 360), 4)
+    trained.clear()
+    train_runs(tmp_path, choice, 'cpu')
+    assert not trained
+    with pytest.raises(ValueError, match='--train is for --data camvid and cityscapes, not for t'):
+        train_runs(tmp_path, DataChoice('traffic'), 'cpu')
+
+
+def test_the_documented_configuration_of_own_data_is_whole(tmp_path):
+    page = (ROOT / 'docs' / 'models' / 'training.md').read_text()
+    block = page.partition('with a file `mine.yaml`:\n\n')[2].partition('\n\n')[0]
+    for base in ('baseline', 'default'):
+        path = tmp_path / 'mine.yaml'
+        path.write_text(textwrap.dedent(block).replace('/path/to/config/train/baseline',
+                                                       str(CONFIGS / base)))
+        config = load_config([path], {})
+        assert [entry.kind for entry in (*config.train, config.val)] == ['folder', 'folder']
+        # Those of CamVid would stretch other pictures.
+        assert (config.size, config.crop) == ((640, 480), (640, 480))
+
+
 @pytest.mark.parametrize('name', ['truncated-efficientnet-lite', 'ablation-equal-weights',
                                   'thesis-1-level-l2-alpha-constant'])
 def test_a_documented_command_trains_and_records_its_settings(name, baselines, tmp_path):
@@ -225,7 +278,7 @@ def test_a_baseline_of_another_network_is_refused(baselines, tmp_path):
         train_file(path, tmp_path / 'run')
 
 
-def test_a_network_goes_on_to_other_classes(baselines, tmp_path):
+def test_a_network_goes_on_to_other_classes(baselines, tmp_path, capsys):
     """A user with their own video starts from the package's weights."""
     torch.manual_seed(0)
     network = NETWORKS['fpn-efficientnet-lite0'](5, mending=True)
@@ -234,8 +287,13 @@ def test_a_network_goes_on_to_other_classes(baselines, tmp_path):
         'fpn-efficientnet-lite0', LabelSet(('a', 'b', 'c', 'd', 'e'), CAMVID.colors[:5]), (64, 64),
         {'shared_levels': 2, 'aligned': 1, 'mending': 1}, (.1, .2, .3), (.4, .5, .6)),
         torch.float32)
-    path = write(tmp_path / 'a.yaml', per_frame(baselines, baseline=str(trained), lr=1e-9))
+    path = write(tmp_path / 'a.yaml', per_frame(baselines, baseline=str(trained), lr=1e-9,
+                                                val={**SMALL['val'], 'length': 1}))
     train_file(path, tmp_path / 'run')
+    said = capsys.readouterr().err
+    assert said.count('! the classifier starts from random weights: the baseline') == 1
+    assert said.count('! current frames are not scored: a labelled frame of val (street) has at '
+                      'most 0 frames before it, and interval 2 needs 1') == 1
     ours, config = load_checkpoint(tmp_path / 'run' / 'final.safetensors')
     assert (len(config.labels), config.mean, ours.mends) == (11, (.1, .2, .3), False)
     theirs = network.state_dict()
@@ -291,6 +349,8 @@ def test_a_per_frame_network_learns_from_a_teacher(baselines, tmp_path):
     ({'mending': True, 'aligned': 'deployed'}, 'mending is for sharing networks'),
     ({'frozen_backbone': True}, "frozen_backbone leaves the backbone's batch norms"),
     ({'network': 'unet'}, "network 'unet' is none of fpn-densenet121"),
+    ({'network': {'type': 'fpn-densenet121', 'width': 2}},
+     'network.width is unknown; known are type, shared_levels, levels'),
     ({'train': [{'kind': 'voc'}]}, "train.kind: 'voc' is none of"),
     ({'epochs': 0}, 'epochs must be positive'),
     ({'steps_per_epoch': 0}, 'steps_per_epoch must be positive'),

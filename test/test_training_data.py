@@ -43,9 +43,11 @@ def stores(config, folder):
     return [open_store(entry, folder, config.size, 1) for entry in (*config.train, config.val)]
 
 
-def test_a_class_without_a_pixel_is_not_learned_in_silence(binary, tmp_path):
+def test_a_class_without_a_pixel_is_not_learned_in_silence(binary, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('featshare_core.progress.INTERVAL', 0)
     config = load_config([binary], {})
     train, val = stores(config, tmp_path)
+    assert f'reading {tmp_path.name}, train: 2 of 2 frames, ' in capsys.readouterr().err
     with pytest.raises(ValueError, match=r'train \(.*no pixel is labelled lane. Its masks hold '
                        r'only 0 and 255, as .*allow_absent_classes: true accepts it'):
         classes_without_labels(config, [train], val)
@@ -65,7 +67,7 @@ def test_a_class_without_a_pixel_is_not_learned_in_silence(binary, tmp_path):
     with pytest.raises(ValueError, match='mapping is for the kind folder, not for camvid'):
         load_config([binary], {}, ['val={kind: camvid, mapping: a.yaml}'])
     (tmp_path / 'mapping.yaml').write_text('0: floor\n255: line\n')
-    with pytest.raises(ValueError, match=r'mapping\.yaml: line: no such class; there are floor'):
+    with pytest.raises(ValueError, match=r'mapping\.yaml: 255: line: no such class; there are'):
         stores(mapped, tmp_path)
 
 
@@ -86,6 +88,7 @@ def test_a_run_says_and_keeps_what_it_does(tmp_path, capfd, monkeypatch):
         monkeypatch.setattr(logging.getLogger(f'lightning.{part}.utilities.rank_zero'), 'handlers',
                             [collected])
     monkeypatch.setattr('featshare_core.progress.INTERVAL', 0)
+    monkeypatch.setattr('featshare_core.progress.SLOW', 1)
     monkeypatch.setattr('lightning.Trainer.save_checkpoint', lambda *_, **__: None)
 
     def fail(*_):
@@ -99,6 +102,7 @@ def test_a_run_says_and_keeps_what_it_does(tmp_path, capfd, monkeypatch):
     assert load_checkpoint(tmp_path / 'run' / 'final.safetensors')[1].scores == {}
     said = capfd.readouterr()
     assert 'the backbone starts from random weights: --backbone-weights names better' in said.err
+    assert 'training: starting at step 0 of 3\n' in said.err
     assert 'training: 3 of 3 steps, ' in said.err
     assert ' a second, 0:00:0' in said.err
     assert 'GPU available' in ''.join(collected.messages)

@@ -204,7 +204,7 @@ def test_convert_takes_it_and_says_what_it_does_not_use(tmp_path, capsys):
     assert 'not used' not in said
     assert load_checkpoint(tmp_path / 'x.safetensors')[1].labels == CITYSCAPES
     assert main(['convert', str(folder), str(tmp_path / 'x'), '--labels',
-                 str(tmp_path / 'names.txt')]) == 0
+                 str(tmp_path / 'names.txt'), '--overwrite']) == 0
     assert 'not used: the class names of the folder\n' in capsys.readouterr().out
 
 

@@ -116,6 +116,7 @@ def test_what_a_folder_does_not_say_is_assumed_and_named(folder, model, caplog):
     config = assert_same(folder, model)
     assert (config.input_size, config.licence) == ((512, 512), 'unknown')
     assert len(config.training['assumed']) == 2  # timm knows the mean of its encoder's weights
+    assert len(caplog.messages) == 1
     assert 'it was trained on images of 512x512. ' in caplog.text
 
 
@@ -203,8 +204,9 @@ def test_a_pulled_name_is_found_in_the_cache(tmp_path, folder, model, capsys, mo
                  'network        smp FPN tu-test_resnet, 2 shared levels, aligned',
                  'cut            it can share 0, 1, 2, 3 levels',
                  'classes        3: class 0, class 1, class 2', 'size           96x64',
-                 'normalisation  --mean 0.5 0.5 0.5 --std 0.25 0.25 0.25',
-                 'licence        mit', f'sha256         {digits}'):
+                 'normalisation  mean 0.5 0.5 0.5, std 0.25 0.25 0.25',
+                 'licence        mit, which segmentation_models_pytorch writes into every model '
+                 'card: the weights may have another licence', f'sha256         {digits}'):
         assert f'\n{line}\n' in said, said
 
 
@@ -285,7 +287,7 @@ def test_pull_over_a_network(tmp_path, hub, model, capsys, monkeypatch):
                          text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert f'pulled org/tiny@{SHA}\n' in run.stdout
-    assert '\nlicence        mit\n' in run.stdout
+    assert '\nlicence        mit, which segmentation_models_pytorch writes' in run.stdout
     assert 'featshare: org/nosuch cannot be pulled: ' in run.stderr
     assert not any('pytorch_model.bin' in asked for asked in Hub.asked)
     asked = len(Hub.asked)

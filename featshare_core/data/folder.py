@@ -1,6 +1,7 @@
 """A user's own data: folders of frames and of masks, and a label set in YAML."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,35 @@ def load_mapping(path: Path) -> tuple[LabelSet, np.ndarray]:
                              f'class, or null')
     names = list(dict.fromkeys(name for name in content.values() if name is not None))
     table = np.full(256, UNLABELLED, np.int16)
-    for label_id, name in content.items():
-        if name is not None:
-            table[label_id] = names.index(name)
+    where = ''
     try:
+        for label_id, name in content.items():
+            if name is not None:
+                table[label_id], where = names.index(name), f'{label_id}: '
+                LabelSet((name,), ((0, 0, 0),))
+        where = ''
         return LabelSet(tuple(names), ((0, 0, 0),) * len(names)), table
     except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+        raise ValueError(f'{path}: {where}{error}') from error
+
+
+def in_classes(source: Source, labels: LabelSet, mapping: Path) -> Source:
+    """
+    Return a data set with its masks in the classes of another label set, matched by name.
+
+    :param mapping: the file that the data set's classes come from, see ``load_mapping``.
+    :raises ValueError: naming it, and the ids and classes that ``labels`` lacks.
+    """
+    _, ids = load_mapping(mapping)
+    unknown = [f'{label_id}: {name}' for index, name in enumerate(source.labels.names)
+               if name not in labels.names for label_id in np.flatnonzero(ids == index)]
+    if unknown:
+        raise ValueError(f'{mapping}: {", ".join(unknown)}: no such class; there are '
+                         f'{", ".join(labels.names)}')
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[:len(source.labels)] = [labels.names.index(name) for name in source.labels.names]
+
+    def read_mask(mask: str, frame: str) -> Array:
+        return table[source.read_mask(mask, frame)]
+
+    return replace(source, labels=labels, read_mask=read_mask)

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from featshare_core.data.augmentation import Augmentation
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Array, Labelled
 from featshare_core.data.store import FrameStore
@@ -21,25 +21,6 @@ PLAIN = np.array([1, 1, 1, 1, 1, 0], np.float32)
 Colour parameters that change nothing: saturation; gains of red, green and blue; gamma; standard
 deviation of the noise, for images of 0 to 1.
 """
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """
-    Random variation of the frames, the same for both frames of a pair.
-
-    :param rotation: largest rotation either way, in degrees.
-    :param scale: smallest and largest factor, drawn uniformly in its logarithm.
-    :param flip: mirror half of the samples, drawn at random.
-    :param colour: vary saturation, brightness, colour cast, gamma and noise.
-    :param passing: paste things that move into pairs, cut out of the stills, see ``passing``.
-    """
-
-    rotation: float = 10.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip: bool = True
-    colour: bool = False
-    passing: bool = False
 
 
 def draw_view(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, int],

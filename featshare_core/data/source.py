@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,26 +110,6 @@ def identity_table(classes: int) -> npt.NDArray[np.int16]:
     table[:classes] = np.arange(classes)
     table[UNLABELLED] = UNLABELLED
     return table
-
-
-def in_classes(source: Source, labels: LabelSet, mapping: Path) -> Source:
-    """
-    Return a data set with its masks in the classes of another label set, matched by name.
-
-    :param mapping: the file that the data set's classes come from.
-    :raises ValueError: naming it and the classes that ``labels`` lacks.
-    """
-    unknown = [name for name in source.labels.names if name not in labels.names]
-    if unknown:
-        raise ValueError(f'{mapping}: {", ".join(unknown)}: no such class; there are '
-                         f'{", ".join(labels.names)}')
-    table = np.full(256, UNLABELLED, np.uint8)
-    table[:len(source.labels)] = [labels.names.index(name) for name in source.labels.names]
-
-    def read_mask(mask: str, frame: str) -> Array:
-        return table[source.read_mask(mask, frame)]
-
-    return replace(source, labels=labels, read_mask=read_mask)
 
 
 def camvid_source(root: Path, split: str) -> Source:

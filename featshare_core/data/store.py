@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import Array, Labelled, Source
 
+Progress = Callable[[Sequence[str]], Iterable[str]]
 MEMORY_SHARE = 0.5
 """Largest share of the machine's memory that frames and masks take."""
 POOLED = 200
@@ -31,13 +32,14 @@ class FrameStore:
         self._masks: dict[str, Array] = {}
         self.in_memory = False
 
-    def load(self, lags: int, processes: int = 1) -> None:
+    def load(self, lags: int, processes: int = 1, progress: Progress = iter) -> None:
         """
         Decode all frames up to ``lags`` before a labelled one, if they fit into memory.
 
         Those that do not fit are read again for each sample.
 
         :param processes: number of processes on this machine that do the same.
+        :param progress: wraps the list of frames, for a progress bar.
         :raises ValueError: naming the first file that is wrong.
         """
         frames = frames_before(self.source.samples, lags)
@@ -45,14 +47,11 @@ class FrameStore:
         memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') * MEMORY_SHARE
         if (len(frames) + len(self.source.samples)) * bytes_a_frame > memory / processes:
             return
-        for sample in self.source.samples:
-            # Together, because a street renders both at once.
-            if sample.frames[0] not in self._images:
-                self._images[sample.frames[0]] = self._read_image(sample.frames[0])
-            self._masks[sample.mask] = self._read_mask(sample)
-        for name in frames:
-            if name not in self._images:
-                self._images[name] = self._read_image(name)
+        labelled = {sample.frames[0]: sample for sample in self.source.samples}
+        for name in progress(frames):
+            self._images[name] = self._read_image(name)
+            if name in labelled:  # together, because a street renders both at once
+                self._masks[labelled[name].mask] = self._read_mask(labelled[name])
         self.in_memory = True
 
     def image(self, name: str) -> Array:

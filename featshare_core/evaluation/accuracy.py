@@ -109,11 +109,11 @@ class Score:
 
         ``weighted`` is the thesis's mean 1/d key + (d-1)/d current, of which ``current_mean`` is
         the mean over lags 1 to d-1; both current scores are None at interval 1. Means are over the
-        classes that have a labelled pixel; ``classes`` names the others.
+        classes that have a labelled pixel; ``classes`` names the others, whose IoU is None.
         """
         matrices = self.matrices
-        per_class = iou_per_lag(matrices, self.names)
         scored = self.scored
+        per_class = iou_per_lag(matrices, self.names, scored)
         return rounded({
             'miou': miou_per_lag(matrices, scored),
             'classes': self.classes,
@@ -126,7 +126,7 @@ class Score:
             'things': self.things.summary(),
             'videos': {
                 name: {'frames': self.frames_of[name], 'miou': miou_per_lag(by_lag, scored),
-                       'per_class': iou_per_lag(by_lag, self.names)}
+                       'per_class': iou_per_lag(by_lag, self.names, scored)}
                 for name, by_lag in self.videos.items()}})
 
 
@@ -144,9 +144,13 @@ def miou_per_lag(matrices: Sequence[Matrix], scored: npt.NDArray[np.bool_]) -> d
 
 
 def iou_per_lag(matrices: Sequence[Matrix], names: Sequence[str],
-                ) -> dict[str, list[float | None]]:
-    """Return each class's IoU in percent at each lag; None at a lag where it is never seen."""
-    by_lag = [100 * class_iou(matrix) for matrix in matrices]
+                scored: npt.NDArray[np.bool_]) -> dict[str, list[float | None]]:
+    """
+    Return each class's IoU in percent at each lag; None at a lag where it is never seen.
+
+    :param scored: as ``mean_iou``; a class that is not counted has None, though predicted.
+    """
+    by_lag = [100 * np.where(scored, class_iou(matrix), np.nan) for matrix in matrices]
     return {name: [finite(iou[index]) for iou in by_lag] for index, name in enumerate(names)}
 
 

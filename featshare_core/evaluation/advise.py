@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from featshare_core.evaluation.latency import Times, street_video, time_engines
-from featshare_core.evaluation.provenance import fingerprint, read_json
-from featshare_core.evaluation.results import bar
+from featshare_core.evaluation.provenance import read_result, short_fingerprint
 from featshare_core.evaluation.tables import table
 from featshare_core.inference.engines import make_engine
 from featshare_core.networks.checkpoint import find_checkpoint
+from featshare_core.progress import track
 
 DATA = 'camvid-val'
 FRAMES = 30
@@ -51,9 +51,9 @@ def shipped_scores(home: Path) -> list[dict[str, Any]]:
     longest: dict[tuple[str, int], dict[str, Any]] = {}
     for folder in (home / 'docs' / 'results' / DATA, home / 'results'):
         for file in sorted(folder.glob('*-interval-*.json')):
-            found = read_json(file)
+            found = read_result(file)
             weights = _shipped(home, found['weights'])
-            if not weights.is_file() or found['sha256'] != fingerprint(weights):
+            if not weights.is_file() or found['sha256'] != short_fingerprint(weights):
                 continue
             place = found['weights'], found['shared_levels']
             if place not in longest or found['interval'] > longest[place]['interval']:
@@ -87,19 +87,28 @@ def pareto(found: Iterable[Setting]) -> list[Setting]:
     return best
 
 
+def accurate(found: Iterable[Setting], max_drop: float | None) -> list[Setting]:
+    """
+    Return the settings whose longest lag costs at most ``max_drop`` points; all for None.
+
+    :raises ValueError: where there is none.
+    """
+    good = [s for s in found if max_drop is None or s.drop <= max_drop]
+    if not good:
+        raise ValueError(f'no setting loses at most {max_drop:g} points')
+    return good
+
+
 def choose(found: Iterable[Setting], budget: float, max_drop: float | None) -> Setting:
     """
     Return the most accurate setting within the budget.
 
     :raises ValueError: where none is; the message says what the nearest is.
     """
-    found = list(found)
-    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
-    if not steady:
-        raise ValueError(f'no setting loses at most {max_drop:g} points')
-    fitting = [s for s in steady if s.average <= budget]
+    good = accurate(found, max_drop)
+    fitting = [s for s in good if s.average <= budget]
     if not fitting:
-        fastest = min(steady, key=lambda s: s.average)
+        fastest = min(good, key=lambda s: s.average)
         raise ValueError(f'no setting takes {budget:g} ms a frame on average'
                          + (f' and loses at most {max_drop:g} points' if max_drop is not None
                             else '')
@@ -126,14 +135,13 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
                                        shared_levels=one['shared_levels'])
                for index, one in enumerate(scores)}
     times = time_engines(engines, street_video(size), FRAMES,
-                         lambda turns: bar(turns, 'timing', 'turns'))
+                         lambda turns: track(turns, 'timing', 'turns'))
     found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
     chosen = choose(found, budget, max_drop)
-    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
     engine = engines['0']
     title = (f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
              f'{size[0]}x{size[1]}; accuracy on {DATA}')
-    return advice(title, 'mIoU %', steady, chosen, budget)
+    return advice(title, 'mIoU %', accurate(found, max_drop), chosen, budget)
 
 
 def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from featshare_core.evaluation.provenance import read_json
+from featshare_core.evaluation.provenance import read_result
 from featshare_core.evaluation.tables import Result, percent, table
 
 DATA = 'camvid-val'
@@ -89,7 +89,7 @@ def _missed(results: Path) -> Iterator[list[str]]:
 def networks(results: Path) -> str:
     """Return what sharing saves in segmentation_models_pytorch's networks, by cut, in percent."""
     rows = []
-    for one in read_json(results / 'networks.json')['networks']:
+    for one in read_result(results / 'networks.json')['networks']:
         whole, cuts = one['whole'], one['cuts']
         rows.append([one['architecture'], one['encoder'], f'{1e-9 * whole["multiply_adds"]:.1f}',
                      f'{whole["milliseconds"]:.0f}',
@@ -101,7 +101,7 @@ def networks(results: Path) -> str:
 
 def traffic(results: Path) -> str:
     """Return what sharing costs on the rendered traffic: of each lag, in percent."""
-    found = [read_json(file) for file in sorted(
+    found = [read_result(file) for file in sorted(
         (results / 'traffic').glob(f'*-interval-{INTERVAL}.json'))]
 
     def row(name: str, values: Callable[[Result], Sequence[float | None]]) -> list[str]:
@@ -123,7 +123,7 @@ def traffic(results: Path) -> str:
 
 def int8(results: Path) -> str:
     """Return what int8 costs on CamVid val, by what it was calibrated on."""
-    miou = read_json(results / 'speed' / 'int8-cpu.json')['miou']
+    miou = read_result(results / 'speed' / 'int8-cpu.json')['miou']
     sources = next(iter(miou.values()))
     return table(['mIoU, key frames / mean at interval 5', *sources],
                  [[f'`{weights}`', *(f'{one["key"]:g} / {one["mean"]:g}' for one in by.values())]
@@ -131,7 +131,7 @@ def int8(results: Path) -> str:
 
 
 def _read(results: Path, weights: str, cut: int, interval: int) -> Result:
-    return read_json(results / DATA / f'{weights}-{cut}-levels-interval-{interval}.json')
+    return read_result(results / DATA / f'{weights}-{cut}-levels-interval-{interval}.json')
 
 
 def _loss(results: Path, weights: str, cut: int, interval: int) -> tuple[float, float]:

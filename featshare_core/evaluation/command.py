@@ -28,7 +28,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     video = arguments.unlabelled
     if video is not None:
         if arguments.data is not None or arguments.root is not None \
-                or arguments.mapping is not None or arguments.allow_absent_classes:
+                or arguments.mapping is not None or arguments.allow_absent_classes \
+                or arguments.frames_before:
             raise ValueError('--unlabelled takes a video of its own, not --data and --root with '
                              'their options')
         run_unlabelled(arguments, _footage(video, 'evaluate --unlabelled'))
@@ -100,12 +101,14 @@ def report_command(arguments: argparse.Namespace) -> None:
         return
     if arguments.data is None:
         raise ValueError('a report needs --data and its --root (or --compare A B)')
+    if arguments.train and arguments.thesis is None:
+        raise ValueError('--train needs the folder --thesis to train into')
     _refuse_exported(*arguments.weights, arguments.baseline, arguments.truncated)
     plan = Plan(data_choice(arguments), tuple(arguments.weights),
                 tuple(arguments.shared_levels) if arguments.shared_levels else None,
                 **{name: getattr(arguments, name) for name in (
-                    'baseline', 'truncated', 'interval', 'longest', 'device', 'size', 'frames',
-                    'output', 'sheets')})
+                    'baseline', 'truncated', 'thesis', 'train', 'interval', 'longest', 'device',
+                    'size', 'frames', 'output', 'sheets')})
     print(f'written: {write_report(plan)}')
 
 
@@ -118,14 +121,14 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     """
     from featshare_core.evaluation.pareto import measure_pareto
     from featshare_core.evaluation.plots import plot_pareto
-    from featshare_core.evaluation.provenance import read_json, write_json
+    from featshare_core.evaluation.provenance import read_result, write_json
     from featshare_core.evaluation.tables import class_lines, pareto_table
     if arguments.data is not None:
         _refuse_exported(*arguments.weights)
         write_json(arguments.file, measure_pareto(
             arguments.weights, data_choice(arguments), arguments.shared_levels, arguments.device,
             arguments.precision, arguments.clock, arguments.threads or None, arguments.frames))
-    result = read_json(arguments.file)
+    result = read_result(arguments.file)
     if 'methods' not in result:
         raise ValueError(f'{arguments.file} is no result of featshare pareto')
     print('\n'.join([*class_lines(result), pareto_table(result)]))
@@ -180,7 +183,7 @@ def data_choice(arguments: argparse.Namespace) -> DataChoice:
     """Return the data set that the command line names."""
     from featshare_core.evaluation.videos import DataChoice
     return DataChoice(arguments.data, arguments.root, arguments.split, arguments.annotations,
-                      arguments.mapping, arguments.allow_absent_classes)
+                      arguments.mapping, arguments.allow_absent_classes, arguments.frames_before)
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
@@ -230,6 +233,10 @@ def add_evaluation_commands(subparsers: Any) -> None:
         command.add_argument('--allow-absent-classes', action='store_true',
                              help='score although a class has no labelled pixel; the mean '
                                   'leaves it out')
+        command.add_argument('--frames-before', type=int, default=0, metavar='N',
+                             help='score only labelled frames with at least N frames before '
+                                  'them, so that results of several intervals are of the same '
+                                  'frames')
 
     def add_device(command: Any, default: str = 'auto') -> None:
         command.add_argument('--device', default=default, help='auto, cpu, cuda or cuda:N')
@@ -267,7 +274,15 @@ def add_evaluation_commands(subparsers: Any) -> None:
                          help='default: all cuts of each network')
     add_data(command, required=False)
     command.add_argument('--baseline', metavar='WEIGHTS', help='a per-frame checkpoint')
-    command.add_argument('--truncated', metavar='WEIGHTS', help='one without the deep levels')
+    command.add_argument('--truncated', metavar='WEIGHTS',
+                         help='one without the deep levels; default: that of --thesis')
+    command.add_argument('--thesis', type=Path, metavar='RUNS',
+                         help="a folder with runs by the thesis's recipe, under their names in "
+                              'docs/models/training.md (thesis-baseline, ...): Table 5.2 has '
+                              "their scores beside the thesis's")
+    command.add_argument('--train', action='store_true',
+                         help='with --thesis: first train the runs that the folder lacks, at a '
+                              'size for two CPU cores (more than an hour)')
     command.add_argument('--interval', type=int, default=5)
     command.add_argument('--longest', type=int, default=15,
                          help='interval whose lags the curves reach (default: 15)')

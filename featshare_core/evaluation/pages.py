@@ -20,13 +20,15 @@ from pathlib import Path
 from featshare_core.durable import write_durably
 from featshare_core.evaluation import tables
 from featshare_core.evaluation.cards import TABLES
-from featshare_core.evaluation.provenance import figure, read_json, stem
+from featshare_core.evaluation.provenance import figure, read_result, stem
 from featshare_core.evaluation.speed import speed_page
 from featshare_core.evaluation.tables import Result
 
 ROOT = Path(__file__).parents[2]
 PARETO = 'pareto.json'
 """Name of the result of ``featshare pareto`` beside ``report.json``."""
+PICTURES = 'pictures.png'
+"""Name of the pictures of rendered streets beside ``report.json``."""
 FIGURE = re.compile(r'(?P<number>-?\d+(?:\.(?P<decimals>\d+))?)'
                     r'<!-- (?P<file>[\w./-]+\.json): (?P<keys>[^>]+?) -->')
 TABLE = re.compile(r'^(?P<head><!-- figures: (?P<name>[^>]+?) -->\n).*?^(?P<end><!-- end -->)',
@@ -83,10 +85,20 @@ def read_page(file: Path) -> dict[str, list[Result]]:
         files.
     :raises ValueError, FileNotFoundError: where one is missing or no result.
     """
-    names = read_json(file)['files']
-    return {part: [read_json(file.parents[1] / name) for name in names.get(part, [])]
+    names = read_result(file)['files']
+    return {part: [read_result(file.parents[1] / name) for name in names.get(part, [])]
             for part in ('deployed', 'by_lag', 'baseline', 'truncated', 'latencies',
                          'truncated_latency', 'rivals')}
+
+
+def read_recipes(file: Path) -> dict[str, tuple[str, Result]]:
+    """
+    Return the results of the thesis's recipe by the names of its rows, see ``tables.score_table``.
+
+    :param file, raises: as ``read_page``.
+    """
+    return {name: (one['trained'], read_result(file.parents[1] / one['file']))
+            for name, one in read_result(file).get('recipes', {}).items()}
 
 
 def results_page(file: Path) -> str:
@@ -108,7 +120,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     commits = dict.fromkeys(
         f'`{r["commit"]}`' for r in (*deployed, *by_lag, *baseline, *truncated, *rivals))
     changed = ' (+: with changes that were not committed)' * any('+' in one for one in commits)
-    yield (f'Measured at {", ".join(commits)}{changed} by\n\n    {read_json(file)["command"]}\n\n'
+    yield (f'Measured at {", ".join(commits)}{changed} by\n\n    '
+           f'{read_result(file)["command"]}\n\n'
            f'Drawn from the JSON files in [{folder}]({folder}) and [latency](latency), each with '
            'its own command, machine, versions and commit.')
     if not data['made_by_hand']:
@@ -136,9 +149,15 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'
-    yield tables.commands([*baseline, *truncated, *deployed])
+    recipes = read_recipes(file)
+    yield tables.commands([*(one for _, one in recipes.values()), *baseline, *truncated,
+                           *deployed])
     yield tables.score_table(deployed, next(iter(baseline), None),
-                             next(iter(truncated), None))
+                             next(iter(truncated), None), recipes)
+    if recipes:
+        yield ('"same recipe": trained as the thesis does ([training](../models/training.md)), '
+               'but only for as long as the row says, and on these data: the thesis trained its '
+               'networks for 75 to 100 epochs on Cityscapes.')
     yield '## Figure 5.1: accuracy against latency'
     yield f'![weighted mIoU against latency]({folder}/accuracy-latency.png)'
     yield tables.interval_table(by_lag)
@@ -147,13 +166,16 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     yield (f'![mIoU by lag]({folder}/lags.png)\n\nOf the {by_lag[0]["frames"]} frames that have '
            f'{by_lag[0]["interval"] - 1} frames before them.')
     yield tables.lag_table(by_lag)
+    yield '## Figure 5.3: pictures'
+    if file.with_name(PICTURES).is_file():
+        yield (f'![image, label and masks]({folder}/{PICTURES})\n\nRendered streets that no '
+               f'network was trained on, with {first["weights"]}.')
+    yield ('The command writes pictures of the data set into `runs/sheets`: its licence keeps its '
+           'frames out of this repository.')
     yield '## Figure 5.4: classes'
     for weights in dict.fromkeys(r['weights'] for r in deployed):
         yield f'![IoU of each class]({folder}/classes-{stem(weights)}.png)'
     yield tables.class_table(deployed)
-    yield '## Figure 5.5: pictures'
-    yield ("Image, label, key and current masks: the command writes them into `runs/sheets`; the "
-           "data set's licence keeps its frames out of this repository.")
     yield '## Rivals'
     for one in rivals:
         yield (f'Simpler alternatives on the same network ({tables.title(one)}, engine '
@@ -163,7 +185,7 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield tables.rival_table(one)
     pareto = file.with_name(PARETO)
     if pareto.is_file():
-        found = read_json(pareto)
+        found = read_result(pareto)
         yield '## Accuracy against time'
         yield (f'![mIoU against time]({folder}/{pareto.stem}.png)\n\nOf {found["frames"]} '
                f'frames, on {tables.origin(found)}:\n\n{tables.commands([found])}\n\n'
@@ -175,7 +197,7 @@ def _latency_folders(results: Path, wanted: list[Result]) -> Iterator[tuple[str,
     """Yield each device and size that latency was measured on, and the latencies wanted."""
     order = {(r['weights'], r['shared_levels']): i for i, r in enumerate(wanted)}
     for folder in sorted((results / 'latency').iterdir()):
-        found = [read_json(file) for file in sorted(folder.glob('*.json'))]
+        found = [read_result(file) for file in sorted(folder.glob('*.json'))]
         found = [r for r in found if (r['weights'], r['shared_levels']) in order]
         if found:
             yield folder.name, sorted(found,

@@ -19,8 +19,8 @@ import torch
 
 from featshare_core.evaluation.accuracy import Score, miou_per_lag, rounded, score
 from featshare_core.evaluation.latency import WARM_UP
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
-from featshare_core.evaluation.results import bar, described
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
+from featshare_core.evaluation.results import described
 from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
@@ -29,6 +29,7 @@ from featshare_core.inference.engine import Engine
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
+from featshare_core.progress import track
 
 SCALES = (1.0, 0.93, 0.87, 0.8, 0.73, 0.67)
 """Sides of the per-frame network's input, of the full one's."""
@@ -114,8 +115,9 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
                 engine.key(image)
                 engine.current(image)
         scores = score(
-            engines, video, longest, bar(video.passes(longest), f'pareto, {data.name}',
-                                         'key frames'), clock=CLOCKS[clock],
+            engines, video, longest,
+            track(video.passes(longest), f'pareto, {data.name}', 'key frames'),
+            clock=CLOCKS[clock],
             reach={f'{method.name} {label}': max(method.intervals) for method in methods
                    for label in method.engines})
     per_frame = next(iter(scores.values())).milliseconds[0]  # the first checkpoint's, at full size
@@ -129,7 +131,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     first = next(iter(engines.values()))
     return rounded({
         **provenance(command, first.device), 'weights': [shown(one) for one in weights],
-        'sha256': [fingerprint(one) for one in weights], 'data': described(data, video),
+        'sha256': [short_fingerprint(one) for one in weights], 'data': described(data, video),
         'classes': next(iter(scores.values())).classes,
         'frames': next(iter(scores.values())).frames, 'image': [image.shape[1], image.shape[0]],
         'engine': first.name, 'device': first.device, 'precision': first.precision,

@@ -57,7 +57,7 @@ def commit() -> str | None:
         return None
 
 
-def fingerprint(weights: str | Path) -> str:
+def short_fingerprint(weights: str | Path) -> str:
     """Return the first 16 digits of a checkpoint's SHA-256, by which its results are known."""
     from featshare_core.inference.export import models
     return models.fingerprint(weights)[:16]
@@ -80,7 +80,7 @@ def write_json(path: str | Path, result: Any) -> None:
     write_durably(path, json.dumps(result, indent=1) + '\n')
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_result(path: str | Path) -> dict[str, Any]:
     """
     Return a result.
 
@@ -105,7 +105,7 @@ def figure(results: Path, file: str, keys: str) -> float:
     :param keys: keys of objects and indices of lists, joined by dots: ``miou.per_lag.4``.
     :raises ValueError: naming file and keys, where there is no such number.
     """
-    value: Any = read_json(results / file)
+    value: Any = read_result(results / file)
     try:
         for key in keys.split('.'):
             value = value[int(key)] if isinstance(value, list) else value[key]

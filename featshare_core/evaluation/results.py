@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from featshare_core.evaluation import latency
 from featshare_core.evaluation.accuracy import rounded, score
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import RATES, DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
@@ -20,29 +20,7 @@ from featshare_core.inference.export.models import ExportedModels
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.weights import is_exported
-from featshare_core.progress import reporter
-
-
-def bar(items: Iterable[Any], label: str, unit: str, total: int | None = None) -> Iterable[Any]:
-    """
-    Return the items with their progress on stderr: a bar, or lines where it is no terminal.
-
-    :param total: their number, where they cannot say it; None where it is not known.
-    """
-    length = len(items) if isinstance(items, Sized) else total
-    if sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-            return tqdm(items, label, total=length, unit=f' {unit}')
-        except ImportError:
-            pass
-    return _reported(items, reporter(label, unit, length))
-
-
-def _reported(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
-    for done, item in enumerate(items, start=1):
-        yield item
-        show(done)
+from featshare_core.progress import preparing, track
 
 
 def evaluate(weights: str | Path, data: DataChoice, interval: int,
@@ -58,11 +36,12 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
     :raises ValueError, FileNotFoundError: where data, interval or checkpoint do not fit.
     """
     source = data.open()  # before the network, which takes longer
+    preparing(shown(weights))
     engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
     video = data.video(source, engine.labels, interval)
     key_frames = video.passes(interval)
     counted = score({'': engine}, video, interval,
-                    bar(key_frames, f'{shown(weights)}, {data.name}', 'key frames'), things)['']
+                    track(key_frames, f'{shown(weights)}, {data.name}', 'key frames'), things)['']
     levels = cut(weights, shared_levels)
     command = (f'featshare evaluate --weights {shown(weights)} {data.arguments()} '
                f'--interval {interval}'
@@ -70,7 +49,7 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
                + ('' if aligned is None else ' --aligned' if aligned else ' --no-aligned')
                + (f' --things {" ".join(things)}' if things else ''))
     return {**provenance(command, engine.device), 'weights': shown(weights),
-            'sha256': fingerprint(weights), 'network': engine.network_name,
+            'sha256': short_fingerprint(weights), 'network': engine.network_name,
             'shared_levels': levels, 'data': described(data, video), 'interval': interval,
             'engine': engine.name, 'device': engine.device, 'precision': engine.precision,
             **counted.summary(), 'labelled_frames': len(video.source.samples)}
@@ -91,7 +70,7 @@ def benchmark(weights: str | Path, shared_levels: int | None, device: str,
     """
     timed = latency.benchmark(
         weights, shared_levels, device, size, frames, seconds, engines,
-        lambda turns: bar(turns, f'{shown(weights)}, {size[0]}x{size[1]}', 'turns'),
+        lambda turns: track(turns, f'{shown(weights)}, {size[0]}x{size[1]}', 'turns'),
         lambda line: print(line, file=sys.stderr, flush=True))
     command = (f'featshare benchmark --weights {shown(weights)} '
                f'--device {timed["device"].split(":")[0]} --size {size[0]}x{size[1]} '
@@ -99,7 +78,7 @@ def benchmark(weights: str | Path, shared_levels: int | None, device: str,
                + (f'--seconds {seconds:g}' if frames is None else f'--frames {frames}')
                + (f' --engines {" ".join(engines)}' if engines else ''))
     return {**provenance(command, timed['device']), 'weights': shown(weights),
-            'sha256': fingerprint(weights), **timed}
+            'sha256': short_fingerprint(weights), **timed}
 
 
 def rivals(weights: str | Path, data: DataChoice, interval: int,
@@ -141,7 +120,8 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         for _ in range(latency.WARM_UP):
             engine.key(sample)
             engine.current(sample)
-    scores = score(engines, video, interval, bar(key_frames, f'rivals, {data.name}', 'key frames'))
+    scores = score(engines, video, interval,
+                   track(key_frames, f'rivals, {data.name}', 'key frames'))
     rows = {}
     for name, counted in scores.items():
         per_lag = [float(np.median(times)) for times in counted.milliseconds]
@@ -155,8 +135,8 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
                + (f' --truncated {shown(truncated)}' if truncated is not None else ''))
     return rounded({
         **provenance(command, ours.device), 'weights': shown(weights),
-        'sha256': fingerprint(weights),
-        'truncated_sha256': fingerprint(truncated) if truncated is not None else None,
+        'sha256': short_fingerprint(weights),
+        'truncated_sha256': short_fingerprint(truncated) if truncated is not None else None,
         'shared_levels': cut(weights, shared_levels),
         'data': described(data, video), 'interval': interval, 'engine': ours.name,
         'device': ours.device, 'precision': ours.precision,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featshare_core.evaluation.latency import EAGER, INTERVAL
-from featshare_core.evaluation.provenance import figure, read_json
+from featshare_core.evaluation.provenance import figure, read_result
 from featshare_core.evaluation.tables import Result, table, title
 
 CPU = 'latency/cpu-512x512'
@@ -99,9 +99,9 @@ def speed_page(results: Path) -> str:
 def _sections(results: Path) -> Iterator[str]:
     """Yield the page's parts."""
     def read(name: str) -> Result:
-        return read_json(results / 'speed' / f'{name}.json')
+        return read_result(results / 'speed' / f'{name}.json')
 
-    cpu = [read_json(path) for path in sorted((results / CPU).glob('*.json'))]
+    cpu = [read_result(path) for path in sorted((results / CPU).glob('*.json'))]
     cuda, sizes = read('cuda'), read('sizes-cpu')
     commits = ' and '.join(dict.fromkeys(f'`{one["commit"]}`' for one in cpu))
     yield '# Speed'

@@ -38,6 +38,14 @@ def class_lines(result: Result) -> list[str]:
             f'labelled {", ".join(classes["absent"])}']
 
 
+def sharing_lines(result: Result) -> list[str]:
+    """Return a line that says that a network without shared levels was scored, or none."""
+    if result['shared_levels'] or result['interval'] == 1:
+        return []
+    return ['! 0 levels are shared: every frame runs the whole network, so these figures do not '
+            'measure feature sharing']
+
+
 def score_text(result: Result) -> str:
     """Return the scores of ``featshare evaluate`` for the terminal."""
     miou, data = result['miou'], result['data']
@@ -47,10 +55,11 @@ def score_text(result: Result) -> str:
              f'each at lags 0 to {result["interval"] - 1}'
              + ('' if data['made_by_hand'] else '; labels made by a machine')
              + ('; classes translated' if data['classes_translated'] else ''), '',
-             *class_lines(result),
+             *class_lines(result), *sharing_lines(result),
              f'mIoU %   key {percent(miou["key"])}   current, mean '
              f'{percent(miou["current_mean"])}, worst lag {percent(miou["current_worst"])}   '
-             f'weighted {percent(miou["weighted"])}',
+             f'weighted {percent(miou["weighted"])}   '
+             f'over {result["classes"]["scored"]} of {result["classes"]["of"]} classes',
              'by lag   ' + '  '.join(f'{lag}: {percent(score)}'
                                      for lag, score in enumerate(miou['per_lag']))]
     if result['vc8']:
@@ -84,7 +93,7 @@ def unlabelled_text(result: Result) -> str:
              + ('each at every lag' if stride == 1 else f'a key frame tried every {stride} frames')
              + '; compared with the masks of the same network run on every frame',
              f'mIoU is the mean over {classes["scored"]} of {classes["of"]} classes, those '
-             'that these masks hold', '',
+             'that these masks hold', *sharing_lines(result), '',
              f'{"agreement %":34}' + ''.join(f' {f"lag {lag}":>6}' for lag in lags)
              + f' {"mean":>6}']
     for part, name in (('pixels', 'pixels'), ('miou', 'mIoU')):
@@ -164,9 +173,9 @@ def latency_text(result: Result) -> str:
 def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
     """Return Table 5.1: the average frame's ms by interval, and its ratio to the baseline."""
     head = ['ms per frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
-    rows = [['per-frame baseline', thesis.BASELINE_MS, thesis.BASELINE_MS,
+    rows = [[thesis.BASELINE, thesis.BASELINE_MS, thesis.BASELINE_MS,
              *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
-            ['truncated (-2 levels)', '', thesis.TRUNCATED_MS,
+            [thesis.TRUNCATED, '', thesis.TRUNCATED_MS,
              *(_truncated_ms(truncated) for _ in results)]]
     for interval in INTERVALS:
         ours = []
@@ -216,20 +225,34 @@ def engine_table(results: Sequence[Result]) -> str:
                   'key, times faster than eager', 'current, times faster'], rows)
 
 
-def score_table(results: Sequence[Result], baseline: Result | None,
-                truncated: Result | None) -> str:
-    """Return Table 5.2: mIoU and VC_8 on key and on current frames, in percent."""
+def score_table(results: Sequence[Result], baseline: Result | None, truncated: Result | None,
+                recipes: Mapping[str, tuple[str, Result]]) -> str:
+    """
+    Return Table 5.2: mIoU and VC_8 on key and on current frames, in percent.
+
+    :param recipes: by the name of a row of the thesis, how long ours by the same recipe was
+        trained, and its scores.
+    """
     head = ['mIoU %', 'key', 'current', 'worst lag', 'weighted', 'VC_8 key', 'VC_8 deployed']
-    rows: list[list[str]] = [[f'thesis: {name}', f'{key:g}', f'{current:g}', '', '', '', '']
-                             for name, (key, current) in thesis.MIOU.items()]
-    for name, single in (('per-frame baseline', baseline), ('truncated (-2 levels)', truncated)):
+    rows: list[list[str]] = []
+    for name, row in thesis.ROWS.items():
+        rows.append([f'thesis: {name}', f'{row.key:g}', f'{row.current:g}', '', '', '', ''])
+        if name in recipes:
+            amount, ours = recipes[name]
+            rows.append([f'ours, same recipe{f" ({amount})" if amount else ""}', *_scores(ours)])
+    for name, single in ((thesis.BASELINE, baseline), (thesis.TRUNCATED, truncated)):
         rows.append([f'ours: {name}' + (f' ({single["weights"]})' if single else ''),
                      percent(single['miou']['key']) if single else MISSING, '', '', '',
                      _consistency(single, 'key') if single else '', ''])
-    rows += [[f'ours: {title(r)}', percent(r['miou']['key']), percent(r['miou']['current_mean']),
-              percent(r['miou']['current_worst']), percent(r['miou']['weighted']),
-              _consistency(r, 'key'), _consistency(r, 'deployed')] for r in results]
+    rows += [[f'ours: {title(r)}', *_scores(r)] for r in results]
     return table(head, rows)
+
+
+def _scores(result: Result) -> list[str]:
+    miou = result['miou']
+    return [*(percent(miou[name]) for name in ('key', 'current_mean', 'current_worst',
+                                               'weighted')),
+            _consistency(result, 'key'), _consistency(result, 'deployed')]
 
 
 def _consistency(result: Result, mode: str) -> str:

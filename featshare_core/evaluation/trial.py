@@ -8,15 +8,20 @@ from itertools import islice
 
 import numpy as np
 
-from featshare_core.evaluation.accuracy import Matrix, confusion_matrix, mean_iou
-from featshare_core.evaluation.advise import Setting, advice, choose
+from featshare_core.evaluation.accuracy import (
+    Matrix,
+    confusion_matrix,
+    labelled_classes,
+    mean_iou,
+)
+from featshare_core.evaluation.advise import Setting, accurate, advice, choose
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.pareto import methods_of
 from featshare_core.evaluation.provenance import shown
-from featshare_core.evaluation.results import bar
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.networks.weights import absolute_weights
+from featshare_core.progress import track
 
 INTERVALS = (2, 3, 5, 10)
 """Key intervals tried, in frames."""
@@ -52,7 +57,8 @@ class _Trial:
 
     def settings(self, weights: str, hz: float | None) -> Iterator[Setting]:
         ms = [float(np.median(taken)) for taken in self.milliseconds]
-        agreement = [100 * mean_iou(matrix) for matrix in self.matrices]
+        held = labelled_classes(self.matrices)  # those of the reference
+        agreement = [100 * mean_iou(matrix, held) for matrix in self.matrices]
         for interval in self.intervals:
             lags = slice(interval)
             yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
@@ -97,8 +103,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
             trial.engine.key(first)
             trial.engine.current(first)
     count = 0
-    for frame in bar(frames, f'{shown(weights)}, {footage.name}', 'frames',
-                     min(footage.length or FRAMES, FRAMES) - 1):
+    for frame in track(frames, f'{shown(weights)}, {footage.name}', 'frames',
+                       min(footage.length or FRAMES, FRAMES) - 1):
         reference = whole.key(frame).mask
         for trial in trials:
             trial.add(count, frame, reference)
@@ -108,8 +114,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
                          f'are needed')
     found = [setting for trial in trials for setting in trial.settings(shown(weights), footage.hz)]
     chosen = choose(found, budget, max_drop)
-    steady = [s for s in found if max_drop is None or s.drop <= max_drop]
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')
-    return advice(title, 'agreement, mIoU %', steady, chosen, budget, absolute_weights(weights))
+    return advice(title, 'agreement, mIoU %', accurate(found, max_drop), chosen, budget,
+                  absolute_weights(weights))

@@ -20,11 +20,12 @@ from featshare_core.evaluation.accuracy import (
     rounded,
 )
 from featshare_core.evaluation.flicker import Flicker, Mask
-from featshare_core.evaluation.provenance import fingerprint, provenance, shown
-from featshare_core.evaluation.results import bar, cut
+from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
+from featshare_core.evaluation.results import cut
 from featshare_core.evaluation.things import Survival, Thing, class_ids, components, matched
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
+from featshare_core.progress import preparing, track
 
 MANY = 500
 """Length in frames of the longest video of which every frame is a key frame, unless asked for."""
@@ -207,11 +208,12 @@ def evaluate_unlabelled(weights: str | Path, footage: Footage, interval: int,
         raise ValueError(f'{limit} frames are fewer than an interval of {interval}')
     length = footage.length if limit is None else min(limit, footage.length or limit)
     chosen = stride if stride is not None else 1 if length <= MANY else interval
+    preparing(shown(weights))
     engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
     cost = SharingCost(engine, interval, chosen, things)
     digest = hashlib.sha256()
-    for frame in bar(islice(footage.frames, limit), f'{shown(weights)}, {footage.name}', 'frames',
-                     length or None):
+    for frame in track(islice(footage.frames, limit), f'{shown(weights)}, {footage.name}',
+                       'frames', length or None):
         digest.update(frame.tobytes())
         cost.add(frame)
     given = {'interval': interval, 'stride': chosen, 'frames': limit,
@@ -222,7 +224,7 @@ def evaluate_unlabelled(weights: str | Path, footage: Footage, interval: int,
                         *([] if aligned is None else ['--aligned' if aligned else '--no-aligned']),
                         *(['--things', *things] if things else [])))
     return {**provenance(command, engine.device), 'weights': shown(weights),
-            'sha256': fingerprint(weights), 'network': engine.network_name,
+            'sha256': short_fingerprint(weights), 'network': engine.network_name,
             'shared_levels': cut(weights, shared_levels),
             'data': {'name': footage.name, 'sha256': digest.hexdigest()[:16],
                      'frames': cost.frames},

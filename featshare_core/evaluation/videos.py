@@ -6,7 +6,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
-from featshare_core.data.folder import folder_source
-from featshare_core.data.source import Array, Labelled, Source, camvid_source, in_classes
+from featshare_core.data.folder import folder_source, in_classes
+from featshare_core.data.source import Array, Labelled, Source, camvid_source
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
 from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
@@ -165,6 +165,8 @@ class DataChoice:
     :param mapping: of a ``folder``: the file with the class of each id, see ``load_mapping``.
     :param allow_absent: score although a class has no labelled pixel. Rendered data are exempt
         from the check: their labels are exact.
+    :param before: smallest number of frames before a labelled frame that is scored, so that
+        results of several intervals are of the same frames.
     :raises ValueError: if ``root`` is missing for a data set that needs one, or ``mapping`` is
         given for another kind than ``folder``.
     """
@@ -175,6 +177,7 @@ class DataChoice:
     annotations: str = 'gtFine'
     mapping: Path | None = None
     allow_absent: bool = False
+    before: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a data set without its folder, and a mapping of ids that are fixed."""
@@ -194,7 +197,7 @@ class DataChoice:
     def arguments(self) -> str:
         """Return the command line's arguments, without the folders of this machine."""
         if self.kind == 'traffic':
-            return f'--data {self.kind}'
+            return ' '.join([f'--data {self.kind}', *self._frames()])
         given = [f'--data {self.kind} --root DIR --split {self.split}']
         if self.annotations != 'gtFine':
             given.append(f'--annotations {self.annotations}')
@@ -202,7 +205,10 @@ class DataChoice:
             given.append(f'--mapping {self.mapping.name}')
         if self.allow_absent:
             given.append('--allow-absent-classes')
-        return ' '.join(given)
+        return ' '.join([*given, *self._frames()])
+
+    def _frames(self) -> list[str]:
+        return [f'--frames-before {self.before}'] if self.before else []
 
     def fingerprint(self) -> str:
         """
@@ -215,7 +221,7 @@ class DataChoice:
         """
         digest = hashlib.sha256()
         if self.kind == 'traffic':
-            digest.update(repr(CLIPS).encode())
+            digest.update(repr((CLIPS, self.before) if self.before else CLIPS).encode())
             return digest.hexdigest()[:16]
         if self.mapping is not None:
             digest.update(self.mapping.read_bytes())
@@ -226,10 +232,18 @@ class DataChoice:
 
     def open(self) -> Source:
         """
-        Return the data set's split.
+        Return the split, with the labelled frames that have ``before`` frames before them.
 
-        :raises ValueError, FileNotFoundError: naming the file that is wrong or missing.
+        :raises ValueError, FileNotFoundError: naming the file that is wrong or missing; ValueError
+            where no frame has so many before it.
         """
+        source = self._whole()
+        samples = [s for s in source.samples if len(s.frames) > self.before]
+        if not samples:
+            raise ValueError(f'{self.name}: no labelled frame has {self.before} frames before it')
+        return replace(source, samples=samples)
+
+    def _whole(self) -> Source:
         if self.kind == 'traffic' or self.root is None:
             return traffic_source()
         if self.kind == 'camvid':

@@ -69,7 +69,7 @@ def named_device(wanted: str) -> torch.device | None:
     """
     if wanted == 'auto':
         return None
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, TypeError):
         device = torch.device(wanted)
         if device.type in ('cpu', 'cuda'):
             return device

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from operator import index
 from typing import TypeVar
 
 import numpy as np
@@ -13,8 +14,11 @@ import numpy.typing as npt
 from featshare_core.inference.pixels import Size
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import UNKNOWN_LICENCE, Config
+from featshare_core.text import parse_size
 
 Frame = npt.NDArray[np.uint8]
+InputSize = tuple[int, int] | str
+"""(width, height) in pixels, or text such as ``640x480``."""
 
 KEPT_SIZES = 4
 """Number of image sizes that an engine stays prepared for, unless streams use more."""
@@ -166,6 +170,24 @@ def named(config: Config, shared_levels: int) -> str:
     if config.options.get('aligned'):
         name += ', aligned, mending' if config.options.get('mending') else ', aligned'
     return name
+
+
+def as_input_size(wanted: InputSize | None) -> tuple[int, int] | None:
+    """
+    Return a network's input size as (width, height); None for None.
+
+    :raises ValueError: where it is neither a pair of whole numbers nor text such as ``640x480``.
+    """
+    if wanted is None:
+        return None
+    try:
+        if isinstance(wanted, str):
+            return parse_size(wanted)
+        width, height = wanted
+        return index(width), index(height)
+    except (TypeError, ValueError) as error:
+        raise ValueError("input_size is (width, height) or text such as '640x480', not "
+                         f'{wanted!r}') from error
 
 
 def checked_input_size(wanted: tuple[int, int] | None, multiple: int) -> Size | None:

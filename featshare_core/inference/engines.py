@@ -14,7 +14,7 @@ import torch
 
 from featshare_core.inference.cpu.torch_engine import TorchEngine
 from featshare_core.inference.device import PRECISIONS, choose_device, named_device
-from featshare_core.inference.engine import Engine
+from featshare_core.inference.engine import Engine, InputSize, as_input_size
 from featshare_core.inference.export.models import (
     ExportedModels,
     ModelSource,
@@ -121,7 +121,7 @@ ENGINE_NAMES = ('auto', *ENGINES)
 
 def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: str = 'auto',
                 precision: str = 'auto', shared_levels: int | None = None,
-                input_size: tuple[int, int] | None = None, full_size: bool = True,
+                input_size: InputSize | None = None, full_size: bool = True,
                 aligned: bool | None = None) -> Engine:
     """
     Load weights into an engine.
@@ -144,6 +144,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
         device, in the precision, or these weights.
     """
     _check_words(engine, precision)
+    size = as_input_size(input_size)
     exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):
         raise ValueError(f'the shared levels and the alignment of {weights}, which is exported, '
@@ -152,7 +153,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     candidates = _candidates(engine, device, weights)
     last = candidates[-1]
     for name, where in candidates:
-        request = Request(weights, exported, shared_levels, aligned, where, precision, input_size,
+        request = Request(weights, exported, shared_levels, aligned, where, precision, size,
                           full_size)
         problem = _refusal(name, request)
         if (name, where) == last:

@@ -6,7 +6,7 @@ import math
 import zlib
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ Picture = npt.NDArray[np.uint8]
 
 GOLDEN = 0.6180339887
 """Offset between the key frames of one stream and those of the next, in intervals."""
+
+SETTINGS = ('key_interval', 'max_key_age', 'change_threshold')
+"""Attributes of a schedule that may be set."""
 
 
 class Turn(NamedTuple):
@@ -73,6 +76,7 @@ class KeyFrameSchedule:
       to 1; None: no limit.
 
     :raises TypeError, ValueError: where one of them is of another type or out of range.
+    :raises AttributeError: where another attribute is set.
     """
 
     def __init__(self, key_interval: int, max_key_age: float | None = None,
@@ -84,6 +88,15 @@ class KeyFrameSchedule:
         self._streams: dict[str, _Stream] = {}
         self._phases: dict[str, float] = {}
         self._replaced: tuple[_Stream | None, Picture | None] = None, None
+
+    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse a misspelt setting, which would have no effect."""
+            if name not in SETTINGS and not name.startswith('_'):
+                raise AttributeError(f'a schedule has no setting {name}, only '
+                                     f'{", ".join(SETTINGS)}')
+            super().__setattr__(name, value)
 
     @property
     def key_interval(self) -> int:

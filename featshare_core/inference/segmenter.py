@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featshare_core.inference.engine import Engine, Frame
+from featshare_core.inference.engine import Engine, Frame, InputSize
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import Size, as_rgb
-from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.inference.schedule import SETTINGS, KeyFrameSchedule
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import paint
 
@@ -46,6 +46,7 @@ class Result:
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
     :param labels: the classes, in the order of the mask's ids; None only where a program makes a
         result itself.
+    :param frame_size: (height, width) of the frame; None as ``labels``.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -56,20 +57,30 @@ class Result:
     timings: dict[str, float]
     stand_in: bool = False
     labels: LabelSet | None = field(default=None, repr=False)
+    frame_size: Size | None = field(default=None, repr=False)
 
     def overlay(self, frame: Frame | PilImage, opacity: float = 0.5, color: str = 'rgb') -> Frame:
         """
         Return the frame with the classes' colours drawn over it, at the mask's size.
 
         :param frame, color: as of ``VideoSegmenter.segment``; the order of channels is kept.
+            It may have another size than the segmented frame, in the same aspect ratio.
         :param opacity: 0 shows the frame alone, 1 the colours alone.
-        :raises ValueError: where ``frame`` is no such image, or ``opacity`` not 0 to 1.
+        :raises ValueError: where ``frame`` is no such image or of another aspect ratio, or
+            ``opacity`` is not 0 to 1.
         """
         if not 0 <= opacity <= 1:
             raise ValueError(f'opacity is 0 to 1, not {opacity}')
         if self.labels is None:
             raise ValueError('the result has no labels, whose colours an overlay needs')
-        painted = paint(as_rgb(frame, color), self.mask, self.labels, opacity)
+        picture = as_rgb(frame, color)
+        height, width = self.frame_size or self.mask.shape
+        rows, columns = picture.shape[:2]
+        # Each side of a resized picture is rounded, by less than a pixel.
+        if abs(rows * width - columns * height) > width + height:
+            raise ValueError(f'the frame is {columns}x{rows}, in another aspect ratio than the '
+                             f'{width}x{height} that were segmented')
+        painted = paint(picture, self.mask, self.labels, opacity)
         return as_rgb(painted, color)
 
 
@@ -96,6 +107,15 @@ class VideoSegmenter:
         self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
 
+    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse a setting that would have no effect, such as ``key_interval`` here."""
+            if name in SETTINGS:
+                raise AttributeError(f'set {name} of the attribute schedule, which has the '
+                                     f'settings {", ".join(SETTINGS)}')
+            super().__setattr__(name, value)
+
     @property
     def key_mode(self) -> str:
         """``blocking`` or ``deferred``, see ``KEY_MODES``; may be changed between frames."""
@@ -111,7 +131,7 @@ class VideoSegmenter:
     def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
                         device: str = 'auto', precision: str = 'auto',
                         shared_levels: int | None = None, max_key_age: float | None = None,
-                        input_size: tuple[int, int] | None = None,
+                        input_size: InputSize | None = None,
                         full_size: bool = True, engine: str = 'auto',
                         key_mode: str = 'blocking',
                         change_threshold: float | None = None) -> VideoSegmenter:
@@ -126,8 +146,8 @@ class VideoSegmenter:
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         :param shared_levels: number of levels that current frames reuse; None: the checkpoint's.
         :param max_key_age: seconds of stamps after which a key frame is due; None for no limit.
-        :param input_size: (width, height) to run the network at; None for the checkpoint's
-            number of pixels in the image's aspect ratio.
+        :param input_size: (width, height) to run the network at, or text such as ``640x480``; None
+            for the checkpoint's number of pixels in the image's aspect ratio.
         :param full_size: whether masks have the image's size; otherwise the network input's.
         :param engine: one of ``engines.ENGINE_NAMES``; ``auto`` is the fastest that is installed.
         :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
@@ -190,7 +210,8 @@ class VideoSegmenter:
         # the schedule's also survives a new engine (a recording that is resumed).
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
-                      turn.reason, lag, prediction.timings, prediction.stand_in, self.labels)
+                      turn.reason, lag, prediction.timings, prediction.stand_in, self.labels,
+                      (frame.shape[0], frame.shape[1]))
 
     def warm_up(self, sizes: Sequence[Size] = ()) -> None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ MAX_SIDE = 8192
 """Largest width and height of an input image, in pixels."""
 UNKNOWN_LICENCE = 'unknown'
 """Licence of weights that carry none."""
+CARD_LICENCE = 'mit'
+"""Licence in each model card that segmentation_models_pytorch writes, whatever the weights are."""
 LONGEST_LICENCE = 200
 """Largest length of a licence's name, in characters."""
 RESEARCH_DATA = ('camvid', 'cityscapes')
@@ -56,6 +58,20 @@ def network_options(name: str) -> dict[str, bool]:
     return {option: parameter.default is parameter.empty
             for option, parameter in parameters.items()
             if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+def unknown_options(name: str, given: Iterable[str]) -> list[str]:
+    """
+    Return those of the given options that a network's constructor does not take.
+
+    One that takes any, such as ``smp``, refuses unknown ones when it is built.
+
+    :param name: a key of ``NETWORKS``.
+    """
+    parameters = inspect.signature(NETWORKS[name]).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [option for option in given
+            if option == 'classes' or not (takes_any or option in parameters)]
 
 
 @dataclass(frozen=True)
@@ -220,6 +236,15 @@ def _licence(fields: Mapping[str, Any]) -> Any:
     data = [kind for kind in RESEARCH_DATA if any(
         isinstance(source, Mapping) and source.get('kind') == kind for source in sources)]
     return f'research only: trained on {" and ".join(data)}' if data else licence
+
+
+def licence_remark(config: Config) -> str:
+    """Return what to add to a licence that says little about the weights; else ''."""
+    package = config.training.get('package') if isinstance(config.training, Mapping) else None
+    if package != 'smp' or config.licence != CARD_LICENCE:
+        return ''
+    return (', which segmentation_models_pytorch writes into every model card: the weights may '
+            'have another licence')
 
 
 def _check_shapes(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:

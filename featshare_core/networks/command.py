@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from featshare_core.arguments import size_argument
+from featshare_core.arguments import check_output, size_argument
 
 
 def convert_command(arguments: argparse.Namespace) -> None:
@@ -20,9 +20,13 @@ def convert_command(arguments: argparse.Namespace) -> None:
     import torch
 
     from featshare_core.labels import find_label_set
-    from featshare_core.networks.checkpoint import save_checkpoint
+    from featshare_core.networks.checkpoint import licence_remark, save_checkpoint
     from featshare_core.networks.convert import convert
     from featshare_core.networks.normalisation import as_options
+    output = arguments.output
+    if output.suffix != '.safetensors':  # by which all commands know a checkpoint
+        output = output.with_name(f'{output.name}.safetensors')
+    check_output(output, arguments.overwrite)
     if (arguments.mean is None) != (arguments.std is None):
         raise ValueError('give --mean and --std together')
     labels = find_label_set(arguments.labels) if arguments.labels else None
@@ -34,9 +38,6 @@ def convert_command(arguments: argparse.Namespace) -> None:
         arguments.source, labels, arguments.input_size, arguments.architecture,
         arguments.encoder, options, arguments.shared_levels,
         (tuple(arguments.mean), tuple(arguments.std)) if arguments.mean else None)
-    output = arguments.output
-    if output.suffix != '.safetensors':  # by which all commands know a checkpoint
-        output = output.with_name(f'{output.name}.safetensors')
     save_checkpoint(output, network, config, torch.float32)
     width, height = config.input_size
     print(f'written: {output}, {network.shared_levels} shared levels; it can share '
@@ -47,7 +48,7 @@ def convert_command(arguments: argparse.Namespace) -> None:
     if not_used:
         more = f' and {len(not_used) - 5} more' if len(not_used) > 5 else ''
         print(f'not used: {", ".join(not_used[:5])}{more}')
-    print(f'licence: {config.licence}')
+    print(f'licence: {config.licence}{licence_remark(config)}')
 
 
 def add_convert_command(subparsers: Any) -> None:
@@ -60,6 +61,7 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('source', type=Path, help='a folder of save_pretrained, or a file')
     command.add_argument('output', type=Path,
                          help='the checkpoint to write; .safetensors is appended if it is missing')
+    command.add_argument('--overwrite', action='store_true', help='replace the checkpoint')
     command.add_argument('--labels',
                          help='classes in the order of the logits: camvid, cityscapes, ade20k, '
                               'voc, coco-stuff, mapillary, or a file of names, with or without '

@@ -46,9 +46,9 @@ def converted(folder: Path, origin: str) -> Path:
         network, config = convert(folder, assume=True)
     except (ValueError, OSError) as error:
         raise CheckpointError(f'{origin} cannot be converted: {error}') from error
-    for assumed in config.training.get('assumed', ()):
+    if assumed := config.training.get('assumed'):
         log.warning('%s does not give all settings, so this is assumed: %s. `featshare convert` '
-                    'takes explicit settings', origin, assumed)
+                    'takes explicit settings', origin, '; '.join(assumed))
     config = replace(config, training={**config.training, 'converted_from': origin})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

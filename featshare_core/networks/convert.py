@@ -16,12 +16,13 @@ from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.folders import Pretrained, read_folder
 from featshare_core.networks.normalisation import (
     as_options,
+    as_text,
     assumed_normalisation,
     choose_normalisation,
     take_buffers,
 )
 from featshare_core.networks.smp.build import divide, smp_model
-from featshare_core.networks.split import Normalisation, SplitNetwork
+from featshare_core.networks.split import IMAGENET, Normalisation, SplitNetwork
 from featshare_core.networks.state_file import (
     State,
     check_state,
@@ -30,6 +31,7 @@ from featshare_core.networks.state_file import (
     read_state,
     unallocated,
 )
+from featshare_core.networks.weights import foreign_kind
 
 FCN = 'fcn_resnet50'
 """torchvision's name of the network."""
@@ -53,7 +55,8 @@ def convert(source: Path, labels: LabelSet | None = None,
     not: its logit is 0, and the softmax of both is the sigmoid.
 
     ``Config.training`` says where the normalisation comes from (``normalisation``), what of
-    the source is not used (``not_used``) and what was assumed (``assumed``), where there is any.
+    the source is not used (``not_used``), what was assumed (``assumed``), where there is any, and
+    the package that wrote a folder (``package``, see ``foreign_kind``).
 
     :param source: a folder of ``save_pretrained``, or a file that ``read_state`` reads.
     :param labels: None for the classes that the folder names.
@@ -83,28 +86,28 @@ def convert(source: Path, labels: LabelSet | None = None,
     assumed: list[str] = []
     not_used = ['the class names of the folder'] if labels and found.labels and \
         labels.names != found.labels.names else []
-    labels = labels or found.labels
-    if labels is None and found.label_problem:
-        raise ValueError(f'{found.label_problem}; `featshare convert --labels` names them')
+    labels, input_size = labels or found.labels, input_size or found.transform.size
+    known = normalisation or next(iter(normalisations.values()), None)
+    architecture, encoder = architecture or '', encoder or ''
+    if not assume:
+        _check_complete(source, found, labels, input_size, architecture, encoder, known)
     if labels is None:
-        if not assume:
-            raise ValueError(f'{source} does not name its classes: give --labels')
+        if found.label_problem:
+            raise ValueError(f'{found.label_problem}; `featshare convert --labels` names them')
         labels = _numbered(state, source)
         assumed.append(f'the classes are called {labels.names[0]}, ..., {labels.names[-1]}')
-    input_size = input_size or found.transform.size
     if input_size is None:
-        if not assume:
-            raise ValueError(f'{source} does not say the size of the images that it was trained '
-                             f'on: give --input-size')
         input_size = ASSUMED_SIZE
         assumed.append('it was trained on images of {}x{}'.format(*input_size))
-    if assume and not normalisations and not (encoder or '').startswith('tu-'):
+    if assume and not normalisations and not encoder.startswith('tu-'):
         normalisations['assumed'] = assumed_normalisation(encoder, found.encoder_weights)
-        assumed.append(f'mean and std are {as_options(normalisations["assumed"])}')
+        assumed.append(f'its images are normalised with {as_text(normalisations["assumed"])}')
     (mean, std), where, other_values = choose_normalisation(
         normalisation, normalisations, None if architecture == FCN else encoder)
     training: dict[str, Any] = {'converted_from': source.name, 'normalisation': where}
     not_used += [*other_values, *sorted(others)]
+    if source.is_dir():
+        training['package'] = foreign_kind(source)
     if not_used:
         training['not_used'] = not_used
     if assumed:
@@ -112,8 +115,6 @@ def convert(source: Path, labels: LabelSet | None = None,
     options: dict[str, Any] = {}
     if architecture == FCN:
         network, name = _fcn(state, labels, source), 'fcn-resnet50'
-    elif not architecture or not encoder:
-        raise ValueError(f'{source} holds tensors alone: name its architecture and its encoder')
     else:
         name = 'smp'
         network = _smp(state, labels, architecture, encoder, found.arguments, shared_levels,
@@ -126,6 +127,36 @@ def convert(source: Path, labels: LabelSet | None = None,
         options['aligned'] = 1
     return network, Config(name, labels, input_size, options, mean, std, training,
                            licence=found.licence)
+
+
+def _check_complete(source: Path, found: Pretrained, labels: LabelSet | None,
+                    input_size: tuple[int, int] | None, architecture: str, encoder: str,
+                    normalisation: Normalisation | None) -> None:
+    """
+    Refuse to convert with settings missing.
+
+    The message names all of them, and has a complete command as an example.
+
+    :param labels, input_size, architecture, encoder, normalisation: what is known; None or ''
+        where it is not.
+    """
+    missing = [option for option, value in (
+        ('--labels', labels), ('--input-size', input_size), ('--architecture', architecture),
+        ('--encoder', encoder or architecture == FCN)) if not value]
+    if not missing:
+        return
+    example = [f'featshare convert {source} {source.stem}.safetensors']
+    if not found.labels:
+        example.append('--labels my_labels.yaml')
+    example.append('--input-size {}x{}'.format(*(input_size or (640, 480))))
+    if not source.is_dir():
+        example.append(f'--architecture {architecture or "Unet"}')
+    if not source.is_dir() and architecture != FCN:
+        example.append(f'--encoder {encoder or "resnet34"}')
+    example.append(as_options(normalisation or IMAGENET))
+    reason = f' ({found.label_problem})' if found.label_problem and not labels else ''
+    raise ValueError(f'{source} does not contain all settings{reason}: give '
+                     f'{", ".join(missing)}, for example\n    {" ".join(example)}')
 
 
 def _numbered(state: State, source: Path) -> LabelSet:

@@ -84,6 +84,12 @@ def check_range(normalisation: Normalisation, where: str) -> None:
                      f'to 255; give those of images in 0 to 1: {as_options(divided)}')
 
 
+def as_text(normalisation: Normalisation) -> str:
+    """Return mean and deviation, for display."""
+    mean, std = normalisation
+    return f'mean {_numbers(mean)}, std {_numbers(std)}'
+
+
 def as_options(normalisation: Normalisation) -> str:
     """Return mean and deviation as the options of ``featshare convert``."""
     mean, std = normalisation

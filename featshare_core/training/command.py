@@ -16,18 +16,19 @@ def train_command(arguments: argparse.Namespace) -> None:
     its header; last.ckpt, where an interrupted run resumes; metrics-*/metrics.csv, the losses
     and scores.
     """
+    from featshare_core.training.config import load_config
+    overrides: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ('baseline', 'backbone_weights', 'seed')
+        if getattr(arguments, name) is not None}
+    # Before Lightning, which takes seconds to import: what is wrong with it is said at once.
+    config = load_config(arguments.config, overrides, arguments.set)
     try:
         from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-        from featshare_core.training.config import load_config
         from featshare_core.training.run import FINAL, train
     except ModuleNotFoundError as error:
         raise ValueError(f'training needs {error.name}, which is not installed: '
                          f'pip install lightning') from error
-    overrides: dict[str, Any] = {
-        name: getattr(arguments, name) for name in ('baseline', 'backbone_weights', 'seed')
-        if getattr(arguments, name) is not None}
-    config = load_config(arguments.config, overrides, arguments.set)
     output = arguments.output or Path('runs') / arguments.config[0].stem
     scores = train(config, output, arguments.data, arguments.device, arguments.devices,
                    arguments.nodes, arguments.workers, progress=sys.stderr.isatty(),

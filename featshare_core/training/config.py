@@ -9,9 +9,11 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from featshare_core.data.pairs import Augmentation
+from featshare_core.data.augmentation import Augmentation
 from featshare_core.labels import parse_yaml
-from featshare_core.networks.checkpoint import NETWORKS, network_options
+
+FINAL = 'final.safetensors'
+"""Name of the checkpoint in a run's folder."""
 
 T = TypeVar('T')
 
@@ -77,9 +79,9 @@ class TrainConfig:
     :param size: (width, height) in pixels that all frames are resized to.
     :param crop: (width, height) in pixels of what the network sees; multiples of 32.
     :param val: what is scored, at every lag 0 to ``interval - 1``.
-    :param network: a key of ``NETWORKS``; for ``smp`` a mapping, ``{type: smp, architecture: Unet,
-        encoder: resnet34}``, with whatever else that architecture's constructor takes. It may
-        hold ``shared_levels`` too.
+    :param network: a key of ``checkpoint.NETWORKS``; for ``smp`` a mapping, ``{type: smp,
+        architecture: Unet, encoder: resnet34}``, with whatever else that architecture's
+        constructor takes. It may hold ``shared_levels`` too.
     :param levels: an FPN's pyramid levels; 2 is the truncated network.
     :param shared_levels: the deep levels that are cached; of several, one is drawn at random for
         each step, or, with ``mending``, each step trains all; 0 alone trains the per-frame
@@ -143,6 +145,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained; the message names the key."""
+        # Imports PyTorch: only now, so that a misspelt key is an error at once.
+        from featshare_core.networks.checkpoint import NETWORKS, network_options, unknown_options
         if self.network_name not in NETWORKS:
             raise ValueError(f'network {self.network_name!r} is none of {", ".join(NETWORKS)}')
         options = network_options(self.network_name)
@@ -150,6 +154,8 @@ class TrainConfig:
         if not set(required) <= set(self.network_options):
             raise ValueError(f'network {self.network_name} is a mapping with its type, '
                              f'{" and ".join(required)}')
+        for name in unknown_options(self.network_name, self.network_options):
+            raise ValueError(f'network.{name} is unknown; known are type, {", ".join(options)}')
         if not self.train:
             raise ValueError('train is empty: it lists the data sets to learn from')
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
@@ -195,7 +201,7 @@ class TrainConfig:
 
     @property
     def network_name(self) -> str:
-        """Return the network's key in ``NETWORKS``."""
+        """Return the network's key in ``checkpoint.NETWORKS``."""
         return self.network if isinstance(self.network, str) else str(self.network.get('type'))
 
     @property

@@ -1,7 +1,9 @@
 """From a configuration's data entries to loaders."""
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
-from featshare_core.data.folder import folder_source
+from featshare_core.data.folder import folder_source, in_classes
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.data.source import camvid_source, in_classes
+from featshare_core.data.source import camvid_source
 from featshare_core.data.store import FrameStore, street_store
 from featshare_core.labels import LabelSet, load_label_set
+from featshare_core.progress import track
 from featshare_core.training.config import DataEntry, TrainConfig
 
 
@@ -44,7 +47,9 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
     else:
         source = folder_source(root, entry.split)
     store = FrameStore(source, size)
-    store.load(lags, processes)
+    is_first = os.environ.get('LOCAL_RANK', '0') == '0'  # of the processes on this machine
+    store.load(lags, processes, partial(track, label=f'reading {source.name}, {entry.split}',
+                                        unit='frames') if is_first else iter)
     return store
 
 

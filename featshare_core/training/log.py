@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ class Pace(Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Count from the step that the run starts or resumes at."""
         if trainer.is_global_zero:
-            self._show = reporter('training', 'steps', int(trainer.estimated_stepping_batches),
-                                  trainer.global_step)
+            steps = int(trainer.estimated_stepping_batches)
+            self._show = reporter('training', 'steps', steps, trainer.global_step)
+            # The first step can take a minute.
+            print(f'training: starting at step {trainer.global_step} of {steps}', file=sys.stderr,
+                  flush=True)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         """Report the number of steps done."""

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import cv2
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from featshare_core.data.source import Array
 from featshare_core.data.store import FrameStore, frames_before
+from featshare_core.durable import write_atomically
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
 
@@ -97,11 +97,8 @@ class PseudoLabels:
             logits = network(to_multiple(inputs, network.input_multiple))
         logits = F.interpolate(logits.float(), (height, width), mode='bilinear')
         for (key, _), labels in zip(batch, logits.argmax(1).to(torch.uint8).cpu().numpy()):
-            # Renamed, since another process may read it. Not with ``write_durably``, which waits
-            # for the disk: there are thousands, and what a loss of power damages is rebuilt.
-            temporary = self.folder / f'{key}.{os.getpid()}.part'
-            temporary.write_bytes(cv2.imencode('.png', labels)[1].tobytes())
-            temporary.replace(self.folder / f'{key}.png')
+            # Without waiting for the disk: there are thousands, and damaged ones are rebuilt.
+            write_atomically(self.folder / f'{key}.png', cv2.imencode('.png', labels)[1].tobytes())
             if keep:
                 self._memory[key] = labels
 

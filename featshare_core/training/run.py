@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from featshare_core.data.pairs import LaggedFrames, Triplets
-from featshare_core.evaluation.provenance import fingerprint
+from featshare_core.evaluation.provenance import short_fingerprint
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import (
@@ -28,7 +28,7 @@ from featshare_core.networks.checkpoint import (
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import load_state
 from featshare_core.training.checkpoints import LAST, DurableCheckpoints, find_state
-from featshare_core.training.config import TrainConfig
+from featshare_core.training.config import FINAL, TrainConfig
 from featshare_core.training.data import (
     class_weights,
     classes_without_labels,
@@ -41,8 +41,6 @@ from featshare_core.training.depthwise import fix_depthwise_gradients
 from featshare_core.training.log import Pace, loggers, silence_tips
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
-
-FINAL = 'final.safetensors'
 
 
 def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', devices: int = 1,
@@ -92,12 +90,21 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
     if not (config.baseline or config.backbone_weights):
         warn('! the backbone starts from random weights: --backbone-weights names better ones, '
              "for example ImageNet's (imagenet, or a file)")
+    scored_frames = LaggedFrames(val, config.interval)
+    if scored_frames.lags < config.interval:
+        before = max(len(sample.frames) for sample in val.source.samples) - 1
+        warn(f'! current frames are not scored: a labelled frame of val ({val.source.name}) has '
+             f'at most {before} frames before it, and interval {config.interval} needs '
+             f'{config.interval - 1}')
     shares = [entry.share for entry in config.train]
     network, checkpoint = build_network(config, labels)
     pseudo, teacher = None, None
     if config.baseline:
         baseline, baseline_config = load_checkpoint(config.baseline, shared_levels=0)
         _start_from(network, baseline, config, baseline_config, labels, checkpoint)
+        if baseline_config.labels.names != labels.names:
+            warn(f'! the classifier starts from random weights: the baseline {config.baseline} '
+                 f'has other classes')
         checkpoint = replace(checkpoint, mean=baseline_config.mean, std=baseline_config.std)
         if config.is_sharing and not config.mending:
             teacher = baseline, baseline_config
@@ -122,13 +129,12 @@ def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', d
         config, network, checkpoint, steps,
         class_weights(stores, shares, len(labels)) if config.loss.class_weights else None,
         teacher if config.loss.distillation_weight else None,
-        {f"{name}'s content": fingerprint(file) for name in ('baseline', 'teacher')
+        {f"{name}'s content": short_fingerprint(file) for name in ('baseline', 'teacher')
          if (file := getattr(config, name))})
     trainer = _trainer(config, output, kind, devices, nodes, callbacks, progress,
                        multiplied_in)
     world, rank_number = trainer.world_size, trainer.global_rank
-    scored = val_loader(LaggedFrames(val, config.interval), config.batch, rank_number, world,
-                        workers)
+    scored = val_loader(scored_frames, config.batch, rank_number, world, workers)
     trainer.fit(learner, train_loader(triplets, steps, config.batch, rank_number, world, workers),
                 scored, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:  # before the scores, which take long and may fail

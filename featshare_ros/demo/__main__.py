@@ -21,12 +21,12 @@ from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from featshare_core.arguments import add_common
 from featshare_core.inference.export.models import read_config
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet
+from featshare_core.progress import track
 from featshare_ros.demo.page import write_page
 from featshare_ros.demo.preparation import (
     SAMPLES,
@@ -167,8 +167,7 @@ def street_recording(output: Path) -> Path:
         shutil.rmtree(path)
     street = RenderedStreet(width, height, STREET_SEED, STREET_FPS)
     frames = (street.frame(index)[0]
-              for index in tqdm(range(STREET_FRAMES), 'rendering a street', unit='frame',
-                            disable=None))
+              for index in track(range(STREET_FRAMES), 'rendering a street', 'frames'))
     write_recording(path, frames, '/camera/image_raw/compressed', STREET_FPS, jpeg_quality=92)
     return path
 
@@ -214,8 +213,8 @@ def write_pictures(recording: Recording, run: Run, keys: set[int] | None, labels
     age = 0
     fps = min(100.0, max(1.0, _rate(sorted(run.sent))))
     with OverlayVideo(output / 'overlay.webm', labels, fps) as video:
-        for index, (stamp, rgb) in enumerate(tqdm(_pictures(recording), 'overlay.webm',
-                                                  len(run.sent), unit='frame', disable=None)):
+        for index, (stamp, rgb) in enumerate(track(_pictures(recording), 'overlay.webm', 'frames',
+                                                   len(run.sent))):
             caption = f'frame {index + 1}'
             alert = ''
             if stamp in run.received:

@@ -4,11 +4,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
+from featshare_core.progress import track
 from featshare_ros.demo.replay import NodeProcess, Replay, ReplayError
 from featshare_ros.recordings.bag import RecordedImage, Recording
 
@@ -125,8 +126,8 @@ def replay_at_a_rate_that_holds(
         replay.start_over(process)
         seconds = factor * recording.duration
         print(f'replaying {recording.frame_count} frames in {seconds:.0f} s ...')
-        with tqdm(recording, 'replay', recording.frame_count, unit='frame', disable=None) as bar:
-            if replay.play(bar, process, factor, most):
+        with closing(track(recording, 'replay', 'frames', recording.frame_count)) as frames:
+            if replay.play(frames, process, factor, most):
                 break
         print(f'more than {MOST_DROPPED:.0%} of the frames were dropped: repeating at a lower '
               f'rate')

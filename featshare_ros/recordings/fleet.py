@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featshare_core.networks.weights import absolute_weights
+from featshare_core.progress import reporter
 from featshare_ros.recordings.bag import BAG_SUFFIXES, RecordingError
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
@@ -75,16 +76,15 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
     :param gpu_share: GPUs per task, for example 0.3, where the cluster has GPUs.
     :returns: exit status: 0 where every recording is segmented, otherwise 1.
     :raises RecordingError: where the folder has no recordings.
-    :raises ImportError: where ray or tqdm is not installed.
+    :raises ImportError: where ray is not installed.
     """
     if not address:
         _confine_ray()
     try:
         import ray
-        from tqdm import tqdm
     except ImportError as error:
-        raise ImportError('--ray needs ray and tqdm, which are not installed: '
-                          "pip install 'ray>=2.59' tqdm") from error
+        raise ImportError('--ray needs ray, which is not installed: '
+                          "pip install 'ray>=2.59'") from error
     recordings = find_recordings(source, output)
     source, output = source.resolve(), output.resolve()
     # Workers have working directories of their own.
@@ -98,15 +98,15 @@ def segment_archive(source: Path, output: Path, job: Job, address: str, gpu_shar
         tasks = {task.remote(name, str(path.resolve()), str(output / name), job): name
                  for name, path in recordings.items()}
         rows = []
-        with tqdm(desc='recordings', total=len(tasks), unit='recording') as bar:
-            waiting = list(tasks)
-            while waiting:
-                (finished,), waiting = ray.wait(waiting)
-                try:
-                    rows.append(ray.get(finished))
-                except ray.exceptions.RayError as error:
-                    rows.append(Row(tasks[finished], 'failed', problem=_first_line(error)))
-                bar.update()
+        show = reporter('segmenting', 'recordings', len(tasks))
+        waiting = list(tasks)
+        while waiting:
+            (finished,), waiting = ray.wait(waiting)
+            try:
+                rows.append(ray.get(finished))
+            except ray.exceptions.RayError as error:
+                rows.append(Row(tasks[finished], 'failed', problem=_first_line(error)))
+            show(len(rows))
     finally:
         ray.shutdown()
     print(table(rows))

@@ -16,13 +16,14 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from featshare_core.arguments import add_common
 from featshare_core.inference.options import add_segmenter_options, from_arguments
 from featshare_core.packages import explain
+from featshare_core.progress import preparing, reporter
 from featshare_ros.images import FULL_RANGE
 from featshare_ros.recordings.segment_recording import Job, Outcome, segment_recording
 
@@ -47,28 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
-    """Segment one recording with a progress bar; a first Ctrl-C closes the output."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError('the progress bar is drawn with tqdm, which is not installed: '
-                          'pip install tqdm') from error
+    """Segment one recording and show the progress; a first Ctrl-C closes the output."""
     stop = threading.Event()
-    bar = None
+    show: Callable[[int | None], None] | None = None
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
+    def count(done: int, total: int) -> None:
+        nonlocal show
+        if show is None:
             # Images of an earlier run count as done, but not towards the rate.
-            bar = tqdm(desc='segmenting', unit='frame', initial=done - 1, total=total)
-        bar.update()
+            show = reporter('segmenting', 'images', total, done - 1)
+        show(done)
 
+    preparing(job.weights)
     try:
         with _first_signal_sets(stop):
-            outcome = segment_recording(source, output, job, resume, stop, show)
+            outcome = segment_recording(source, output, job, resume, stop, count)
     finally:
-        if bar is not None:
-            bar.close()
+        if show is not None:
+            show(None)
     _report(outcome, output)
     return 130 if outcome.state == 'interrupted' else 0
 
