@@ -236,6 +236,10 @@ def test_fastdds_profile_replaces_the_transports() -> None:
     used = [e.text for e in participant.findall('rtps/userTransports/transport_id', space)]
     defined = [e.text for e in profiles.iterfind('.//transport_descriptor/transport_id', space)]
     assert used == defined
+    # With the types' descriptions of Kilted, Cyclone DDS would exchange no images with us.
+    properties = {e.findtext('name', namespaces=space): e.findtext('value', namespaces=space)
+                  for e in participant.findall('rtps/propertiesPolicy/properties/property', space)}
+    assert properties == {'fastdds.type_propagation': 'disabled'}
 
 
 def test_rviz_shows_the_overlay() -> None:
