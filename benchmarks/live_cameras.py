@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import sys
 import tempfile
 import time
 from itertools import chain
@@ -24,6 +26,7 @@ from camera import Camera
 from figures import engine_parser, report
 from live_node import LiveNode, prepare_environment
 
+from featshare_core.evaluation.provenance import provenance
 from featshare_core.machine import usable_cores
 from featshare_ros.shards import NODE_NAME, Shard, deal
 
@@ -35,10 +38,15 @@ REPORT_S = 2.5
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of a run for each number of shards."""
     names = [f'camera{index}' for index in range(arguments.cameras)]
-    return {'size': arguments.size, 'cameras': arguments.cameras, 'rate': arguments.rate,
-            'cores': os.cpu_count(), 'load before': round(os.getloadavg()[0], 2),
-            'runs': [{'shards': number, **run(arguments, names, number)}
-                     for number in arguments.shards]}
+    load = round(os.getloadavg()[0], 2)
+    runs = [{'shards': number, **run(arguments, names, number)} for number in arguments.shards]
+    rates = {number: np.mean([one['masks per second'] for one in runs if one['shards'] == number])
+             for number in arguments.shards}
+    return {**provenance(f'python {shlex.join(sys.argv)}', runs[0]['device']),
+            'size': arguments.size, 'cameras': arguments.cameras, 'rate': arguments.rate,
+            'load before': load, 'runs': runs,
+            'relative masks per second': {str(number): round(rate / rates[arguments.shards[0]], 2)
+                                          for number, rate in rates.items()}}
 
 
 def run(arguments: argparse.Namespace, names: list[str], number: int) -> dict[str, Any]:
