@@ -102,9 +102,11 @@ def run(arguments: argparse.Namespace, names: list[str], number: int) -> dict[st
     before = {name: {key: int(live.values(name)[key]) for key in COUNTED} for name in names}
     for name in names:
         ages[name].clear()
+    cpu = live.cpu_seconds()
     for camera in cameras:
         camera.begin()
     sent = sum(camera.sent() for camera in cameras)
+    cpu = live.cpu_seconds() - cpu
     time.sleep(REPORT_S)
     counted = {key: sum(int(live.values(name)[key]) - before[name][key] for name in names)
                for key in COUNTED}
@@ -114,6 +116,7 @@ def run(arguments: argparse.Namespace, names: list[str], number: int) -> dict[st
         'device': engine['device'], 'engine': engine['engine'], 'precision': engine['precision'],
         'images sent': sent, **counted, 'masks here': sum(map(len, ages.values())),
         'masks per second': round(counted['processed'] / arguments.seconds, 1),
+        'CPU time of the nodes per mask (ms)': round(1e3 * cpu / max(1, counted['processed']), 1),
         'age (ms)': {'p50': round(p50, 1), 'p99': round(p99, 1), 'max': round(largest, 1)},
         'engine time p50 (ms)': live.engine_ms('p50'),
         'engine time p95 (ms)': live.engine_ms('p95')}

@@ -89,6 +89,15 @@ class LiveNode:
                 return int(line.split()[1]) / 1024
         return 0.0
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the processes have used."""
+        ticks = 0
+        for process in self._processes:
+            # After the name, in parentheses: field 14 is user time, field 15 is system time.
+            fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf('SC_CLK_TCK')
+
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
         """
         Wait for a condition.
