@@ -28,6 +28,7 @@ class LiveNode:
     A node process, and a node of ours (``ros``), spun by a thread, that listens to it.
 
     :param command: what runs the node, up to --ros-args.
+    :param arguments: of ROS.
     :param parameters: the node's.
     """
 
@@ -36,13 +37,10 @@ class LiveNode:
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
 
-        for name, value in parameters.items():
-            arguments += ('-p', f'{name}:={value}')
-        with log.open('wb') as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *command, '--ros-args', *arguments], stdout=output,
-                stderr=subprocess.STDOUT)
-        self._log = log
+        self._command, self._log = command, log
+        self._processes: list[subprocess.Popen[bytes]] = []
+        log.write_bytes(b'')
+        self.process = self.start(*arguments, **parameters)
         rclpy.init()
         self.ros = rclpy.create_node('benchmark')
         self._values: dict[str, dict[str, str]] = {}
@@ -51,6 +49,23 @@ class LiveNode:
         self._executor.add_node(self.ros)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
+
+    def start(self, *arguments: str, threads: int | None = None,
+              **parameters: Any) -> subprocess.Popen[bytes]:
+        """
+        Start another such process, and return it.
+
+        :param threads: number of threads that it computes with; None for its default.
+        """
+        for name, value in parameters.items():
+            arguments += ('-p', f'{name}:={value}')
+        environment = {**os.environ, **({'OMP_NUM_THREADS': str(threads)} if threads else {})}
+        with self._log.open('ab') as output:
+            process = subprocess.Popen(
+                [sys.executable, *self._command, '--ros-args', *arguments], stdout=output,
+                stderr=subprocess.STDOUT, env=environment)
+        self._processes.append(process)
+        return process
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
@@ -74,28 +89,40 @@ class LiveNode:
                 return int(line.split()[1]) / 1024
         return 0.0
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the processes have used."""
+        ticks = 0
+        for process in self._processes:
+            # After the name, in parentheses: field 14 is user time, field 15 is system time.
+            fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf('SC_CLK_TCK')
+
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
         """
         Wait for a condition.
 
-        :raises RuntimeError: where it does not come true in time, or the node has ended.
+        :raises RuntimeError: where it does not come true in time, or a process has ended.
         """
         end = time.monotonic() + timeout
         while not condition():
-            if self.process.poll() is not None or time.monotonic() > end:
+            if any(p.poll() is not None for p in self._processes) or time.monotonic() > end:
                 tail = '\n'.join(self._log.read_text(errors='replace').splitlines()[-25:])
                 raise RuntimeError(f'waited in vain for {what}; the end of the log:\n{tail}')
             time.sleep(0.005)
 
     def close(self) -> int:
-        """End the node; return its exit status."""
+        """End the processes; return the exit status farthest from 0."""
         import rclpy
-        self.process.send_signal(signal.SIGINT)
-        try:
-            status = self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
+        for process in self._processes:
+            process.send_signal(signal.SIGINT)
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        status = max((process.returncode for process in self._processes), key=abs)
         self._executor.shutdown()
         self._thread.join(5.0)
         self.ros.destroy_node()

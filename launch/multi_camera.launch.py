@@ -1,8 +1,12 @@
 """
 Start one segmentation node for several cameras: one process, one network, staggered key frames.
 
-The arguments of segmentation.launch.py can be given too, except image, camera_info and cameras.
+With shards:=N the cameras are dealt out among N such nodes; their topics stay the same.
+
+The arguments of segmentation.launch.py can be given too, except image, camera_info, cameras and
+node_name.
 """
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -12,10 +16,17 @@ from launch.actions import (
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
+    SetEnvironmentVariable,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import SetRemap
+
+from featshare_core.machine import usable_cores
+from featshare_ros.shards import Shard, deal
+
+THREADS_VARIABLE = 'OMP_NUM_THREADS'
+"""Environment variable that limits the threads of PyTorch and of the engines on a CPU."""
 
 
 def camera_topics(text: str) -> dict[str, str]:
@@ -48,13 +59,36 @@ def remappings(topics: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def start(context: LaunchContext, share: Path) -> list[GroupAction]:
-    """Return the node with its topics, for the arguments that this launch was given."""
+    """
+    Return the nodes with their topics, for the arguments that this launch was given.
+
+    :raises ValueError: where an argument is wrong; then nothing is started.
+    """
     topics = camera_topics(LaunchConfiguration('images').perform(context))
+    text = LaunchConfiguration('shards').perform(context).strip()
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise ValueError(f'shards:={text} is not a whole number') from error
+    shards = deal(list(topics), number, usable_cores())
+    return [group(shard, topics, share, is_first=shard is shards[0]) for shard in shards]
+
+
+def group(shard: Shard, topics: dict[str, str], share: Path, is_first: bool) -> GroupAction:
+    """Return the actions that start one node; only the first may have RViz beside it."""
+    remaps = remappings({camera: topics[camera] for camera in shard.cameras}) + shard.remappings
+    arguments = {'node_name': shard.name, 'cameras': ','.join(shard.cameras)}
+    if not is_first:
+        arguments['rviz'] = 'false'
+    environment = []
+    # A single node uses every core. A variable that is set already holds for each node.
+    if len(shard.cameras) < len(topics) and THREADS_VARIABLE not in os.environ:
+        environment = [SetEnvironmentVariable(THREADS_VARIABLE, str(shard.threads))]
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(share / 'launch' / 'segmentation.launch.py')),
-        launch_arguments={'cameras': ','.join(topics)}.items(),
+        launch_arguments=arguments.items(),
     )
-    return [GroupAction([*(SetRemap(*pair) for pair in remappings(topics)), node])]
+    return GroupAction([*environment, *(SetRemap(*pair) for pair in remaps), node])
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -70,7 +104,13 @@ def generate_launch_description() -> LaunchDescription:
             description='A name of your choice per camera, and its image topic without a '
             'trailing /compressed: "front=/front/image_raw rear=/rear/image_raw".',
         ),
+        DeclareLaunchArgument(
+            'shards',
+            default_value='1',
+            description='Number of nodes (segmentation_1 and so on) among which the cameras and '
+            "the CPU's cores are dealt out. 1: one node, segmentation, serves all cameras.",
+        ),
         *(argument for argument in included.get_launch_arguments()
-          if argument.name not in ('image', 'camera_info', 'cameras')),
+          if argument.name not in ('image', 'camera_info', 'cameras', 'node_name')),
         OpaqueFunction(function=start, args=[share]),
     ])

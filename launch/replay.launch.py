@@ -24,7 +24,8 @@ from launch.utilities.type_utils import get_typed_value
 from launch_ros.ros_adapters import get_ros_node
 from rclpy.node import NodeNameNonExistentError
 
-NODE_NAME = 'segmentation'
+from featshare_ros.shards import NODE_NAME
+
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2
 """Interval at which the launch checks whether the node is ready, in seconds."""
@@ -69,9 +70,10 @@ def check(context: LaunchContext) -> None:
 def is_listening(context: LaunchContext) -> bool:
     """Return whether the node has subscribed to images, which it does when it is activated."""
     namespace = LaunchConfiguration('namespace').perform(context).strip().strip('/')
+    node_name = argument(context, 'node_name') or NODE_NAME
     try:
         subscriptions = get_ros_node(context).get_subscriber_names_and_types_by_node(
-            NODE_NAME, f'/{namespace}')
+            node_name, f'/{namespace}')
     except NodeNameNonExistentError:
         return False
     return any(kind in IMAGES for _, kinds in subscriptions for kind in kinds)

@@ -20,7 +20,7 @@ from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-NODE_NAME = 'segmentation'
+from featshare_ros.shards import NODE_NAME
 
 # Arguments that set the parameter of the same name, and the parameter's type.
 PARAMETER_TYPES: dict[str, type] = {
@@ -72,12 +72,14 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
     folder, slash, _ = image.rpartition('/')
     camera_info = argument('camera_info') or f'{folder}{slash}camera_info'
     namespace = (argument('namespace') or '').strip('/')
+    node_name = argument('node_name') or NODE_NAME
     log_level = ['--log-level', argument('log_level') or 'info']
+    enclave = argument('enclave')
 
     node = Node(
         package='featshare_ros',
         executable='segmentation_node',
-        name=NODE_NAME,
+        name=node_name,
         namespace=namespace,
         parameters=[parameters, *([overrides] if overrides else [])],
         remappings=[
@@ -85,7 +87,7 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
             ('image/compressed', f'{image}/compressed'),
             ('camera_info', camera_info),
         ],
-        ros_arguments=log_level,
+        ros_arguments=[*log_level, *(['--enclave', enclave] if enclave else [])],
         respawn=bool(argument('respawn', bool)),
         respawn_delay=2.0,
         prefix=END_WITH_LAUNCH,
@@ -101,13 +103,14 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
 
     # The RViz configuration names the topics of a node without a namespace.
     prefix = f'/{namespace}' if namespace else ''
-    overlay = f'{prefix}/{NODE_NAME}/overlay'
+    overlay = f'{node_name}/overlay'
     if cameras:
-        # RViz shows the first camera; multi_camera.launch.py has remapped its topic.
-        overlay = f'{prefix}/{NODE_NAME}/{cameras[0]}/overlay'
-        image = f'{cameras[0]}/image'
-        image = dict(context.launch_configurations.get('ros_remaps', [])).get(image, image)
-    shown = image if image.startswith('/') else f'{prefix}/{image}'
+        # RViz shows the first camera; multi_camera.launch.py has remapped its topics.
+        remaps = dict(context.launch_configurations.get('ros_remaps', []))
+        image = remaps.get(f'{cameras[0]}/image', f'{cameras[0]}/image')
+        overlay = remaps.get(f'~/{cameras[0]}/overlay', f'{node_name}/{cameras[0]}/overlay')
+    shown, overlay = (topic if topic.startswith('/') else f'{prefix}/{topic}'
+                      for topic in (image, overlay))
     rviz = Node(
         package='rviz2',
         executable='rviz2',
@@ -138,6 +141,11 @@ def generate_launch_description() -> LaunchDescription:
             'namespace',
             default_value='',
             description='Namespace of the node and of its topics.',
+        ),
+        DeclareLaunchArgument(
+            'node_name',
+            default_value=NODE_NAME,
+            description='Name of the node, and folder of its topics.',
         ),
         DeclareLaunchArgument(
             'image',
@@ -197,6 +205,12 @@ def generate_launch_description() -> LaunchDescription:
             'log_level',
             default_value='info',
             description='Least severe messages to log: debug, info, warn, error or fatal.',
+        ),
+        DeclareLaunchArgument(
+            'enclave',
+            default_value='',
+            description='SROS 2 enclave of the node, as in "ros2 security create_enclave": '
+            '"/segmentation". Empty: none.',
         ),
         DeclareLaunchArgument(
             'rviz',

@@ -16,6 +16,9 @@ import pytest
 from ament_index_python import packages
 from harness import wait_until
 
+from featshare_ros.outputs import OUTPUTS
+from featshare_ros.shards import deal
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -86,8 +89,8 @@ STAND_INS = {
     'launch': {'LaunchContext': LaunchContext, 'LaunchDescription': LaunchDescription},
     'launch.actions': {
         'DeclareLaunchArgument': DeclareLaunchArgument,
-        **actions('ExecuteProcess', 'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction',
-                  'SetEnvironmentVariable', 'TimerAction', 'Shutdown', 'GroupAction')},
+        **actions('ExecuteProcess', 'GroupAction', 'IncludeLaunchDescription', 'LogInfo',
+                  'OpaqueFunction', 'SetEnvironmentVariable', 'TimerAction', 'Shutdown')},
     'launch.events': {},
     'launch.events.process': actions('ProcessExited'),
     'launch.launch_description_sources': {
@@ -103,13 +106,19 @@ STAND_INS = {
 
 
 @pytest.fixture
-def load(monkeypatch):
+def stand_ins(monkeypatch):
+    """Replace `launch`, so that a test can read the arguments of actions."""
+    for name, content in STAND_INS.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def load(monkeypatch, request):
     """A function that returns a launch file as a module, and its arguments (some are given)."""
-    if importlib.util.find_spec('launch_ros') is None:
-        for name, content in STAND_INS.items():
-            module = ModuleType(name)
-            vars(module).update(content)
-            monkeypatch.setitem(sys.modules, name, module)
+    if 'launch_ros' not in sys.modules and importlib.util.find_spec('launch_ros') is None:
+        request.getfixturevalue('stand_ins')
     monkeypatch.setattr(packages, 'get_package_share_directory', lambda name: str(ROOT))
 
     def load(name, **given):
@@ -227,8 +236,8 @@ def test_what_a_launch_started_ends_when_the_launch_is_killed(load, name):
 
 
 FILES = sorted(path.name.partition('.')[0] for path in (ROOT / 'launch').glob('*.launch.py'))
-OF_ONE_CAMERA = {'image', 'camera_info', 'cameras'}
-"""Arguments of segmentation.launch.py that multi_camera.launch.py has another one for."""
+OF_ONE_CAMERA = {'image', 'camera_info', 'cameras', 'node_name'}
+"""Arguments of segmentation.launch.py that multi_camera.launch.py sets itself."""
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -292,3 +301,90 @@ def test_nav2_manages_the_node_without_a_bond_and_the_costmap_with_its_topics(
             str(ROOT / 'config' / 'nav2_semantic_costmap.yaml'),
             {**clock, **{f'semantic_layer.camera.{name}_topic': topic
                          for name, topic in topics.items()}}]
+
+
+IMAGES = 'a=/a/image_raw b=/b/image_raw c=/c/image_raw'
+
+
+def started(group):
+    """Return (variables, arguments, topic by name in the node) of a node that a group starts."""
+    *settings, node = group.positional[0]
+    pairs = {kind: dict(action.positional for action in settings if type(action).__name__ == kind)
+             for kind in ('SetEnvironmentVariable', 'SetRemap')}
+    return pairs['SetEnvironmentVariable'], dict(node.launch_arguments), pairs['SetRemap']
+
+
+def test_one_node_serves_all_cameras_on_all_cores(stand_ins, load):
+    module, context = load('multi_camera', images=IMAGES)
+    (variables, arguments, topics), = map(started, module.start(context, ROOT))
+    assert variables == {}
+    assert arguments == {'node_name': 'segmentation', 'cameras': 'a,b,c'}
+    assert topics['b/image'] == '/b/image_raw'
+    assert not any(name.startswith('~') for name in topics)
+
+
+def test_cameras_and_cores_are_dealt_out_among_shards(stand_ins, load, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    module, context = load('multi_camera', images=IMAGES, shards='2')
+    monkeypatch.setattr(module, 'usable_cores', lambda: 3)
+    first, second = map(started, module.start(context, ROOT))
+    assert first[:2] == ({'OMP_NUM_THREADS': '2'},
+                         {'node_name': 'segmentation_1', 'cameras': 'a,c'})
+    # RViz is started once.
+    assert second[:2] == ({'OMP_NUM_THREADS': '1'},
+                          {'node_name': 'segmentation_2', 'cameras': 'b', 'rviz': 'false'})
+    # Each camera's topics are those of a single node.
+    outputs = {output.name for output in OUTPUTS if output.live}
+    for (_, _, topics), cameras in ((first, 'ac'), (second, 'b')):
+        assert topics == {
+            **{f'{name}/image{end}': f'/{name}/image_raw{end}'
+               for name in cameras for end in ('', '/compressed')},
+            **{f'{name}/camera_info': f'/{name}/camera_info' for name in cameras},
+            **{f'~/{name}/{output}': f'segmentation/{name}/{output}'
+               for name in cameras for output in outputs}}
+
+
+def test_a_number_of_threads_that_is_set_holds_for_each_shard(stand_ins, load, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '5')
+    module, context = load('multi_camera', images=IMAGES, shards='3')
+    assert [started(group)[0] for group in module.start(context, ROOT)] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize('shards', ['0', '4', '-1', 'two', '1.5', ''])
+def test_shards_are_between_one_and_the_number_of_cameras(load, shards):
+    module, context = load('multi_camera', images=IMAGES, shards=shards)
+    with pytest.raises(ValueError, match=f'shards:={shards} is not '):
+        module.start(context, ROOT)
+
+
+@pytest.mark.parametrize(('cameras', 'shards', 'cores', 'dealt'), [
+    ('ab', 1, 8, [('segmentation', 'ab', 8)]),
+    ('abcde', 2, 5, [('segmentation_1', 'ace', 3), ('segmentation_2', 'bd', 2)]),
+    ('abc', 3, 2, [('segmentation_1', 'a', 1), ('segmentation_2', 'b', 1),
+                   ('segmentation_3', 'c', 1)])])
+def test_every_shard_gets_a_camera_and_a_thread(cameras, shards, cores, dealt):
+    assert deal(cameras, shards, cores) == dealt
+
+
+@pytest.mark.parametrize(('given', 'words'), [
+    ({}, ['--log-level', 'info']),
+    ({'enclave': '/robot/eyes'}, ['--log-level', 'info', '--enclave', '/robot/eyes'])])
+def test_the_node_gets_its_enclave(stand_ins, load, given, words):
+    module, context = load('segmentation', **given)
+    node, = module.start(context, ROOT)
+    assert node.ros_arguments == words
+
+
+@pytest.mark.parametrize(('remaps', 'overlay', 'image'), [
+    ([], '/robot/eyes/a/overlay', '/robot/a/image'),
+    ([('a/image', '/a/raw'), ('~/a/overlay', 'segmentation/a/overlay')],
+     '/robot/segmentation/a/overlay', '/a/raw')])
+def test_rviz_shows_the_topics_of_a_renamed_node(stand_ins, load, monkeypatch, remaps, overlay,
+                                                 image):
+    module, context = load('segmentation', rviz='true', cameras='a,b', node_name='eyes',
+                           namespace='/robot', ros_remaps=remaps)
+    installed(monkeypatch, module, 'rviz2')
+    node, rviz = module.start(context, ROOT)
+    assert node.name == 'eyes'
+    assert dict(rviz.remappings) == {'/segmentation/overlay': overlay, '/image': image,
+                                     '/image/compressed': f'{image}/compressed'}

@@ -142,6 +142,23 @@ def test_calibrations_of_another_size_than_the_images():
         published(width=4294967295, height=4294967295, roi=RegionOfInterest(width=4, height=3))
 
 
+def test_a_calibration_scaled_by_image_procs_resize_node_is_scaled_on_to_the_mask():
+    full = CameraInfo(width=1280, height=720, k=[900., 0., 640., 0., 880., 360., 0., 0., 1.],
+                      p=[800., 0., 630., -80., 0., 790., 350., 0., 0., 0., 1., 0.],
+                      roi=RegionOfInterest(x_offset=0, y_offset=0, width=1280, height=720))
+    # As its source does with scale_width and scale_height of 0.5.
+    resized = CameraInfo(width=640, height=360, k=[450., 0., 320., 0., 440., 180., 0., 0., 1.],
+                         p=[400., 0., 315., -40., 0., 395., 175., 0., 0., 0., 1., 0.],
+                         roi=RegionOfInterest(x_offset=0, y_offset=0, width=640, height=360))
+    header = Header(frame_id='camera')
+    for mask_width, mask_height in ((640, 360), (160, 90)):
+        small = camera_info(Answer(
+            header, CAMVID, '', np.zeros((360, 640, 3), np.uint8),
+            Result(np.zeros((mask_height, mask_width), np.uint8), None, True, 'first', 0, {}),
+            info=resized), None)
+        assert small == scaled_camera_info(full, mask_width / 1280, mask_height / 720, header)
+
+
 class Segmenter:
     """A segmenter that answers every frame at once."""
 

@@ -12,6 +12,7 @@ from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
 from featshare_core.inference.device import choose_precision
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.models import Models, ModelSource
+from featshare_core.machine import usable_cores
 
 PRECISION_HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 """OpenVINO's name of each precision."""
@@ -39,6 +40,9 @@ class _Runner:
     def __init__(self, models: Models, precision: str, threads: int) -> None:
         self._core = ov.Core()
         self._precision, self._threads = precision, threads
+        # OpenVINO ties its threads to the first cores. Several processes that share the cores,
+        # each with fewer threads, would all compute on the same ones.
+        self._pinned = threads >= usable_cores()
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
         self._key, self._current = (
             self._compiled(self._read(*model), self._threads)
@@ -50,7 +54,7 @@ class _Runner:
     def _compiled(self, model: ov.Model, threads: int) -> ov.InferRequest:
         return self._core.compile_model(model, 'CPU', {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': self._precision,
-            'INFERENCE_NUM_THREADS': threads,
+            'INFERENCE_NUM_THREADS': threads, 'ENABLE_CPU_PINNING': self._pinned,
         }).create_infer_request()
 
     @cached_property

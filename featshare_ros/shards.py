@@ -1,0 +1,55 @@
+"""
+Dealing several cameras out among several nodes (shards), as multi_camera.launch.py does.
+
+Importing this needs neither ROS nor PyTorch: a launch file is loaded before anything is started.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+NODE_NAME = 'segmentation'
+"""Name of the node, and folder of the topics of all shards."""
+OUTPUTS = ('mask', 'confidence', 'camera_info', 'overlay', 'label_info')
+"""Topics of each camera below the node's name: the live ones of ``outputs.OUTPUTS``."""
+
+
+class Shard(NamedTuple):
+    """One of the nodes, each in a process of its own."""
+
+    name: str
+    """Name of the node."""
+    cameras: Sequence[str]
+    threads: int
+    """Number of threads that it computes with."""
+
+    @property
+    def remappings(self) -> list[tuple[str, str]]:
+        """
+        Return (name in the node, topic) of its outputs.
+
+        A camera's topics are the same for any number of shards: consumers need not know which
+        node serves which camera.
+        """
+        if self.name == NODE_NAME:
+            return []
+        return [(f'~/{camera}/{output}', f'{NODE_NAME}/{camera}/{output}')
+                for camera in self.cameras for output in OUTPUTS]
+
+
+def deal(cameras: Sequence[str], shards: int, cores: int) -> list[Shard]:
+    """
+    Deal cameras and cores out among nodes, in turn.
+
+    :param cameras: names; those at the beginning go to different shards.
+    :param cores: number of cores that all of them share.
+    :returns: the shards, called ``segmentation_1`` and so on; a single one is ``segmentation``.
+    :raises ValueError: unless every shard gets a camera.
+    """
+    if not 1 <= shards <= len(cameras):
+        raise ValueError(f'shards:={shards} is not between 1 and {len(cameras)}, the number of '
+                         'cameras')
+    if shards == 1:
+        return [Shard(NODE_NAME, cameras, cores)]
+    return [Shard(f'{NODE_NAME}_{index + 1}', cameras[index::shards],
+                  max(1, len(range(index, cores, shards)))) for index in range(shards)]
