@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -172,6 +173,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
                 append(None)
     seconds = time.monotonic() - start
     if not problem:
+        os.sync()  # only masks that survive a power cut count as complete
         write_json(output / STATE, {**state, 'frame': done, 'complete': True})
     _report(arguments, segmenter, done - first, seconds, times, problem)
     if problem:

@@ -1,5 +1,6 @@
 """The featshare command, without ROS."""
 import json
+import os
 
 import cv2
 import numpy as np
@@ -109,7 +110,12 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
         assert 'segment.json is damaged' in capsys.readouterr().err
     (tmp_path / 'out' / 'segment.json').write_text(kept)
     monkeypatch.setattr(segment_command, '_write', write)
+    synced = []
+    monkeypatch.setattr(os, 'sync', lambda: synced.append(
+        (len(list((tmp_path / 'out').glob('*.png'))),
+         'complete' in (tmp_path / 'out' / 'segment.json').read_text())))
     assert segment(path, tmp_path / 'out', '--resume', *options) == 0
+    assert synced == [(10, False)]
     for file in (tmp_path / 'whole').rglob('*.png'):
         other = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
         assert other.read_bytes() == file.read_bytes(), file.name
