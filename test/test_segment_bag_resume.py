@@ -263,6 +263,24 @@ def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpo
     assert 'complete already' in capsys.readouterr().out
 
 
+def test_a_damaged_start_is_refused_and_not_truncated(tmp_path, unbroken, random_checkpoint,
+                                                      capsys, monkeypatch):
+    source, _ = unbroken
+    monkeypatch.setattr(mcap_file, 'CHUNK_BYTES', 20_000)
+    options = arguments(source, tmp_path / 'out', random_checkpoint)
+    assert main(options) == 0
+    file = tmp_path / 'out' / 'out_0.mcap'
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    assert main([*options, '--resume']) == 1
+    said = capsys.readouterr().err
+    assert 'out_0.mcap is damaged at its start' in said
+    assert 'remove the output and start again' in said
+    assert file.read_bytes() == content
+    assert (tmp_path / 'out' / 'metadata.yaml').exists()
+
+
 @pytest.mark.parametrize('state', [
     {'complete': True}, {'schedule': {'phases': {}, 'streams': {'front': {}}}}], ids=list)
 def test_a_state_of_another_form_is_reported(tmp_path, unbroken, random_checkpoint, capsys, state):
