@@ -20,7 +20,7 @@ from camera import numbered, publish
 
 KINDS = (
     'another size', 'size that is only claimed', 'largest JPEG', 'thousands of scans',
-    'as many scans as are decoded', 'truncated JPEG', 'damaged JPEG', 'PNG of one colour',
+    'fifty scans', 'truncated JPEG', 'damaged JPEG', 'PNG of one colour',
     'compressed text', 'long strings', 'garbage', 'second publisher', 'stamps', 'calibration')
 """What is wrong with an image; all kinds come equally often."""
 BURST = 10
@@ -66,7 +66,7 @@ def contents(width: int, height: int, generator: random.Random) -> dict[str, lis
             for side in (7990, LARGEST, 65535)],
         'largest JPEG': [picture(LARGEST, LARGEST)],
         'thousands of scans': [with_scans(picture(320, 240, '.jpg', *progressive), 2000)],
-        'as many scans as are decoded': [with_scans(picture(1920, 1080, '.jpg', *progressive), 50)],
+        'fifty scans': [with_scans(picture(1920, 1080, '.jpg', *progressive), 50)],
         'truncated JPEG': [good[:middle], good[:-2], good[:100]],
         'damaged JPEG': [good[:middle] + good[middle + 500:],
                          good[:middle] + bytes(500) + good[middle + 500:]],

@@ -33,13 +33,13 @@ ALIASES = 'a0: &a0 [x, x]\n' + ''.join(
 
 def with_odd_values(content: Any, rng: random.Random) -> Any:
     """Return JSON-like content of which some values are others, or missing."""
-    if rng.random() < 0.03:
+    if rng.random() < 0.008:
         return rng.choice(ODD)
     if isinstance(content, dict):
         return {key: with_odd_values(value, rng) for key, value in content.items()
-                if rng.random() > 0.02}
+                if rng.random() > 0.003}
     if isinstance(content, list):
-        return [with_odd_values(value, rng) for value in content if rng.random() > 0.005]
+        return [with_odd_values(value, rng) for value in content if rng.random() > 0.002]
     return content
 
 
