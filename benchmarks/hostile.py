@@ -14,6 +14,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,7 @@ class Listener:
         self.masks: dict[str, list[Mask]] = {name: [] for name in HONEST}
         self.waiting: dict[str, list[int]] = {name: [] for name in (*HONEST, HOSTILE)}
         self.longest_text, self.unprintable = 0, 0
+        self.longest_ms: dict[str, float] = {}
         quality = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         for name in HONEST:
             live.ros.create_subscription(Image, f'/segmentation/{name}/mask',
@@ -82,6 +84,11 @@ class Listener:
             self.unprintable += sum(not text.isprintable() for text in texts)
             name = status.name.rpartition(': ')[2]
             if name in self.waiting:
+                for key in ('decoding max (ms)', 'key latency max (ms)'):
+                    label = f'{name}, {key}'
+                    with suppress(ValueError):  # unknown, before the first image
+                        self.longest_ms[label] = max(self.longest_ms.get(label, 0.0),
+                                                     float(values[key]))
                 received, *ends = (int(values[key]) for key in (
                     'received', 'processed', 'dropped', 'failed'))
                 self.waiting[name].append(received - sum(ends))
@@ -227,6 +234,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'honest': honest, 'hostile': {'sent': sent[HOSTILE], **counts[HOSTILE]},
         'honest masks': sum(h['masks'] for h in honest.values()),
         'differing masks': sum(h['differing masks'] for h in honest.values()),
+        'longest in /diagnostics': listener.longest_ms,
         'longest gap (s)': gap, 'statuses': len(waiting), 'most waiting': max(waiting),
         'memory (MiB)': [round(rss) for rss in memory[::max(1, len(memory) // 30)]],
         'memory growth (%)': round(100 * growth, 2),
