@@ -4,7 +4,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -14,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featshare_core.durable import sync_tree
 from featshare_core.inference.options import (
     SegmenterOptions,
     add_segmenter_options,
@@ -173,7 +173,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
                 append(None)
     seconds = time.monotonic() - start
     if not problem:
-        os.sync()  # only masks that survive a power cut count as complete
+        sync_tree(output)  # only masks that survive a power cut count as complete
         write_json(output / STATE, {**state, 'frame': done, 'complete': True})
     _report(arguments, segmenter, done - first, seconds, times, problem)
     if problem:

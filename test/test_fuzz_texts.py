@@ -20,7 +20,7 @@ from featshare_core.networks.checkpoint import Config, parse_config
 from featshare_core.networks.weights import CheckpointError
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '200'))
-BUDGET_S, BUDGET_MIB = 1.0, 64
+BUDGET_S, BUDGET_MIB = 2.0, 64
 """Limits of the processor time and of the memory for one text, in seconds and MiB."""
 ODD = (None, True, -1, 0, 3, 1e999, 10**30, 10**4000, '', 'a' * 10_000, '\n\x1b[31m', [], {},
        [[]], {'a': 1}, ['a'] * 300, 'fpn-densenet121')
