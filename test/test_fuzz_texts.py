@@ -1,7 +1,7 @@
 """
 Headers of checkpoints and files of labels with damaged or absurd content: a reason, and quickly.
 
-FUZZ_EXAMPLES (200) is their number; the number of a text is the seed that makes it.
+FUZZ_EXAMPLES (100) is their number; the number of a text is the seed that makes it.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featshare_core.labels import CAMVID, LabelSet, load_label_set
 from featshare_core.networks.checkpoint import Config, parse_config
 from featshare_core.networks.weights import CheckpointError
 
-EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '200'))
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '100'))
 BUDGET_S, BUDGET_MIB = 2.0, 64
 """Limits of the processor time and of the memory for one text, in seconds and MiB."""
 ODD = (None, True, -1, 0, 3, 1e999, 10**30, 10**4000, '', 'a' * 10_000, '\n\x1b[31m', [], {},
