@@ -32,7 +32,7 @@ test: $(STAMP)  ## run every test; more for pytest in PYTEST_ARGS
 bench: $(STAMP)  ## measure what this device can run, in about ten minutes; results in bench/
 	$(VENV)/bin/python benchmarks/bench.py
 
-nightly: $(STAMP)  ## fuzz messages, pictures, calibrations, parameters and recordings, 10,000 examples each
+nightly: $(STAMP)  ## fuzz messages, parameters, pictures, calibrations, recordings and texts, 10,000 examples each
 	FUZZ_EXAMPLES=10000 $(VENV)/bin/pytest test/test_fuzz*.py --timeout=3600 $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, and checks of package.xml, launch and config files

@@ -78,6 +78,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """
+    Make all files in a folder and its subfolders, and their names, survive a crash of the machine.
+
+    :raises OSError: where that fails.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(os.path.join(place, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(place))
+
+
 def _open_locked(path: Path) -> int:
     """Open a file without truncating it, and wait for other writers of it."""
     while True:

@@ -14,6 +14,8 @@ UNLABELLED = 255
 """The id of a pixel without a class: ignored in losses and scores, drawn black."""
 LONGEST_NAME = 100
 """Limit of a class name, in characters."""
+MOST_VALUES = 1_000_000
+"""Largest number of values that a YAML text may stand for."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,28 @@ def parse_yaml(text: str, origin: str | Path) -> Any:
     Return what a YAML text holds.
 
     :param origin: where the text comes from, for messages.
-    :raises ValueError: where it is not valid YAML; the message begins with ``origin``.
+    :raises ValueError: where it is not valid YAML, or stands for more than ``MOST_VALUES``; the
+        message begins with ``origin``.
     """
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        if _count_values(content, {}) <= MOST_VALUES:
+            return content
     except Exception as error:  # PyYAML lets pass whatever its constructors raise
         reason = error if isinstance(error, yaml.YAMLError) else repr(error)
         raise ValueError(f'{origin} is not valid YAML: {reason}') from error
+    raise ValueError(f'{origin} stands for more than {MOST_VALUES} values by its aliases')
+
+
+def _count_values(content: Any, known: dict[int, int]) -> int:
+    """Return the number of values in lists and mappings, those of aliases counted each time."""
+    if not isinstance(content, (dict, list, tuple)):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = MOST_VALUES  # a value that holds itself has no end
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_count_values(part, known) for part in parts)
+    return known[id(content)]
 
 
 def load_label_set(path: str | Path) -> LabelSet:

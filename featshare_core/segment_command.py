@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featshare_core.arguments import check_output
+from featshare_core.durable import sync_tree
 from featshare_core.inference.options import (
     SegmenterOptions,
     add_segmenter_options,
@@ -177,6 +178,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
                 append(None)
     seconds = time.monotonic() - start
     if not problem:
+        sync_tree(output)  # only masks that survive a power cut count as complete
         write_json(output / STATE, {**state, 'frame': done, 'complete': True})
     _report(arguments, segmenter, done - first, seconds, times, problem)
     if problem:

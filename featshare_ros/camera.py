@@ -143,7 +143,7 @@ class Camera:
         quiet, loss = statistics.quiet, self._losses.evaluate(self._has_one_source)
         mixed = self._several_publishers() if publishers > 1 and not quiet else ''
         return statistics.status(name, hardware_id, publishers, self._mismatch() if quiet else '',
-                                 idle, mixed or loss, decoding)
+                                 idle, '; '.join(filter(None, (mixed, loss))), decoding)
 
     def _several_publishers(self) -> str:
         """Return a message where several publishers send images on the topic, else ''."""

@@ -173,7 +173,7 @@ class CameraStatistics:
         :param publishers: number of publishers of the topic.
         :param mismatch: why nothing can be received from them, or ''.
         :param idle: level and message where the node segments nothing at present, else None.
-        :param loss: the message that most images are lost before they arrive, or ''.
+        :param warning: what is wrong with the way in which images arrive, or ''.
         """
         now, counts = time.monotonic(), Counts(**vars(self.counts))
         seconds = max(1e-9, now - self._reported_at)
@@ -228,16 +228,18 @@ class CameraStatistics:
                          f'{now - decoding[1]:.1f} s')
             return (DiagnosticStatus.ERROR,
                     f'images arrive, but none was finished for {stuck:.0f} s: {cause}')
+        slow = f'decoding an image took {slowest:.1f} s; no camera was served meanwhile' \
+            if slowest > SLOW_DECODING_S else ''
+        notes = '; '.join(filter(None, (warning, slow)))
         if new.failed:
             grave = self.cause == ENGINE or not new.processed
-            return (DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN,
-                    f'{new.failed} of {new.failed + new.processed} images failed '
-                    f'({self.cause}): {self.failure}')
-        if warning:
-            return DiagnosticStatus.WARN, warning
-        if slowest > SLOW_DECODING_S:
-            return (DiagnosticStatus.WARN,
-                    f'decoding an image took {slowest:.1f} s; no camera was served meanwhile')
+            failure = (f'{new.failed} of {new.failed + new.processed} images failed '
+                       f'({self.cause}): {self.failure}')
+            if notes:  # they may say why
+                failure = f'{printable(failure, LONGEST_TEXT // 2)}; {notes}'
+            return DiagnosticStatus.ERROR if grave else DiagnosticStatus.WARN, failure
+        if notes:
+            return DiagnosticStatus.WARN, notes
         if self.last_arrival is None:
             if mismatch:
                 return DiagnosticStatus.ERROR, mismatch

@@ -53,6 +53,23 @@ def shared_data() -> Path:
     return REPOSITORY.parent / 'shared' / 'data'
 
 
+@pytest.fixture(scope='session')
+def fuzzed():
+    """The costs of fuzz tests by test; written to FUZZ_JSON, where that names a file."""
+    costs: dict[str, dict[str, float]] = {}
+    yield costs
+    if 'FUZZ_JSON' in os.environ:
+        from featshare_core.evaluation.provenance import provenance, write_json
+        write_json(os.environ['FUZZ_JSON'], {**provenance('make nightly', 'cpu'), 'tests': costs})
+
+
+@pytest.fixture
+def budget(request, fuzzed):
+    """Return a function that makes the test's Budget, of seconds and MiB."""
+    from budget import Budget
+    return lambda seconds, mib: Budget(fuzzed.setdefault(request.node.name, {}), seconds, mib)
+
+
 @pytest.fixture
 def real_data() -> Path:
     folder = shared_data()

@@ -162,7 +162,7 @@ def test_failures_of_one_camera_are_logged_once_in_a_while():
     assert 'failed' not in cameras[0].status('a', 'cpu', 1).message
 
 
-def test_several_publishers_of_one_topic_are_a_warning_that_names_them(peer, camera):
+def test_several_publishers_of_one_topic_are_a_warning_that_names_them(peer, camera, monkeypatch):
     camera.start()
     publisher = peer.publisher(Image, '/image')
     driver = rclpy.create_node('driver', namespace='/rear', context=peer.context)
@@ -179,9 +179,18 @@ def test_several_publishers_of_one_topic_are_a_warning_that_names_them(peer, cam
         second = driver.create_publisher(Image, '/image', 1)
         wait_until(lambda: peer.node.count_publishers('/image') == 2, 10, 'the publisher')
         warning = status()
-        assert (warning.level, warning.message) == (
-            DiagnosticStatus.WARN, '2 publishers on /image (/peer, /rear/driver): images of '
-            'different cameras may be mixed; stop all but one, or remap their topics')
+        mixed = ('2 publishers on /image (/peer, /rear/driver): images of different cameras '
+                 'may be mixed; stop all but one, or remap their topics')
+        assert (warning.level, warning.message) == (DiagnosticStatus.WARN, mixed)
+        # One finding hides no other.
+        monkeypatch.setattr(camera._losses, 'evaluate', lambda same_source: 'most are lost')
+        assert status().message == f'{mixed}; most are lost'
+        camera.statistics.failed('damaged ' + 'x' * 2000, BAD_IMAGES, time.monotonic())
+        failing = status()
+        assert failing.level == DiagnosticStatus.ERROR
+        assert failing.message.startswith('1 of 1 images failed (bad images): damaged x')
+        assert failing.message.endswith(f'; {mixed}; most are lost')
+        monkeypatch.undo()
         driver.destroy_publisher(second)
         wait_until(lambda: peer.node.count_publishers('/image') == 1, 10, 'its end')
         assert status().level == DiagnosticStatus.OK

@@ -1,6 +1,7 @@
 """The featshare command, without ROS."""
 import itertools
 import json
+import os
 import sys
 
 import cv2
@@ -114,7 +115,15 @@ def test_an_interrupted_run_is_continued_with_the_same_masks(tmp_path, segment, 
         assert 'segment.json is damaged' in capsys.readouterr().err
     (tmp_path / 'out' / 'segment.json').write_text(kept)
     monkeypatch.setattr(segment_command, '_write', write)
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda file: (
+        synced.append(os.readlink(f'/proc/self/fd/{file}')), fsync(file)))
     assert segment(path, tmp_path / 'out', '--resume', *options) == 0
+    # All masks are on the disk before the output counts as complete.
+    at = max(at for at, name in enumerate(synced) if name.endswith('segment.json.unfinished'))
+    masks = {str(file) for file in (tmp_path / 'out').rglob('*.png')}
+    assert len(masks) == 20
+    assert masks <= set(synced[:at])
     for file in (tmp_path / 'whole').rglob('*.png'):
         other = tmp_path / 'out' / file.relative_to(tmp_path / 'whole')
         assert other.read_bytes() == file.read_bytes(), file.name

@@ -1,4 +1,5 @@
 """Videos that are damaged or cut off, and whole ones that only look so."""
+import struct
 from itertools import islice
 
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
+from featshare_core.data.matroska import INFO, elements
 from featshare_ros.recordings.bag import open_recording
 from featshare_ros.recordings.make_recording import main as make_recording
 
@@ -51,6 +53,34 @@ def test_what_is_missing_in_a_video_is_reported(codec, suffix, tmp_path):
             assert 5 < frames < COUNT - 1
             assert f'v.{suffix}: {frames} of ' in error
             assert ' frames could be read: the video is damaged or cut off' in error
+
+
+def with_pause(content):
+    """Return a Matroska file whose frames from the third second on come a second later."""
+    data = bytearray(content)
+    for kind, at, size in elements(content):
+        time = int.from_bytes(content[at:at + size], 'big')
+        if kind == b'\xe7' and time >= 2000:  # a cluster's, in milliseconds
+            data[at:at + size] = (time + 1000).to_bytes(size, 'big')
+        elif kind == INFO:
+            at = content.index(b'\x44\x89\x88', at) + 3
+            struct.pack_into('>d', data, at, struct.unpack_from('>d', data, at)[0] + 1000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize('codec', ['MJPG', 'mp4v'])
+def test_a_pause_in_the_stamps_is_no_damage(codec, tmp_path):
+    path = tmp_path / 'v.mkv'
+    content = with_pause(write_video(path, codec))
+    path.write_bytes(content)
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == COUNT + 10
+    assert read(path) == (COUNT, '')
+    half = len(content) // 2
+    for damaged in (content[:half], content[:half] + bytes(9000) + content[half + 9000:]):
+        path.write_bytes(damaged)
+        frames, error = read(path)
+        assert 5 < frames < COUNT
+        assert 'the video is damaged or cut off' in error
 
 
 def test_frames_that_an_edit_list_hides_are_not_missing(real_data):

@@ -8,9 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
-import resource
 import struct
-import time
 import zlib
 from collections import Counter
 
@@ -46,25 +44,18 @@ JPEGS = [cv2.imencode('.jpg', picture, [
     for sampling in (0x411111, 0x111111)]
 
 
-def decode_within_budget(content, counts):
-    """Decode; count the outcome, and fail where it costs too much."""
-    memory, start = peak(), time.thread_time()
+def decode(content, counts, budget):
+    """Decode within the budget, and count the outcome."""
     try:
-        pixels = decode_picture(content, random.Random(len(content)).choice(['RGB', 'GRAY']),
-                                MAX_PIXELS)
+        with budget.one_input(f'{len(content)} bytes'):
+            pixels = decode_picture(content, random.Random(len(content)).choice(
+                ['RGB', 'GRAY']), MAX_PIXELS)
         assert pixels.dtype == np.uint8
         assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
         counts['decoded'] += 1
     except PictureError as error:
         assert len(str(error)) < 500
         counts['refused'] += 1
-    assert time.thread_time() - start < BUDGET_S, f'{len(content)} bytes'
-    assert (peak() - memory) / 1024 < BUDGET_MIB, f'{len(content)} bytes'
-
-
-def peak():
-    """Return the process's largest memory so far, in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def mutate_bytes(data, rng):
@@ -112,20 +103,20 @@ def mutate_jpeg(data, rng):
     return mutate_bytes(data, rng) if data else data
 
 
-def test_jpegs_of_any_structure():
-    counts = Counter()
+def test_jpegs_of_any_structure(budget):
+    counts, limits = Counter(), budget(BUDGET_S, BUDGET_MIB)
 
     @settings(**COMMON)
     @given(seeds)
-    def decode(seed):
+    def run(seed):
         rng = random.Random(seed)
         data = rng.choice(JPEGS)
         for _ in range(rng.randrange(4)):
             if len(data) < 100_000:  # or what the test makes costs more than what it tests
                 data = mutate_jpeg(data, rng)
-        decode_within_budget(data, counts)
+        decode(data, counts, limits)
 
-    decode()
+    run()
     # Neither all good nor all bad, or it tests little.
     assert min(counts.values()) > EXAMPLES / 50
     assert len(counts) == 2
@@ -157,21 +148,21 @@ def random_png(rng):
     return PNG_MAGIC + b''.join(chunk(*pair) for pair in chunks)
 
 
-def test_pngs_of_any_structure():
-    counts = Counter()
+def test_pngs_of_any_structure(budget):
+    counts, limits = Counter(), budget(BUDGET_S, BUDGET_MIB)
     whole = [cv2.imencode('.png', picture)[1].tobytes()
              for picture in (PICTURE, PICTURE[..., 0], PICTURE.astype(np.uint16) * 257)]
 
     @settings(**COMMON)
     @given(seeds)
-    def decode(seed):
+    def run(seed):
         rng = random.Random(seed)
         data = random_png(rng) if rng.randrange(2) else rng.choice(whole)
         for _ in range(rng.choice([0, 0, 1, 3])):
             data = mutate_bytes(data, rng) if data else data
-        decode_within_budget(data, counts)
+        decode(data, counts, limits)
 
-    decode()
+    run()
     assert min(counts.values()) > EXAMPLES / 50
     assert len(counts) == 2
 
@@ -181,16 +172,22 @@ numbers = st.one_of(st.sampled_from([0, 1, 2, 4, 64, 128, 2**31, 2**32 - 1]),
 reals = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@settings(**COMMON)
-@given(st.tuples(*[numbers] * 8), st.lists(reals, min_size=12, max_size=12),
-       st.sampled_from([(64, 128), (1, 1), (480, 640)]))
-def test_calibrations_of_any_numbers(sizes, values, mask):
-    roi = RegionOfInterest(**dict(zip(('x_offset', 'y_offset', 'width', 'height'), sizes)))
-    info = CameraInfo(width=sizes[4], height=sizes[5], binning_x=sizes[6], binning_y=sizes[7],
-                      roi=roi, k=values[:9], p=values, d=values)
-    answer = Answer(Header(), CAMVID, frame=np.zeros((64, 128, 3), np.uint8), info=info,
-                    result=Result(np.zeros(mask, np.uint8), None, True, 'first', 0, {}))
-    try:
-        serialize_message(camera_info(answer, None))
-    except OutputError as error:
-        assert len(str(error)) < 500
+def test_calibrations_of_any_numbers(budget):
+    limits = budget(BUDGET_S, BUDGET_MIB)
+
+    @settings(**COMMON)
+    @given(st.tuples(*[numbers] * 8), st.lists(reals, min_size=12, max_size=12),
+           st.sampled_from([(64, 128), (1, 1), (480, 640)]))
+    def run(sizes, values, mask):
+        roi = RegionOfInterest(**dict(zip(('x_offset', 'y_offset', 'width', 'height'), sizes)))
+        info = CameraInfo(width=sizes[4], height=sizes[5], binning_x=sizes[6],
+                          binning_y=sizes[7], roi=roi, k=values[:9], p=values, d=values)
+        answer = Answer(Header(), CAMVID, frame=np.zeros((64, 128, 3), np.uint8), info=info,
+                        result=Result(np.zeros(mask, np.uint8), None, True, 'first', 0, {}))
+        with limits.one_input(f'{sizes}'):
+            try:
+                serialize_message(camera_info(answer, None))
+            except OutputError as error:
+                assert len(str(error)) < 500
+
+    run()

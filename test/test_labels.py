@@ -50,6 +50,17 @@ def test_what_is_refused(tmp_path, text):
         load_label_set(path)
 
 
+def test_aliases_stand_for_a_limited_number_of_values(tmp_path):
+    path = tmp_path / 'bad.yaml'
+    doubled = ''.join(f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n' for i in range(1, 25))
+    for text in (f'a0: &a0 [x, x]\n{doubled}names: [a]\nnc: *a24', 'names: &a [*a]'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r'bad\.yaml stands for more than .* by its aliases'):
+            load_label_set(path)
+    path.write_text('name: &a road\nclasses: [*a, sky]')
+    assert load_label_set(path).names == ('road', 'sky')
+
+
 def test_too_many_classes():
     with pytest.raises(ValueError, match='1 to 255'):
         LabelSet(tuple(map(str, range(256))), tuple((0, 0, 0) for _ in range(256)))

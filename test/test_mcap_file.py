@@ -231,3 +231,20 @@ def test_chunks_are_given_up_only_for_room_and_not_all(tmp_path, monkeypatch, nu
     assert len(again._chunks) >= kept
     assert again.state['frames'] == len(again._chunks)
     again.abandon()
+
+
+def test_finished_chunks_after_a_damaged_start_are_counted(path):
+    """What a crash leaves counts none: chunks are on the disk one after the other."""
+    whole, (begin, first, second, *_) = path.read_bytes(), ends(path)
+    start = 8 + len(header())
+    for content, lost in (
+            (whole, 0), (b'', 0), (whole[:start] + bytes(99) + whole[start + 99:], CHUNKS),
+            (whole[:begin + 50] + bytes(20) + whole[begin + 70:], CHUNKS - 1),
+            (whole[:begin + 50] + bytes(20) + whole[begin + 70:first], 0),
+            (whole[:begin + 50] + bytes(20) + whole[begin + 70:second], 1),
+            (whole[:start + 9] + bytes(4096), 0), (whole[:begin], 0),
+            (whole[:first + 50] + bytes(20) + whole[first + 70:], 0)):
+        path.write_bytes(content)
+        file = McapFile(path, CHANNELS)
+        assert file.lost_chunks == lost
+        file.abandon()

@@ -17,7 +17,13 @@ from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_ros import processing
 from featshare_ros.camera import Arrival
-from featshare_ros.diagnostics import DARK_IMAGES, LONGEST_TEXT, CameraStatistics, EngineStatistics
+from featshare_ros.diagnostics import (
+    BAD_IMAGES,
+    DARK_IMAGES,
+    LONGEST_TEXT,
+    CameraStatistics,
+    EngineStatistics,
+)
 from featshare_ros.outputs import Published
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
@@ -148,6 +154,12 @@ def test_slow_decoding_is_reported_as_such_and_where(monkeypatch):
                'of /image for 7.0 s')
     monkeypatch.undo()
     assert node.send(message).level == OK
+    # A failure does not hide it.
+    other.decoded(0.7)
+    other.failed('damaged', BAD_IMAGES, other.last_arrival)
+    assert other.status('other', 'cpu', 1).message == (
+        '1 of 1 images failed (bad images): damaged; decoding an image took 0.7 s; no camera was '
+        'served meanwhile')
 
 
 def test_a_decoder_that_fails_is_not_the_engine(monkeypatch):

@@ -261,6 +261,17 @@ def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpo
         assert without_times(tmp_path / 'out') == expected
     assert main([*options, '--resume']) == 0
     assert 'complete already' in capsys.readouterr().out
+    # At the start, before all finished chunks: nothing is truncated.
+    file = tmp_path / 'out' / 'out_0.mcap'
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    assert main([*options, '--resume']) == 1
+    said = capsys.readouterr().err
+    assert 'out_0.mcap is damaged at its start' in said
+    assert 'remove the output and start again' in said
+    assert file.read_bytes() == content
+    assert (tmp_path / 'out' / 'metadata.yaml').exists()
 
 
 @pytest.mark.parametrize('state', [

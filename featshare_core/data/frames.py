@@ -1,7 +1,8 @@
 """Frames of a video file or of a folder of images."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featshare_core.data.files import natural, read_file
+from featshare_core.data.matroska import is_intact
 
 Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
@@ -49,10 +51,9 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
                          f'read it')
     video = cv2.VideoCapture(str(source))
     try:
-        index, last, gap = 0, 0.0, 0.0  # seconds: the newest frame, the longest step to one
+        index, times = 0, [0.0]  # seconds
         while video.grab():
-            now = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            last, gap = now, max(gap, now - last)
+            times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
             if index >= start:
                 retrieved, image = video.retrieve()
                 if not retrieved:
@@ -66,36 +67,45 @@ def frames_of(source: Path, start: int = 0) -> Iterator[tuple[str, Frame]]:
         raise ValueError(f'{source} cannot be read as a video: it is damaged or cut off, or in a '
                          f'format that OpenCV was built without')
     counted = count_frames(source)
-    if index < counted - 1 and not _is_whole(source, index, last, gap):
+    if index < counted - 1 and not _is_whole(source, times):
         raise IncompleteVideoError(f'{source}: {index} of {counted} frames could be read: the '
                                    f'video is damaged or cut off')
 
 
-def _is_whole(source: Path, frames: int, last: float, gap: float) -> bool:
+def _is_whole(source: Path, times: Sequence[float]) -> bool:
     """
     Return whether a video was read to its end although its container counts more frames.
 
     An edit list of mp4 may hide the first frames. Matroska has no count: OpenCV multiplies the
-    duration by a rate, which may vary. In both cases frames go on to the end, without a gap.
+    duration by a rate, which may vary. Where all encoded frames are known, a long step between
+    two decoded frames is a pause, unless there are encoded frames in it; elsewhere frames are
+    missing in it.
 
-    :param last, gap: time of the last frame, and longest time between two, in seconds.
+    :param times: 0, and the times of all decoded frames, in seconds.
     """
-    interval = max(1 / (frame_rate(source) or 25.0), last / max(1, frames - 1))
-    packets, end = _packets(source)
-    if packets < count_frames(source) - 1:
-        end = max(end, count_frames(source) / (frame_rate(source) or 25.0) - interval)
-    return end - last < 2 * interval and gap < GAP * interval
+    last, counted = times[-1], count_frames(source)
+    interval = max(1 / (frame_rate(source) or 25.0), last / max(1, len(times) - 2))
+    packets = _packets(source)
+    end = packets[-1] if packets else 0.0
+    gaps = [(start + interval / 2, stop - interval / 2) for start, stop in pairwise(times)
+            if stop - start >= GAP * interval]
+    if len(packets) >= counted - 1 or is_intact(source):
+        gaps = [(start, stop) for start, stop in gaps
+                if bisect(packets, start) < bisect(packets, stop)]
+    else:
+        end = max(end, counted / (frame_rate(source) or 25.0) - interval)
+    return end - last < 2 * interval and not gaps
 
 
-def _packets(source: Path) -> tuple[int, float]:
-    """Return the number of encoded frames in a video file, and the time of the last in seconds."""
+def _packets(source: Path) -> list[float]:
+    """Return the times of the encoded frames in a video file, in seconds, in their order."""
     video = cv2.VideoCapture(str(source))
-    count, end = 0, 0.0
+    times = []
     if video.set(cv2.CAP_PROP_FORMAT, -1):  # not decoded
         while video.grab():
-            count, end = count + 1, max(end, video.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+            times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
     video.release()
-    return count, end
+    return sorted(times)
 
 
 def images_of(folder: Path) -> list[Path]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
+import re
 import struct
 import time
 import zlib
@@ -137,6 +139,20 @@ class McapFile:
         """Whether the file ends with the summary of its chunks, intact, as ``close`` leaves it."""
         summary = b''.join(self._summary())
         return self._read(self._end, len(summary) + 1) == summary
+
+    @property
+    def lost_chunks(self) -> int:
+        """
+        Number of finished chunks that cannot be continued, as the start of the file is damaged.
+
+        A crash leaves none: settings and chunks reach the disk one after the other.
+        """
+        if self._chunks or not os.fstat(self._file.fileno()).st_size:
+            return 0
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            states = len(re.findall(re.escape(STATE.encode()), content))
+        # With settings, the first chunk may have been in work, with its state on the disk already.
+        return max(0, states - bool(self.settings))
 
     def write(self, channel: int, log_time: int, data: bytes | memoryview) -> None:
         """Add a message (CDR, log time in nanoseconds) to the chunk, which is held in memory."""

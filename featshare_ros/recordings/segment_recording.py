@@ -301,25 +301,34 @@ def _open(output: Path, path: Path, channels: list[Channel],
     """Begin the file, or open the one that is to be continued; it is locked until it is closed."""
     try:
         file = McapFile(path, channels)
-        if not file.settings:  # new, or damaged before its first message
-            try:
+        try:
+            _refuse_other(file, output, path, settings)
+            if not file.settings:  # new, or a crash came before its first message
                 file.begin(settings)
-            except BaseException:
-                file.abandon()
-                raise
+        except BaseException:
+            file.abandon()
+            raise
     except UnknownFileError as error:
         raise RecordingError(f'{path}: not an output of segment_bag: {error}') from error
     except BlockingIOError as error:
         raise RecordingError(f'{path}: another process is writing it') from error
     except OSError as error:
         raise RecordingError(f'{output} cannot be written: {error.strerror or error}') from error
+    return file
+
+
+def _refuse_other(file: McapFile, output: Path, path: Path, settings: dict[str, str]) -> None:
+    """Raise RecordingError where a file has other settings, or is damaged at its start."""
     other = [name for name, value in settings.items()
-             if file.settings.get(name, EARLIER.get(name)) != value]
+             if file.settings and file.settings.get(name, EARLIER.get(name)) != value]
     if other:
-        file.abandon()
         raise RecordingError(f'{output} was started with other settings, so that --resume cannot '
                              f'continue it: {", ".join(other)}')
-    return file
+    lost = file.lost_chunks
+    if lost:
+        raise RecordingError(f'{path} is damaged at its start, so that --resume cannot continue '
+                             f'the {lost} finished chunks after it: remove the output and start '
+                             f'again')
 
 
 def _is_complete(file: McapFile, path: Path, channels: list[Channel]) -> bool:

@@ -1,0 +1,39 @@
+"""What one input of a fuzz test may cost, and the most that one has cost."""
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Budget:
+    """
+    Limits of each input's cost: processor time, and growth of the process's peak memory.
+
+    :param figures: receives the limits, the number of inputs and the largest costs.
+    """
+
+    def __init__(self, figures: dict[str, float], seconds: float, mib: float) -> None:
+        self._figures = figures
+        figures.update({'limit (s)': seconds, 'limit (MiB)': mib, 'inputs': 0, 'most (s)': 0.0,
+                        'most (MiB)': 0.0})
+
+    @contextmanager
+    def one_input(self, name: str) -> Iterator[None]:
+        """Fail where what runs costs more than the limits, also if it raises an exception."""
+        figures, before, start = self._figures, _peak_mib(), time.process_time()
+        try:
+            yield
+        finally:
+            spent, grown = time.process_time() - start, _peak_mib() - before
+            figures['inputs'] += 1
+            figures['most (s)'] = max(figures['most (s)'], round(spent, 4))
+            figures['most (MiB)'] = max(figures['most (MiB)'], round(grown, 1))
+            assert spent < figures['limit (s)'], f'{name} took {spent:.1f} s'
+            assert grown < figures['limit (MiB)'], f'{name} took {grown:.0f} MiB'
+
+
+def _peak_mib() -> float:
+    """Return the process's largest memory so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
