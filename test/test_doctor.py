@@ -148,10 +148,37 @@ def test_weights_that_cannot_be_used_are_a_reason_and_ros_is_not_imported(home, 
     assert status == 1
     assert errors == 'featshare: no engine runs here: the section "One frame" says why\n'
     assert f'{BAD}CheckpointError: checkpoint ~/none.safetensors does not exist\n' in output
-    for package in software.ROS_PACKAGES:
+    # cv_bridge is imported by another process, which shows whether its NumPy is there.
+    assert 'AssertionError: imported' in text(output, 'cv_bridge')
+    for package in software.ROS_PACKAGES.keys() - {'cv_bridge'}:
         assert 'not installed' not in text(output, package)
         assert 'imported' not in text(output, package)
     assert f'{BAD}images between processes' in output
+
+
+@pytest.mark.parametrize(('code', 'said'), [
+    ('', 'works with NumPy {numpy}'),
+    ('raise ImportError("compiled using NumPy 1.x cannot be run in NumPy 2.3.1")',
+     'it was not compiled for NumPy {numpy}: pip install "{wanted}"'),
+    ('raise AttributeError("_ARRAY_API not found")', 'pip install "{wanted}"'),
+    ('raise ImportError("libboost_python.so: cannot open")', 'ImportError: libboost_python.so: ')])
+def test_the_numpy_that_cv_bridge_needs_is_named(tmp_path, monkeypatch, code, said):
+    """It was numpy<2, whatever the distribution; Lyrical's cv_bridge is compiled for NumPy 2."""
+    boost = tmp_path / 'cv_bridge' / 'boost'
+    boost.mkdir(parents=True)
+    for folder in (boost, boost.parent):
+        (folder / '__init__.py').touch()
+    (boost / 'cv_bridge_boost.py').write_text(code)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    for numpy, wanted in (('1.26.4', 'numpy>=2'), ('2.3.5', 'numpy<2')):
+        monkeypatch.setattr(software.metadata, 'version', lambda name, numpy=numpy: {
+            'numpy': numpy, 'cv_bridge': '4.1.0'}[name])
+        found = software._ros_package('cv_bridge', 'missing')
+        assert found.removeprefix(software.BAD).startswith('4.1.0, ')
+        assert said.format(numpy=numpy, wanted=wanted) in found
+        assert all(line.startswith(software.BAD) == bool(code) for line in found.splitlines())
+        assert ('pip install' in found) == ('pip install' in said)
 
 
 @pytest.mark.parametrize('place', ['file', 'folder'])

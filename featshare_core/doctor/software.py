@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -28,7 +29,9 @@ ROS_PACKAGES = {
     'rclpy': 'not installed: no node; the library and the command featshare work without',
     'cv_bridge': 'not installed: images of other encodings than the common ones are refused',
     'vision_msgs': 'not installed: ~/label_info is not published'}
-"""ROS packages, and what to print where one is missing. They are looked up, never imported."""
+"""ROS packages, and what to print where one is missing. They are not imported here."""
+LONGEST_IMPORT_S = 60
+"""Longest time for the import of cv_bridge, in seconds."""
 
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 """Environment variables that name Fast DDS's profile, as in launch/segmentation.launch.py."""
@@ -91,9 +94,31 @@ def _library(module: str, missing: str) -> str:
 def _ros_package(module: str, missing: str) -> str:
     if not find_spec(module):
         return missing
+    version = 'installed, version unknown'
     with suppress(metadata.PackageNotFoundError):
-        return metadata.version(module)
-    return 'installed, version unknown'
+        version = metadata.version(module)
+    return _cv_bridge(version) if module == 'cv_bridge' else version
+
+
+def _cv_bridge(version: str) -> str:
+    """
+    Return whether cv_bridge can be imported with the NumPy at hand, and else which NumPy it needs.
+
+    It was compiled with the NumPy of its distribution: 1 up to Kilted, 2 in Lyrical.
+    """
+    # In a process of its own, because a library for another NumPy may end the process. Its
+    # compiled part, because the package hides the error of importing that.
+    done = subprocess.run([sys.executable, '-c', 'import cv_bridge.boost.cv_bridge_boost'],
+                          capture_output=True, text=True, timeout=LONGEST_IMPORT_S)
+    numpy = metadata.version('numpy')
+    if done.returncode == 0:
+        return f'{version}, works with NumPy {numpy}'
+    lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
+    text = f'{BAD}{version}, but it cannot be imported:\n{BAD}{lines[-1]}'
+    if any(mark in lines[-1] for mark in ('numpy', 'NumPy', '_ARRAY_API')):
+        wanted = 'numpy<2' if int(numpy.partition('.')[0]) >= 2 else 'numpy>=2'
+        text += f'\n{BAD}it was not compiled for NumPy {numpy}: pip install "{wanted}"'
+    return text
 
 
 def dds() -> Lines:

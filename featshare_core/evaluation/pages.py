@@ -152,7 +152,7 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield f'![IoU of each class]({folder}/classes-{stem(weights)}.png)'
     yield tables.class_table(deployed)
     yield '## Figure 5.5: pictures'
-    yield ("Image, label, key and current masks: the command writes them into `runs/sheets`; the "
+    yield ('Image, label, key and current masks: the command writes them into `runs/sheets`; the '
            "data set's licence keeps its frames out of this repository.")
     yield '## Rivals'
     for one in rivals:

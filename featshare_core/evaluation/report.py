@@ -75,7 +75,6 @@ class Plan:
             parts.append(f'--size {self.size[0]}x{self.size[1]}')
         return ' '.join(parts)
 
-
     def cuts_of(self, weights: str) -> tuple[int, ...]:
         """Return the cuts of a checkpoint that the report is about."""
         return load_checkpoint(weights)[0].cuts[1:] if self.cuts is None else self.cuts

@@ -166,9 +166,8 @@ def street_recording(output: Path) -> Path:
     if path.exists():
         shutil.rmtree(path)
     street = RenderedStreet(width, height, STREET_SEED, STREET_FPS)
-    frames = (street.frame(index)[0]
-              for index in tqdm(range(STREET_FRAMES), 'rendering a street', unit='frame',
-                            disable=None))
+    frames = (street.frame(index)[0] for index in tqdm(
+        range(STREET_FRAMES), 'rendering a street', unit='frame', disable=None))
     write_recording(path, frames, '/camera/image_raw/compressed', STREET_FPS, jpeg_quality=92)
     return path
 
