@@ -19,9 +19,8 @@ import numpy.typing as npt
 from featshare_core.pictures import PictureError, call_cv2, decode_picture, to_8_bits
 from featshare_core.text import printable
 
-# Recordings are decoded where no ROS is installed.
 if TYPE_CHECKING:
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import Image  # recordings are decoded where no ROS is installed
     from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 64_000_000

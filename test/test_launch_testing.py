@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip('launch_testing', reason='launch_testing is not installed; it comes with '
                     'ROS 2, not from PyPI')
+pytest.importorskip('launch_ros', reason='launch_ros is not installed; it comes with ROS 2')
 import launch_testing.actions
 import launch_testing.asserts
 import torch
@@ -50,7 +51,7 @@ def make_prefix() -> None:
     """Where ROS does not find the package, let it find the source tree."""
     try:
         get_package_prefix('featshare_ros')
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # the latter without AMENT_PREFIX_PATH
         prefix = Path(folder.name, 'prefix')
         index = prefix / 'share/ament_index/resource_index/packages'
         for path in (index, prefix / 'lib/featshare_ros', prefix / 'share/featshare_ros'):

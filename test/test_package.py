@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -311,3 +312,25 @@ def test_the_workflows_run_every_distribution_and_python() -> None:
         # A tag can be moved to other code.
         for action in re.findall(r'uses: (.*)', path.read_text()):
             assert re.fullmatch(r'[\w/-]+@[0-9a-f]{40}  # v?\d[\d.]*', action)
+
+
+EAGER = """
+import importlib.util
+
+def pytest_pycollect_makemodule(module_path):
+    spec = importlib.util.spec_from_file_location('early', module_path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+"""A plugin of pytest that imports test files as launch_testing's does."""
+
+
+def test_a_missing_package_skips_its_own_test_file_alone(tmp_path: Path) -> None:
+    # With launch_testing installed and one optional package missing, no test was run at all.
+    shutil.copy(ROOT / 'test' / 'conftest.py', tmp_path)
+    (tmp_path / 'eager.py').write_text(EAGER)
+    (tmp_path / 'test_a.py').write_text('import pytest\npytest.importorskip("nosuch")')
+    (tmp_path / 'test_b.py').write_text('def test_b():\n    pass')
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'eager', '-p', 'no:xdist',
+                           '-p', 'no:cacheprovider'], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert '1 passed, 1 skipped' in done.stdout, done.stdout + done.stderr
