@@ -30,8 +30,11 @@ ROS_PACKAGES = {
     'cv_bridge': 'not installed: images of other encodings than the common ones are refused',
     'vision_msgs': 'not installed: ~/label_info is not published'}
 """ROS packages, and what to print where one is missing. They are not imported here."""
-LONGEST_IMPORT_S = 60
-"""Longest time for the import of cv_bridge, in seconds."""
+CONVERSION = ('import numpy; from cv_bridge.boost.cv_bridge_boost import cvtColor2; '
+              'cvtColor2(numpy.zeros((1, 1, 3), numpy.uint8), "bgr8", "rgb8")')
+"""Program that converts a pixel with cv_bridge."""
+LONGEST_CONVERSION_S = 60
+"""Longest time for that program, in seconds."""
 
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 """Environment variables that name Fast DDS's profile, as in launch/segmentation.launch.py."""
@@ -102,23 +105,22 @@ def _ros_package(module: str, missing: str) -> str:
 
 def _cv_bridge(version: str) -> str:
     """
-    Return whether cv_bridge can be imported with the NumPy at hand, and else which NumPy it needs.
+    Return whether cv_bridge works with the NumPy at hand, and else what to install.
 
-    It was compiled with the NumPy of its distribution: 1 up to Kilted, 2 in Lyrical.
+    Up to Kilted it is compiled for NumPy 1. With NumPy 2 it can be imported all the same, but its
+    first conversion ends the process; so a process of its own tries one.
     """
-    # In a process of its own, because a library for another NumPy may end the process. Its
-    # compiled part, because the package hides the error of importing that.
-    done = subprocess.run([sys.executable, '-c', 'import cv_bridge.boost.cv_bridge_boost'],
-                          capture_output=True, text=True, timeout=LONGEST_IMPORT_S)
+    done = subprocess.run([sys.executable, '-c', CONVERSION], capture_output=True, text=True,
+                          timeout=LONGEST_CONVERSION_S)
     numpy = metadata.version('numpy')
     if done.returncode == 0:
         return f'{version}, works with NumPy {numpy}'
+    if int(numpy.partition('.')[0]) >= 2 and (
+            done.returncode < 0 or 'NumPy 1' in done.stderr or '_ARRAY_API' in done.stderr):
+        return (f'{BAD}{version}, but compiled for NumPy 1, while NumPy {numpy} is installed:\n'
+                f'{BAD}pip install "numpy<2"')
     lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
-    text = f'{BAD}{version}, but it cannot be imported:\n{BAD}{lines[-1]}'
-    if any(mark in lines[-1] for mark in ('numpy', 'NumPy', '_ARRAY_API')):
-        wanted = 'numpy<2' if int(numpy.partition('.')[0]) >= 2 else 'numpy>=2'
-        text += f'\n{BAD}it was not compiled for NumPy {numpy}: pip install "{wanted}"'
-    return text
+    return f'{BAD}{version}, but it does not work:\n{BAD}{lines[-1]}'
 
 
 def dds() -> Lines:
