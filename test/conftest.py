@@ -1,12 +1,18 @@
 """What all tests share: a ROS domain of their own, and where data may be."""
 import functools
+import logging
 import os
 import random
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+if 'launch.logging' in sys.modules:
+    # launch_testing's plugin has imported it, and it keeps the lines of new loggers from caplog.
+    logging.setLoggerClass(logging.Logger)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
