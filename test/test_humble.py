@@ -204,3 +204,14 @@ def test_the_code_that_answers_each_difference_is_where_the_document_says() -> N
     listed = {file for file, _ in rows}
     assert {str(path.relative_to(ROOT)) for path in FILES
             if 'Humble' in path.read_text()} <= listed | {'featshare_ros/recordings/bag.py'}
+
+
+def test_what_numpy_1_21_cannot_evaluate_is_not_evaluated() -> None:
+    # Ubuntu 22.04's. An alias of np.floating[Any] ended the import of the rendered street.
+    files = [*(ROOT / 'featshare_core').rglob('*.py'), *(ROOT / 'featshare_ros').rglob('*.py')]
+    evaluated = [f'{path.name}: {ast.unparse(statement)}' for path in files
+                 for statement in ast.parse(path.read_text()).body
+                 if isinstance(statement, ast.Assign) for node in ast.walk(statement.value)
+                 if isinstance(node, ast.Subscript)
+                 and re.fullmatch(r'np\.(floating|integer|number|generic)', ast.unparse(node.value))]
+    assert evaluated == []
