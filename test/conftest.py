@@ -1,11 +1,18 @@
 """What all tests share: a ROS domain of their own, and where data may be."""
 import functools
+import logging
 import os
 import random
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+if 'launch.logging' in sys.modules:
+    # launch_testing's plugin has imported it, and it keeps the lines of new loggers from caplog.
+    logging.setLoggerClass(logging.Logger)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -46,6 +53,21 @@ def pytest_collection_modifyitems(items):
     """Begin with the longest files, or one process alone would end with them."""
     order = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path, parent):
+    """
+    Import test files while they are collected, not before.
+
+    launch_testing's plugin imports each file earlier. There, a file that is skipped because a
+    package is missing skips its whole folder: on a robot, not one test would run.
+    """
+    if module_path.name == 'test_launch_testing.py':
+        with suppress(ImportError):
+            import launch_ros  # noqa: F401
+            return None  # launch_testing collects it
+    return pytest.Module.from_parent(parent, path=module_path)
 
 
 def shared_data() -> Path:

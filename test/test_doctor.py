@@ -148,10 +148,45 @@ def test_weights_that_cannot_be_used_are_a_reason_and_ros_is_not_imported(home, 
     assert status == 1
     assert errors == 'featshare: no engine runs here: the section "One frame" says why\n'
     assert f'{BAD}CheckpointError: checkpoint ~/none.safetensors does not exist\n' in output
-    for package in software.ROS_PACKAGES:
+    # cv_bridge is imported by another process, which shows whether its NumPy is there.
+    assert 'AssertionError: imported' in text(output, 'cv_bridge')
+    for package in software.ROS_PACKAGES.keys() - {'cv_bridge'}:
         assert 'not installed' not in text(output, package)
         assert 'imported' not in text(output, package)
     assert f'{BAD}images between processes' in output
+
+
+@pytest.mark.parametrize(('code', 'said'), [
+    ('cvtColor2 = lambda *arguments: None', 'works with NumPy {numpy}'),
+    ('import os\ncvtColor2 = lambda *arguments: os.kill(os.getpid(), 11)', '{advice}'),
+    ('raise ImportError("compiled using NumPy 1.x cannot be run in NumPy 2.3.1")', '{advice}'),
+    ('raise AttributeError("_ARRAY_API not found")', '{advice}'),
+    ('raise ImportError("libboost.so: cannot open")', 'not work:\n! ImportError: libboost.so: ')])
+def test_a_cv_bridge_for_another_numpy_is_named(tmp_path, monkeypatch, code, said):
+    """
+    The advice was numpy<2 for every distribution; Lyrical's cv_bridge is compiled for NumPy 2.
+
+    One that is compiled for NumPy 1 is imported with NumPy 2, and ends the process later.
+    """
+    boost = tmp_path / 'cv_bridge' / 'boost'
+    boost.mkdir(parents=True)
+    for folder in (boost, boost.parent):
+        (folder / '__init__.py').touch()
+    (boost / 'cv_bridge_boost.py').write_text(code)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    for numpy in ('1.26.4', '2.3.5'):
+        monkeypatch.setattr(software.metadata, 'version', lambda name, numpy=numpy: {
+            'numpy': numpy, 'cv_bridge': '4.1.0'}[name])
+        found = software._ros_package('cv_bridge', 'missing')
+        assert found.removeprefix(software.BAD).startswith('4.1.0, ')
+        advised = said == '{advice}' and numpy[0] == '2'
+        assert ('compiled for NumPy 1, while NumPy 2.3.5 is installed:\n! pip install "numpy<2"'
+                in found) == advised
+        if said != '{advice}':
+            assert said.format(numpy=numpy) in found
+        assert all(line.startswith(software.BAD) == ('works' not in said)
+                   for line in found.splitlines())
 
 
 @pytest.mark.parametrize('place', ['file', 'folder'])

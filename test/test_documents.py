@@ -87,14 +87,15 @@ def test_the_changelog_is_one_that_the_release_tools_read() -> None:
     assert lines[0] == lines[2] == '^' * len(lines[1])
     heads = [(lines[index - 1], line) for index, line in enumerate(lines)
              if set(line) == {'-'} and index]
-    assert heads[0][0] == 'Forthcoming'
+    # What is not released yet stands first, under Forthcoming.
+    released = heads[heads[0][0] == 'Forthcoming':]
     for head, line in heads:
         assert len(line) == len(head)
-    for head, _ in heads[1:]:
+    for head, _ in released:
         assert re.fullmatch(r'\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)', head)
     version = re.search(r'<version>(.*)</version>', (ROOT / 'package.xml').read_text())
     assert version is not None
-    assert heads[1][0].startswith(f'{version[1]} (')
+    assert released[0][0].startswith(f'{version[1]} (')
 
 
 def test_the_node_takes_every_cut_that_a_network_has_and_no_other() -> None:

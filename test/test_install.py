@@ -1,6 +1,7 @@
 """A plain pip install: what `ros2 run`, launch files, users' Python and type checkers look for."""
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+
+from featshare_core.networks import weights
+from featshare_core.networks.weights import CheckpointError, find_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -78,7 +82,7 @@ def test_the_files_are_where_ros_looks(prefix):
     share = prefix / 'share' / 'featshare_ros'
     for name in ('package.xml', 'launch/segmentation.launch.py', 'launch/replay.launch.py',
                  'config/segmentation.yaml', 'config/fastdds_large_images.xml',
-                 'weights/default.safetensors'):
+                 'weights/default.safetensors', 'weights/LICENSE', 'LICENSE'):
         assert (share / name).is_file(), name
     assert not (share / 'config/train').exists()  # a robot does not train
     assert (prefix / 'share/ament_index/resource_index/packages/featshare_ros').is_file()
@@ -96,6 +100,29 @@ def test_the_shipped_checkpoint_is_found_from_there(prefix, tmp_path):
     module, checkpoint = map(Path, result.stdout.split())
     assert module.is_relative_to(prefix)
     assert checkpoint == prefix / 'share/featshare_ros/weights/default.safetensors'
+
+
+@pytest.mark.parametrize(('value', 'shipped'), [('', True), ('0', True), ('1', False)])
+def test_a_build_may_leave_the_weights_out(monkeypatch, value, shipped):
+    """A distribution may not ship what is licensed for research only."""
+    given = {}
+    monkeypatch.setattr('setuptools.setup', lambda **arguments: given.update(arguments))
+    monkeypatch.setenv('FEATSHARE_NO_WEIGHTS', value)
+    monkeypatch.chdir(REPOSITORY)
+    runpy.run_path('setup.py')
+    files = {folder: names for folder, names in given['data_files'] if names}
+    assert ('weights/LICENSE' in files.get('share/featshare_ros/weights', [])) == shipped
+    assert any('default.safetensors' in str(names) for names in files.values()) == shipped
+    assert ('share/featshare_ros/results' in files) == shipped
+    assert 'share/featshare_ros/config' in files
+
+
+def test_without_weights_a_name_is_refused_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, '__file__', str(tmp_path / 'featshare_core/networks/weights.py'))
+    reason = (r"no checkpoint is called 'default'; none is shipped: the package was built with "
+              r'FEATSHARE_NO_WEIGHTS; give the path of a \.safetensors file')
+    with pytest.raises(CheckpointError, match=reason):
+        find_weights('default')
 
 
 @pytest.mark.parametrize(('command', 'said'), [

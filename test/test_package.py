@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +55,15 @@ def test_manifest_maintainer_is_valid(manifest: ElementTree.Element) -> None:
     assert manifest.findall('maintainer')
 
 
-def test_manifest_names_the_licence_file(manifest: ElementTree.Element) -> None:
-    licence = manifest.find('license')
-    assert licence is not None
-    assert licence.text == 'Apache-2.0'
-    assert 'Apache License' in (ROOT / licence.get('file', '')).read_text()
+def test_manifest_names_the_licence_files(manifest: ElementTree.Element) -> None:
+    licences = {element.text: ROOT / element.get('file', '')
+                for element in manifest.findall('license')}
+    assert list(licences) == ['Apache-2.0', 'LicenseRef-CamVid-research']
+    assert 'Apache License' in licences['Apache-2.0'].read_text()
+    weights = licences['LicenseRef-CamVid-research'].read_text()
+    assert 'research use' in weights
+    for checkpoint in (ROOT / 'weights').glob('*.safetensors'):
+        assert checkpoint.name in weights
 
 
 def test_manifest_names_what_is_imported(manifest: ElementTree.Element) -> None:
@@ -89,10 +94,29 @@ def imported_modules(path: Path) -> list[str]:
     return names
 
 
-def test_versions_agree(
-    manifest: ElementTree.Element, setup_arguments: dict[str, ast.expr]
-) -> None:
-    assert ast.literal_eval(setup_arguments['version']) == manifest.findtext('version')
+def test_the_version_stands_in_the_manifest_alone(manifest: ElementTree.Element) -> None:
+    done = subprocess.run([sys.executable, 'setup.py', '--version'], cwd=ROOT, check=True,
+                          capture_output=True, text=True)
+    version = manifest.findtext('version')
+    assert done.stdout.splitlines()[-1] == version
+    assert f"'{version}'" not in (ROOT / 'setup.py').read_text()
+
+
+def test_the_release_tools_read_manifest_and_changelog() -> None:
+    # What bloom reads both with.
+    pytest.importorskip('catkin_pkg', reason='catkin_pkg is not installed; it comes with ROS')
+    pytest.importorskip('docutils', reason='docutils is not installed; it comes with ROS')
+    from catkin_pkg.changelog import get_changelog_from_path
+    from catkin_pkg.package import parse_package
+
+    warnings: list[str] = []
+    package = parse_package(str(ROOT), warnings=warnings)
+    assert not warnings
+    assert package.get_build_type() == 'ament_python'
+    changelog = get_changelog_from_path(str(ROOT / 'CHANGELOG.rst'), package.name)
+    versions = [version for version, _, _ in changelog.foreach_version()]
+    assert versions == ['0.1.0', package.version]
+    assert all(changelog.get_content_of_version(version) for version in versions)
 
 
 def test_executables_exist(setup_arguments: dict[str, ast.expr]) -> None:
@@ -274,11 +298,77 @@ def test_rviz_shows_the_overlay() -> None:
         assert f"{topic}'" in launch_file
 
 
-def test_docstrings_are_in_the_style_of_ros() -> None:
-    if importlib.util.find_spec('ament_pep257') is None:
-        pytest.skip('ament_pep257 is not installed; it comes with ROS 2, not from PyPI')
-    result = subprocess.run(
-        [sys.executable, '-m', 'ament_pep257.main', 'featshare_core', 'featshare_ros', 'launch'],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
-    )
+PACKAGE = ('featshare_core', 'featshare_ros', 'launch')
+LINTERS = {
+    'ament_copyright': (*PACKAGE, 'test', 'benchmarks', 'requirements'),
+    'ament_flake8': (*PACKAGE, 'benchmarks', 'requirements', 'setup.py'),
+    'ament_pep257': PACKAGE}
+"""The linters of ROS, and what each checks."""
+
+
+@pytest.mark.parametrize('linter', LINTERS)
+def test_the_linters_of_ros_find_nothing(linter: str) -> None:
+    if importlib.util.find_spec(linter) is None:
+        pytest.skip(f'{linter} is not installed; it comes with ROS 2, not from PyPI')
+    result = subprocess.run([sys.executable, '-m', f'{linter}.main', *LINTERS[linter]],
+                            cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_manifest_names_the_linters(manifest: ElementTree.Element) -> None:
+    named = {element.text for element in manifest.findall('test_depend')}
+    assert {*LINTERS, 'launch_testing'} <= named
+
+
+def test_the_workflows_run_every_distribution_and_python() -> None:
+    folder = ROOT / '.github' / 'workflows'
+    ros, wheels = (yaml.safe_load((folder / name).read_text())['jobs']
+                   for name in ('ros.yml', 'wheels.yml'))
+    matrix = ros['colcon']['strategy']['matrix']
+    assert matrix['distro'] == [each['distro'] for each in matrix['include']] == [
+        'humble', 'jazzy', 'kilted', 'lyrical', 'rolling']
+    assert matrix['machine'] == ['amd64', 'arm64']
+    matrix = wheels['make']['strategy']['matrix']
+    assert {f'ros-{distro}.txt' for distro in matrix['distro']} == {
+        path.name for path in (ROOT / 'requirements').glob('ros-*.txt')}
+    assert matrix['python'] == ['3.10', '3.11', '3.12', '3.13']
+    for path in folder.iterdir():
+        # A tag can be moved to other code.
+        for action in re.findall(r'uses: (.*)', path.read_text()):
+            assert re.fullmatch(r'[\w/-]+@[0-9a-f]{40}  # v?\d[\d.]*', action)
+
+
+EAGER = """
+import importlib.util, logging, sys
+
+class Quiet(logging.Logger):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.propagate = False
+
+logging.setLoggerClass(Quiet)
+sys.modules['launch.logging'] = sys
+
+def pytest_pycollect_makemodule(module_path):
+    spec = importlib.util.spec_from_file_location('early', module_path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+"""A plugin of pytest that does what launch_testing's does."""
+
+
+def test_the_plugin_of_launch_testing_changes_no_test(tmp_path: Path) -> None:
+    # It imports test files early, where a missing package made pytest skip all of them, and its
+    # loggers keep their lines from caplog.
+    shutil.copy(ROOT / 'test' / 'conftest.py', tmp_path)
+    (tmp_path / 'eager.py').write_text(EAGER)
+    (tmp_path / 'test_a.py').write_text('import pytest\npytest.importorskip("nosuch")')
+    (tmp_path / 'test_b.py').write_text('import logging\ndef test_b(caplog):\n'
+                                        '    logging.getLogger("new").warning("line")\n'
+                                        '    assert "line" in caplog.text\n')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'eager', '-p', 'no:cacheprovider'],
+        cwd=tmp_path, capture_output=True, text=True,
+        # Without colcon's options, and without the real plugin.
+        env={**os.environ, 'PYTHONPATH': str(tmp_path), 'PYTEST_ADDOPTS': '',
+             'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'})
+    assert '1 passed, 1 skipped' in done.stdout, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -28,7 +29,12 @@ ROS_PACKAGES = {
     'rclpy': 'not installed: no node; the library and the command featshare work without',
     'cv_bridge': 'not installed: images of other encodings than the common ones are refused',
     'vision_msgs': 'not installed: ~/label_info is not published'}
-"""ROS packages, and what to print where one is missing. They are looked up, never imported."""
+"""ROS packages, and what to print where one is missing. They are not imported here."""
+CONVERSION = ('import numpy; from cv_bridge.boost.cv_bridge_boost import cvtColor2; '
+              'cvtColor2(numpy.zeros((1, 1, 3), numpy.uint8), "bgr8", "rgb8")')
+"""Program that converts a pixel with cv_bridge."""
+LONGEST_CONVERSION_S = 60
+"""Longest time for that program, in seconds."""
 
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 """Environment variables that name Fast DDS's profile, as in launch/segmentation.launch.py."""
@@ -91,9 +97,30 @@ def _library(module: str, missing: str) -> str:
 def _ros_package(module: str, missing: str) -> str:
     if not find_spec(module):
         return missing
+    version = 'installed, version unknown'
     with suppress(metadata.PackageNotFoundError):
-        return metadata.version(module)
-    return 'installed, version unknown'
+        version = metadata.version(module)
+    return _cv_bridge(version) if module == 'cv_bridge' else version
+
+
+def _cv_bridge(version: str) -> str:
+    """
+    Return whether cv_bridge works with the NumPy at hand, and else what to install.
+
+    Up to Kilted it is compiled for NumPy 1. With NumPy 2 it can be imported all the same, but its
+    first conversion ends the process; so a process of its own tries one.
+    """
+    done = subprocess.run([sys.executable, '-c', CONVERSION], capture_output=True, text=True,
+                          timeout=LONGEST_CONVERSION_S)
+    numpy = metadata.version('numpy')
+    if done.returncode == 0:
+        return f'{version}, works with NumPy {numpy}'
+    if int(numpy.partition('.')[0]) >= 2 and (
+            done.returncode < 0 or 'NumPy 1' in done.stderr or '_ARRAY_API' in done.stderr):
+        return (f'{BAD}{version}, but compiled for NumPy 1, while NumPy {numpy} is installed:\n'
+                f'{BAD}pip install "numpy<2"')
+    lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
+    return f'{BAD}{version}, but it does not work:\n{BAD}{lines[-1]}'
 
 
 def dds() -> Lines:

@@ -229,7 +229,7 @@ def add_evaluation_commands(subparsers: Any) -> None:
                              help="Cityscapes' folder of masks (default: gtFine)")
         command.add_argument('--mapping', type=Path, metavar='FILE',
                              help="of a folder: a YAML file of lines 'ID: NAME', the network's "
-                                  "class of each id in the masks; other ids have no class")
+                                  'class of each id in the masks; other ids have no class')
         command.add_argument('--allow-absent-classes', action='store_true',
                              help='score although a class has no labelled pixel; the mean '
                                   'leaves it out')

@@ -79,7 +79,7 @@ def class_ids(labels: LabelSet, names: Collection[str] | None = None) -> tuple[i
 
 def components(mask: Mask, classes: Collection[int], least: int = LEAST_PIXELS) -> list[Thing]:
     """
-    Return the connected components (8 neighbours) of classes in an HxW mask.
+    Return the areas of 8-connected pixels of classes in an HxW mask.
 
     :param least: pixels of the smallest one.
     """

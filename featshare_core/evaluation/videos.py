@@ -230,7 +230,7 @@ class DataChoice:
                 digest.update(f'{path.name} {path.stat().st_size}\n'.encode())
         return digest.hexdigest()[:16]
 
-    def open(self) -> Source:
+    def open(self) -> Source:  # noqa: A003
         """
         Return the split, with the labelled frames that have ``before`` frames before them.
 

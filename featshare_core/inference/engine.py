@@ -131,7 +131,7 @@ class Engine(ABC):
 
     @property
     def preparing(self) -> str:
-        """The size that the engine is being prepared for, or why that failed; or ''."""
+        """Return the size that the engine is being prepared for, or why that failed; or ''."""
         return ''
 
     @abstractmethod

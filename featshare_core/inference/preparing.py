@@ -68,7 +68,7 @@ class Preparer(Generic[Prepared]):
 
     @property
     def state(self) -> str:
-        """The size in preparation, and for how long; why the last one failed; or empty."""
+        """Return the size in preparation, and for how long; why the last one failed; or empty."""
         begun = self._begun
         if begun is None:
             return self._problem

@@ -133,7 +133,7 @@ class KeyFrameSchedule:
             raise ValueError(f'change_threshold must be 0 to 1 or None, not {value}')
         self._change_threshold = None if value is None else float(value)
 
-    def next(self, stream: str, size: tuple[int, ...], stamp: float | None = None,
+    def next(self, stream: str, size: tuple[int, ...], stamp: float | None = None,  # noqa: A003
              frame: Picture | None = None, source: str = '') -> Turn:
         """
         Advance a stream by one frame and return the role of that frame.

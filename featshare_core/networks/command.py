@@ -72,12 +72,12 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
     command.add_argument('--arguments', default='{}', metavar='JSON',
-                         help="of a file: what else the architecture was made with, such as "
+                         help='of a file: what else the architecture was made with, such as '
                               "'{\"encoder_depth\": 4}'")
     command.add_argument('--shared-levels', type=int,
                          help='default: 2, or the fewest that the architecture can share')
     command.add_argument('--mean', type=float, nargs=3, metavar=('R', 'G', 'B'),
-                         help="of RGB in 0 to 1; default: as buffers mean and std in the file, or "
+                         help='of RGB in 0 to 1; default: as buffers mean and std in the file, or '
                               "albumentations_config_eval.json, say, else the encoder's "
                               "ImageNet weights'")
     command.add_argument('--std', type=float, nargs=3, metavar=('R', 'G', 'B'))

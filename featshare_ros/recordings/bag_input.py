@@ -71,7 +71,7 @@ class DecodedImage:
 
     @property
     def stamp(self) -> float | None:
-        """The header's stamp in seconds; None for zero, which means not set."""
+        """Return the header's stamp in seconds; None for zero, which means not set."""
         return stamp_seconds(self.header.stamp.sec, self.header.stamp.nanosec)
 
 

@@ -80,7 +80,7 @@ class MaskRecording:
 
     @property
     def cameras(self) -> set[str]:
-        """The cameras that have masks."""
+        """Return the cameras that have masks."""
         return set(self._masks)
 
     def masks(self, camera: str) -> Iterator[tuple[int, Mask]]:

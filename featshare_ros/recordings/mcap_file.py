@@ -120,7 +120,7 @@ class McapFile:
 
     @property
     def counts(self) -> dict[int, int]:
-        """Number of messages in finished chunks, by channel id."""
+        """Return the number of messages in finished chunks, by channel id."""
         total = dict.fromkeys((channel.id for channel in self._channels), 0)
         for chunk in self._chunks:
             for channel, count in chunk.counts.items():

@@ -27,7 +27,7 @@ class Channel:
     ``schema_encoding`` is ros2msg, ros2idl or empty for unknown, ``qos`` as rosbag2 writes it.
     """
 
-    id: int
+    id: int  # noqa: A003
     topic: str
     message_type: str
     schema: str
@@ -172,4 +172,3 @@ def _strings(data: bytes) -> list[str]:
         at += 4 + length
         texts.append(data[at - length:at].decode())
     return texts
-

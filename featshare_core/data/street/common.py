@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 (SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST) = range(11)
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray['np.floating[Any]']  # as text: NumPy 1.21, Humble's, cannot evaluate it
 Image = npt.NDArray[np.uint8]
 Color = Sequence[float] | npt.NDArray[Any]
 

@@ -84,7 +84,7 @@ class CompiledEngine(HostEngine):
 
     @property
     def preparing(self) -> str:
-        """The network's input size in preparation, or why that failed; or ''."""
+        """Return the network's input size in preparation, or why that failed; or ''."""
         return self._preparer.state
 
     def forget(self, stream: str) -> None:

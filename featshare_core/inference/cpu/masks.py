@@ -174,7 +174,7 @@ class _Heat:
 
     @property
     def capacity(self) -> int:
-        """The number of pixels that the buffers have room for."""
+        """Return the number of pixels that the buffers have room for."""
         return self._ids.shape[1]
 
     def make_ready(self, size: Size) -> None:

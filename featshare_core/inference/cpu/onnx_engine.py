@@ -55,6 +55,7 @@ class OnnxEngine(CompiledEngine):
 
 
 class _Runner:
+
     def __init__(self, models: Models, provider: str, index: int, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

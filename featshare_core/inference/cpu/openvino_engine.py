@@ -37,6 +37,7 @@ class OpenVinoEngine(CompiledEngine):
 
 
 class _Runner:
+
     def __init__(self, models: Models, precision: str, threads: int) -> None:
         self._core = ov.Core()
         self._precision, self._threads = precision, threads

@@ -142,7 +142,7 @@ class CudaEngine(Engine):
 
     @property
     def preparing(self) -> str:
-        """The image size in preparation, or why that failed; or ''."""
+        """Return the image size in preparation, or why that failed; or ''."""
         return self._preparer.state
 
     def forget(self, stream: str) -> None:

@@ -109,7 +109,7 @@ class NetworkModels(ModelSource):
 
     @cached_property
     def identity(self) -> str:
-        """The prefix of the names under which its models are kept, the same for all sizes."""
+        """Return the prefix of the names of its models, the same for all sizes."""
         network, config = self._network, self.config
         return identity(network, network.shared_levels, network.aligned, network.mends,
                         config.network, config.options, config.mean, config.std, OPSET)

@@ -38,7 +38,7 @@ def resize(features: Tensor, size: Sequence[int]) -> Tensor:
 class ExportablePool(nn.AdaptiveAvgPool2d):
     """Adaptive average pooling that ONNX exporters know also where sizes do not divide."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Average each row's window, then each column's: two constant matrices."""
         if not torch.onnx.is_in_onnx_export():
             return super().forward(input)

@@ -168,7 +168,7 @@ class Context(SmpNetwork):
 
     @property
     def shallow(self) -> int:
-        """The last stage: all run on every frame."""
+        """Return the last stage: all run on every frame."""
         return self.levels
 
 
