@@ -181,6 +181,7 @@ def test_the_node_uses_what_humble_has_of_its_base_class() -> None:
 def test_the_events_of_subscriptions_are_found_where_humble_has_them(
         monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('rclpy')
+    importlib.import_module('featshare_ros.camera')  # and what it needs of rclpy, as it is here
     module = ModuleType('rclpy.qos_event')
     vars(module).update({name: type(name, (), {}) for name in NAMES['rclpy.qos_event']})
     monkeypatch.setitem(sys.modules, 'rclpy.event_handler', None)  # importing it is an error
@@ -213,6 +214,5 @@ def test_what_numpy_1_21_cannot_evaluate_is_not_evaluated() -> None:
                  for statement in ast.parse(path.read_text()).body
                  if isinstance(statement, ast.Assign) for node in ast.walk(statement.value)
                  if isinstance(node, ast.Subscript)
-                 and re.fullmatch(r'np\.(floating|integer|number|generic)',
-                                   ast.unparse(node.value))]
+                 and ast.unparse(node.value) in ('np.floating', 'np.integer', 'np.number')]
     assert evaluated == []
