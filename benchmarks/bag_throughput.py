@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 How much of the engine's rate segment_bag reaches, and how Ray's workers add up.
 
@@ -14,21 +27,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
-
-import torch
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.images import decode_compressed, decode_image
 from featshare_ros.recordings.bag import open_recording, write_recording
 from featshare_ros.recordings.segment_recording import Job, segment_recording
+import torch
 
 SIZE, FPS = (960, 540), 25
 

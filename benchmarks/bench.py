@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Every benchmark that this device can run, in about ten minutes: one JSON file, one Markdown table.
 
@@ -10,19 +23,18 @@ bytes would take at the rates that this device reaches on a large matrix product
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import json
+from pathlib import Path
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.evaluation.tables import table
-from featshare_core.inference.device import PRECISIONS, choose_device, choose_precision
+from featshare_core.inference.device import choose_device, choose_precision, PRECISIONS
+import torch
 
 HERE = Path(__file__).resolve().parent
 # (width, height), shared levels, frames on a CPU: the larger, the fewer.

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 A camera for benchmarks, a process of its own: pictures at a rate.
 
@@ -10,13 +23,13 @@ many it has sent: fewer than the rate makes of the seconds where it cannot publi
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 import select
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable
 from typing import Any
+import zlib
 
 import numpy as np
 
@@ -82,7 +95,6 @@ class Camera:
 def drive(topic: str, size: str) -> list[bytes]:
     """Return the JPEGs that a camera of a compressed topic sends; each topic has another drive."""
     import cv2
-
     from featshare_core.data.synthetic import RenderedStreet
     street = RenderedStreet(*map(int, size.split('x')), seed=zlib.crc32(topic.encode()) % 1000,
                             fps=10)
@@ -132,11 +144,10 @@ def publish(node: Any, topic: str, kind: Any, rate: float, seconds: float,
 
 def main(topic: str, size: str, rate: float, seconds: float) -> None:
     """Publish, as this file's first lines say."""
+    from featshare_ros.images import encode_image
     import rclpy
     from sensor_msgs.msg import CompressedImage, Image
     from std_msgs.msg import Header
-
-    from featshare_ros.images import encode_image
     rclpy.init()
     node = rclpy.create_node(f'{topic.replace("/", "_")}_source')
     if topic.endswith('/compressed'):

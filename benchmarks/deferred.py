@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Blocking against deferred key frames, at a camera's steady rate.
 
@@ -9,16 +22,15 @@ the next one comes delays that one: latency counts from the moment the frame was
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 import itertools
 import time
-from collections import Counter
 from typing import Any
-
-import numpy as np
-from figures import engine_parser, report
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import KEY_MODES, VideoSegmenter
+from figures import engine_parser, report
+import numpy as np
 
 TURN = 25  # frames
 

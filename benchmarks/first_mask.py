@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Time to the first mask of the real node: from its start, its activation, and the first image.
 
@@ -11,19 +24,18 @@ process.
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from array import array
+import os
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+import time
 from typing import Any
 
-import numpy as np
+from featshare_core.evaluation.provenance import provenance
 from figures import engine_parser, report
 from live_node import LiveNode, prepare_environment
-
-from featshare_core.evaluation.provenance import provenance
+import numpy as np
 
 RATE_HZ = 10
 """The camera's rate."""

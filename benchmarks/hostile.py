@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 A drive with three cameras, one of which is hostile; ``soak.py --hostile`` runs it.
 
@@ -9,20 +22,20 @@ engine, threads and machine, so no tolerance is needed.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
-import time
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
+import os
 from pathlib import Path
+import tempfile
+import time
 from typing import Any, NamedTuple
+import zlib
 
-import numpy as np
-from camera import FRAMES, Camera, drive, number_of
+from camera import Camera, drive, FRAMES, number_of
 from hostile_camera import KINDS
 from live_node import LiveNode
+import numpy as np
 
 HONEST, HOSTILE = ('front', 'rear'), 'hostile'
 """Names of the cameras; each prefixes its topics."""

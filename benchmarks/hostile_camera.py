@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 A hostile camera, a process of its own: bombs, damaged and absurd images at a rate.
 
@@ -7,16 +20,16 @@ As ``camera.py``, for a compressed topic: kinds of ``KINDS`` come in bursts, at 
 """
 from __future__ import annotations
 
+from array import array
 import random
 import struct
 import sys
-import zlib
-from array import array
 from typing import Any
+import zlib
 
+from camera import numbered, publish
 import cv2
 import numpy as np
-from camera import numbered, publish
 
 KINDS = (
     'another size', 'size that is only claimed', 'largest JPEG', 'thousands of scans',

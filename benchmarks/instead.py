@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What one would run instead, each network on every frame, beside this package at interval 5.
 
@@ -10,23 +23,22 @@ Variants take turns; all begin with the uint8 image and end with the class of ea
 from __future__ import annotations
 
 import argparse
-import itertools
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
+import itertools
+import time
 from typing import Any
 
-import numpy as np
-import torch
-from figures import engine_parser, report
-from torch import nn
-
 from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.inference.device import PRECISIONS, choose_device, choose_precision
+from featshare_core.inference.device import choose_device, choose_precision, PRECISIONS
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.inference.parts import Pixels
 from featshare_core.networks.checkpoint import Config, load_checkpoint
+from figures import engine_parser, report
+import numpy as np
+import torch
+from torch import nn
 
 INTERVAL = 5
 LIGHT = (('FPN', 'densenet121'), ('Segformer', 'mit_b0'), ('PAN', 'mobilenet_v2'))

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What int8 costs and saves against fp32 and bf16: mIoU on CamVid val, and the time of frames.
 
@@ -12,12 +25,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from statistics import median
+import subprocess
+import sys
 from tempfile import TemporaryDirectory
+import time
 from typing import Any
 
 INTERVAL = 5
@@ -28,11 +41,10 @@ LIMIT = 'ONEDNN_MAX_CPU_ISA'
 
 def times(weights: dict[str, str]) -> dict[str, dict[str, float]]:
     """Return the CPU time of a key and a current frame in ms, per weights and precision."""
-    import numpy as np
-    import torch
-
     from featshare_core.inference.device import choose_precision
     from featshare_core.inference.engines import make_engine
+    import numpy as np
+    import torch
     torch.set_num_threads(1)
     native = choose_precision('auto', torch.device('cpu')) == 'bf16' and not os.environ.get(LIMIT)
     precisions = ('fp32', 'bf16') if native else ('fp32',)

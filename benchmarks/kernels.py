@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Where a frame's time goes on a CUDA device: its kernels and copies, by PyTorch's profiler.
 
@@ -13,15 +26,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from figures import engine_parser, report
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
-
 from featshare_core.arguments import size_argument
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.device import choose_device
 from featshare_core.inference.engines import make_engine
+from figures import engine_parser, report
+import numpy as np
+from torch.autograd import DeviceType
+from torch.profiler import profile, ProfilerActivity
 
 FRAMES = 20
 

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Whether key frames chosen by change are worth more than as many at a fixed interval.
 
@@ -14,10 +27,6 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from featshare_core.data.camvid import camvid_files, read_camvid
 from featshare_core.evaluation.accuracy import confusion_matrix, mean_iou
 from featshare_core.inference.pixels import network_size
@@ -27,6 +36,9 @@ from featshare_core.networks.alignment import displacement, warp
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.mending import mismatch
 from featshare_core.networks.split import Tensors
+import numpy as np
+import numpy.typing as npt
+import torch
 
 LONGEST = 15
 """The most frames from one key frame to the next."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Several cameras at a steady rate, through DDS and one node: drops, and the age of the masks.
 
@@ -12,23 +25,22 @@ number of nodes keeps up with, compare the masks per second.
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 import os
+from pathlib import Path
 import shlex
 import sys
 import tempfile
 import time
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from camera import Camera
-from figures import engine_parser, report
-from live_node import LiveNode, prepare_environment
-
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.machine import usable_cores
-from featshare_ros.shards import NODE_NAME, Shard, deal
+from featshare_ros.shards import deal, NODE_NAME, Shard
+from figures import engine_parser, report
+from live_node import LiveNode, prepare_environment
+import numpy as np
 
 COUNTED = ('received', 'processed', 'dropped', 'failed')
 REPORT_S = 2.5
@@ -51,10 +63,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace, names: list[str], number: int) -> dict[str, Any]:
     """Run a number of nodes on all cameras and return the figures."""
+    from featshare_ros.images import encode_image
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import Image
-
-    from featshare_ros.images import encode_image
 
     def settings(shard: Shard) -> tuple[list[str], dict[str, Any]]:
         rules = [('__node', shard.name), *shard.remappings]

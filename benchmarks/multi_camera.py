@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What several cameras cost one engine: frames a second in all, latency, and memory.
 
@@ -9,16 +22,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from pathlib import Path
+import time
 from typing import Any
-
-import numpy as np
-import torch
-from figures import engine_parser, report
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.segmenter import VideoSegmenter
+from figures import engine_parser, report
+import numpy as np
+import torch
 
 
 def resident_bytes() -> int:

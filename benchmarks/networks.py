@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What a current frame saves, of multiply-adds and of time, at each cut of smp networks.
 
@@ -11,21 +24,20 @@ the machine does can only make one slower.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import json
 import os
+from pathlib import Path
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from featshare_core.arguments import size_argument
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.networks.smp.build import divide, smp_model
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 CLASSES = 19
 NETWORKS: list[tuple[str, str, dict[str, Any]]] = [

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What the node adds to the engine's time: from a message's arrival to its mask published.
 
@@ -11,25 +24,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 import platform
 import threading
 import time
-from pathlib import Path
 
-import numpy as np
 from camera import Camera
+import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Run the node on the publisher's images and return the milliseconds of each part."""
-    import rclpy
-    import torch
-    from rclpy.executors import SingleThreadedExecutor
-
     from featshare_ros.diagnostics import CameraStatistics
     from featshare_ros.node import SegmentationNode
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    import torch
 
     samples: list[tuple[bool, float, float]] = []
     counted = CameraStatistics.processed

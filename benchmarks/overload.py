@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What the node does with more images than it can segment: age of the masks, drops, memory.
 
@@ -14,21 +27,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from camera import Camera
 from live_node import LiveNode, prepare_environment
+import numpy as np
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the node under overload and return the figures."""
-    from sensor_msgs.msg import Image
-
     from featshare_ros.images import encode_image
+    from sensor_msgs.msg import Image
     width, height = map(int, arguments.size.split('x'))
     log = Path(tempfile.mkdtemp()) / 'node.log'
     live = LiveNode(['-m', 'featshare_ros.main'], log, weights=arguments.weights,

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What it costs a node to receive images, before anything is done with them.
 
@@ -12,17 +25,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from camera import Camera
-from live_node import prepare_environment
-
 from featshare_core.evaluation.provenance import provenance
+from live_node import prepare_environment
+import numpy as np
 
 SETTLING_S = 1.0
 """Wait before CPU time is counted, so that none of discovery is, in seconds."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 A long drive with a fault every few seconds: the node must stay up, stay small, and answer.
 
@@ -17,22 +30,21 @@ With --hostile there are no such faults, but a hostile camera beside two honest 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Callable
 import json
 import os
+from pathlib import Path
 import random
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import hostile
-import numpy as np
 from camera import number_of, numbered
-from live_node import REPOSITORY, LiveNode, prepare_environment
-
 from featshare_core.evaluation.provenance import provenance, write_json
+import hostile
+from live_node import LiveNode, prepare_environment, REPOSITORY
+import numpy as np
 
 ANSWER_S = 60.0
 """Seconds after a fault within which images must be answered again."""
@@ -117,10 +129,10 @@ class Drive:
 
 def faults_of(drive: Drive) -> dict[str, Callable[[], None]]:
     """Return each fault, which ends with everything as before."""
-    import rclpy
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
     from rcl_interfaces.srv import SetParameters
+    import rclpy
     from rclpy.parameter import Parameter
     from std_srvs.srv import SetBool, Trigger
 

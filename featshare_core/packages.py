@@ -1,9 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What to install when a package is missing: one line, instead of a traceback."""
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from pathlib import Path
+import sys
 
 INSTALL = {
     'cv2': 'apt install python3-opencv, or pip install opencv-python-headless',

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 JPEG and PNG to arrays, for camera messages, recordings and files alike.
 
@@ -11,10 +24,9 @@ import re
 from typing import Any, NamedTuple
 
 import cv2
+from featshare_core.text import printable
 import numpy as np
 import numpy.typing as npt
-
-from featshare_core.text import printable
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -1,25 +1,38 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The subcommand ``featshare segment``: masks of a video file or of a folder of images."""
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import shutil
-import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import shutil
+import sys
+import time
+from typing import Any, TYPE_CHECKING
 
 from featshare_core.arguments import check_output
 from featshare_core.durable import sync_tree
 from featshare_core.inference.options import (
-    SegmenterOptions,
     add_segmenter_options,
     from_arguments,
     make_segmenter,
+    SegmenterOptions,
 )
 from featshare_core.progress import preparing, reporter
 
@@ -138,7 +151,7 @@ def _settings(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[
 def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
              state: dict[str, Any]) -> None:
     """Segment the frames that are left; ValueError where the video ends early."""
-    from featshare_core.data.frames import IncompleteVideoError, count_frames, frames_of
+    from featshare_core.data.frames import count_frames, frames_of, IncompleteVideoError
     from featshare_core.evaluation.provenance import write_json
     from featshare_core.inference.timing import Rolling
     from featshare_core.pipeline import overlap
@@ -197,7 +210,6 @@ def _write(arguments: argparse.Namespace, name: str, frame: Frame, result: Resul
            labels: LabelSet) -> Frame | None:
     """Write the requested files of a frame; return the overlay, HxWx3 RGB, if it is needed."""
     import cv2
-
     from featshare_core.data.masks import encode_indices
     from featshare_core.overlay import paint
     output = arguments.output
@@ -220,7 +232,6 @@ def _write(arguments: argparse.Namespace, name: str, frame: Frame, result: Resul
 def _video(path: Path, source: Path) -> Callable[[Frame | None], None]:
     """Return a function that appends a picture to a video at the input's rate; None ends it."""
     import cv2
-
     from featshare_core.data.frames import frame_rate
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = frame_rate(source) or 25.0

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 sensor_msgs Image and CompressedImage to RGB arrays and back.
 
@@ -10,14 +23,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
+from featshare_core.pictures import call_cv2, decode_picture, PictureError, to_8_bits
+from featshare_core.text import printable
 import numpy as np
 import numpy.typing as npt
-
-from featshare_core.pictures import PictureError, call_cv2, decode_picture, to_8_bits
-from featshare_core.text import printable
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image  # recordings are decoded where no ROS is installed

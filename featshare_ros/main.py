@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The program of the node, from its start to its end.
 
@@ -6,18 +19,17 @@ OpenVINO take seconds to import.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 import os
 import signal
 import sys
 import threading
 import traceback
-from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rclpy.executors import SingleThreadedExecutor
-
     from featshare_ros.node import SegmentationNode
+    from rclpy.executors import SingleThreadedExecutor
 
 LONGEST_END_S = 2.0
 """Longest time from a signal to the end of the process, in seconds."""
@@ -127,11 +139,10 @@ def _run(args: list[str] | None, ending: threading.Event,
     from featshare_core.inference.memory import keep_freed_blocks
     keep_freed_blocks()
 
+    from featshare_ros.node import SegmentationNode
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
-
-    from featshare_ros.node import SegmentationNode
 
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executors.append(SingleThreadedExecutor())

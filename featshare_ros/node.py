@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The lifecycle node: parameters, transitions, services and diagnostics."""
 from __future__ import annotations
 
@@ -5,6 +18,18 @@ import threading
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import find_label_set, LabelSet, recolored
+from featshare_core.text import printable
+from featshare_ros import parameters
+from featshare_ros.camera import Camera
+from featshare_ros.diagnostics import EngineStatistics, Idle, LONGEST_TEXT
+from featshare_ros.image_sizes import ImageSizes
+from featshare_ros.level_log import LevelLog
+from featshare_ros.outputs import Publishers
+from featshare_ros.processing import Processor
+from featshare_ros.recovery import EngineLoader, GIVEN_UP, SupervisedSegmenter
+from featshare_ros.worker import Worker
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -12,19 +37,6 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
-
-from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.labels import LabelSet, find_label_set, recolored
-from featshare_core.text import printable
-from featshare_ros import parameters
-from featshare_ros.camera import Camera
-from featshare_ros.diagnostics import LONGEST_TEXT, EngineStatistics, Idle
-from featshare_ros.image_sizes import ImageSizes
-from featshare_ros.level_log import LevelLog
-from featshare_ros.outputs import Publishers
-from featshare_ros.processing import Processor
-from featshare_ros.recovery import GIVEN_UP, EngineLoader, SupervisedSegmenter
-from featshare_ros.worker import Worker
 
 PATIENCE_S = 0.5
 """Longest wait for the image being processed when a signal ends the node, in seconds."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 What is published and recorded of each camera: name, type, quality of service, and content.
 
@@ -6,21 +19,20 @@ Importing this needs no ROS: recordings are segmented where none is installed.
 """
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable, Sequence
+import copy
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+import time
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import draw_legend, paint
 from featshare_ros.images import encode_image
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from rclpy.node import Node

@@ -1,12 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Every parameter of the node: its default, range, description, and when it may be set."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+import math
 from typing import Any
 
+from featshare_core.inference.engines import ENGINE_NAMES
+from featshare_core.inference.segmenter import KEY_MODES
+from featshare_ros.images import FULL_RANGE
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -16,10 +32,6 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-
-from featshare_core.inference.engines import ENGINE_NAMES
-from featshare_core.inference.segmenter import KEY_MODES
-from featshare_ros.images import FULL_RANGE
 
 
 @dataclass(frozen=True)

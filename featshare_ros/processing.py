@@ -1,10 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What the worker's thread does with one image: decode, segment, publish and count."""
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from featshare_core.inference.engine import Frame
@@ -12,23 +25,23 @@ from featshare_core.text import printable
 from featshare_ros.camera import Arrival, Camera
 from featshare_ros.diagnostics import (
     BAD_IMAGES,
+    CameraStatistics,
     ENGINE,
+    EngineStatistics,
     LONGEST_TEXT,
     PUBLISHING,
-    CameraStatistics,
-    EngineStatistics,
 )
 from featshare_ros.image_sizes import ImageSizes
 from featshare_ros.images import (
-    ImageError,
     decode_compressed,
     decode_image,
     has_wide_samples,
+    ImageError,
     stamp_seconds,
 )
 from featshare_ros.outputs import Answer, OutputError, Publishers
 from featshare_ros.parameters import Values
-from featshare_ros.recovery import GIVEN_UP, EngineError, SupervisedSegmenter
+from featshare_ros.recovery import EngineError, GIVEN_UP, SupervisedSegmenter
 
 MAX_AGE_S = 60.0
 """Largest mask age that is reported, in seconds; beyond it, stamp and clock are unrelated."""

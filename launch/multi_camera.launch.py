@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Start one segmentation node for several cameras: one process, one network, staggered key frames.
 
@@ -10,6 +23,8 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from featshare_core.machine import usable_cores
+from featshare_ros.shards import deal, Shard
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -21,9 +36,6 @@ from launch.actions import (
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import SetRemap
-
-from featshare_core.machine import usable_cores
-from featshare_ros.shards import Shard, deal
 
 THREADS_VARIABLE = 'OMP_NUM_THREADS'
 """Environment variable that limits the threads of PyTorch and of the engines on a CPU."""

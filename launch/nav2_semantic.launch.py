@@ -1,15 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Start the segmentation node and a Nav2 costmap that uses its masks, managed by Nav2.
 
 The costmap has the layer of the package semantic_segmentation_layer; see docs/robot/nav2.md.
 """
-import shutil
 from pathlib import Path
+import shutil
 
 from ament_index_python.packages import (
-    PackageNotFoundError,
     get_package_prefix,
     get_package_share_directory,
+    PackageNotFoundError,
 )
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction

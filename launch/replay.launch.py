@@ -1,13 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Play a recording into the segmentation node, on the recording's clock, and show it in RViz."""
-import shutil
 from pathlib import Path
+import shutil
 from typing import Any
 
 from ament_index_python.packages import (
-    PackageNotFoundError,
     get_package_prefix,
     get_package_share_directory,
+    PackageNotFoundError,
 )
+from featshare_ros.shards import NODE_NAME
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -23,8 +37,6 @@ from launch.substitutions import LaunchConfiguration
 from launch.utilities.type_utils import get_typed_value
 from launch_ros.ros_adapters import get_ros_node
 from rclpy.node import NodeNameNonExistentError
-
-from featshare_ros.shards import NODE_NAME
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2

@@ -1,26 +1,38 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Start the segmentation node, and RViz beside it if wanted.
 
 An argument left empty leaves its parameter to the params file; a given one overrides the file.
 """
 import os
-import shutil
 from pathlib import Path
+import shutil
 from typing import Any
 
 from ament_index_python.packages import (
-    PackageNotFoundError,
     get_package_prefix,
     get_package_share_directory,
+    PackageNotFoundError,
 )
+from featshare_ros.shards import NODE_NAME
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-
-from featshare_ros.shards import NODE_NAME
 
 # Arguments that set the parameter of the same name, and the parameter's type.
 PARAMETER_TYPES: dict[str, type] = {

@@ -1,7 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Recordings for tests: two cameras with interleaved stamps, other topics, and what is in them."""
 from pathlib import Path
 
 import cv2
+from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, message_types
+from featshare_ros.recordings.bag_output import output_types
 import numpy as np
 from rosbags.interfaces import (
     Qos,
@@ -12,9 +27,6 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-
-from featshare_ros.recordings.bag import COMPRESSED_IMAGE, IMAGE, message_types
-from featshare_ros.recordings.bag_output import output_types
 
 STRING = 'std_msgs/msg/String'
 QOS = [Qos(QosHistory.KEEP_LAST, 7, QosReliability.BEST_EFFORT, QosDurability.VOLATILE,

@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What all tests share: a ROS domain of their own, and where data may be."""
+from contextlib import suppress
 import functools
 import logging
 import os
+from pathlib import Path
 import random
 import sys
 import tempfile
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -113,11 +126,10 @@ def one_thread():
 @pytest.fixture(scope='session')
 def random_checkpoint(tmp_path_factory):
     """A checkpoint of the thesis's network with random weights: masks of no sense, in full."""
-    import torch
-
     from featshare_core.labels import CAMVID
     from featshare_core.networks.checkpoint import Config, save_checkpoint
     from featshare_core.networks.fpn import FPN
+    import torch
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'random.safetensors'
     config = Config('fpn-densenet121', CAMVID, (128, 96), {'shared_levels': 2})
@@ -165,10 +177,9 @@ def _street_store(*arguments):
 @pytest.fixture(scope='session')
 def baselines(tmp_path_factory):
     """A folder with a random per-frame checkpoint of each network, NAME.safetensors."""
-    import torch
-
     from featshare_core.labels import CAMVID
-    from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
+    from featshare_core.networks.checkpoint import Config, NETWORKS, save_checkpoint
+    import torch
     folder = tmp_path_factory.mktemp('baselines')
     torch.manual_seed(0)
     for name in ('fpn-densenet121', 'fpn-efficientnet-lite0', 'light-efficientnet-lite0'):

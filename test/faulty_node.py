@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The real node with an engine that fails on demand: faulty_node.py FILE --ros-args ...
 
@@ -10,9 +23,9 @@ FILE is read on every frame and whenever the engine is loaded. Its words:
     once        only the next frame fails; the word is then removed
     stuck       destroying the node never returns
 """
+from pathlib import Path
 import sys
 import time
-from pathlib import Path
 
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros import main

@@ -1,8 +1,18 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Scores on cases that can be counted by hand."""
 import re
-
-import numpy as np
-import pytest
 
 from featshare_core.data.source import Labelled, Source
 from featshare_core.evaluation.accuracy import class_iou, confusion_matrix, mean_iou, score
@@ -11,6 +21,8 @@ from featshare_core.evaluation.tables import score_text
 from featshare_core.evaluation.videos import Video
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import LabelSet
+import numpy as np
+import pytest
 
 
 def test_iou_counted_by_hand():

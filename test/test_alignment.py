@@ -1,8 +1,17 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Alignment: how far features have moved is found, and the cache follows."""
-import pytest
-import torch
-from torch.nn import functional as F
-
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.parts import Pixels
 from featshare_core.labels import CAMVID
@@ -14,6 +23,9 @@ from featshare_core.networks.checkpoint import (
     save_checkpoint,
 )
 from featshare_core.networks.fpn import FPN
+import pytest
+import torch
+from torch.nn import functional as F
 
 
 def scene(height, width, channels=8, seed=0):

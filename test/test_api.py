@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The public names of featshare_core, and what `featshare --help` loads."""
+from pathlib import Path
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
-
-import pytest
 
 import featshare_core
 from featshare_core.packages import explain
+import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ('torch', 'cv2', 'numpy', 'yaml', 'lightning')

@@ -1,23 +1,35 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Recordings: what is written is read back, and what cannot be read says why."""
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
+import sys
 
 import cv2
-import numpy as np
-import pytest
-
 from featshare_ros.images import decode_compressed, decode_image
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
     IMAGE,
-    START_NS,
-    RecordingError,
     open_recording,
+    RecordingError,
+    START_NS,
     write_recording,
 )
+import numpy as np
+import pytest
 
 SIZE, COUNT, FPS = (48, 64), 9, 12.5
 RECORDINGS = Path(__file__).parents[2] / 'shared' / 'data' / 'recordings'
@@ -72,7 +84,7 @@ def test_serialized_is_what_rclpy_reads(tmp_path: Path) -> None:
 
 def test_topic_is_chosen_or_named(tmp_path: Path) -> None:
     from rosbags.rosbag2 import StoragePlugin, Writer
-    from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys import get_typestore, Stores
 
     types = get_typestore(Stores.ROS2_JAZZY)
     header = types.types['std_msgs/msg/Header'](

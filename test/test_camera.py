@@ -1,20 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """One camera's ROS side, in this process: the slot, the statistics, the worker."""
 import threading
 import time
 
-import numpy as np
-import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import image_message, wait_until
-from rclpy.qos import ReliabilityPolicy
-from sensor_msgs.msg import Image
-
 from featshare_core.inference.segmenter import Result
 from featshare_ros.camera import Camera, UnsupportedEventTypeError
 from featshare_ros.diagnostics import BAD_IMAGES, CameraStatistics
 from featshare_ros.outputs import Publishers
 from featshare_ros.worker import Worker
+from harness import image_message, wait_until
+import numpy as np
+import pytest
+import rclpy
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image
 
 
 @pytest.fixture

@@ -1,13 +1,21 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Checkpoints: what is written comes back, and what is wrong is refused with its reason."""
+from dataclasses import replace
 import json
 import pickle
 import time
-from dataclasses import replace
-
-import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import (
@@ -18,6 +26,10 @@ from featshare_core.networks.checkpoint import (
     save_checkpoint,
 )
 from featshare_core.networks.fpn import FPN
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+import torch
 
 
 def test_round_trip(tmp_path):

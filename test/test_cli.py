@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The featshare command, without ROS."""
 import itertools
 import json
@@ -5,14 +18,13 @@ import os
 import sys
 
 import cv2
-import numpy as np
-import pytest
-
 from featshare_core import cli, progress, segment_command
 from featshare_core.cli import main
 from featshare_core.data.masks import read_indices
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
+import numpy as np
+import pytest
 
 
 def write_video(path, frames=4, codec='mp4v', size=(64, 48)):

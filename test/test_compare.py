@@ -1,18 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """compare-bags: how far the masks of two recordings agree."""
-import numpy as np
-import pytest
 from bags import write_bag
-
 from featshare_ros.recordings.bag import message_types, write_recording
 from featshare_ros.recordings.compare import compare_bags, main, report
 from featshare_ros.recordings.segment_bag import main as segment_bag
+import numpy as np
+import pytest
 
 
 def write_masks(path, masks, topic='/segmentation/mask'):
     """Write (stamp in ns, mask) as raw masks without anything else."""
+    from featshare_ros.recordings.bag import _header, IMAGE, image_message
     from rosbags.rosbag2 import StoragePlugin, Writer
-
-    from featshare_ros.recordings.bag import IMAGE, _header, image_message
     types = message_types()
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(topic, IMAGE, typestore=types)

@@ -1,10 +1,18 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What depends on no input is computed once, and nothing else."""
 import threading
-
-import numpy as np
-import pytest
-import torch
-from torch.nn import functional as F
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.cuda import plan
@@ -12,6 +20,10 @@ from featshare_core.inference.cuda.constants import fold_constants
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.inference.device import kernels_chosen
 from featshare_core.networks.checkpoint import load_checkpoint
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -1,15 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """`featshare convert`: a checkpoint of what segmentation_models_pytorch or torchvision saved."""
 import json
+from pathlib import Path
 import pickle
 import socket
 import time
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-import yaml
-from safetensors.torch import save_file
 
 from featshare_core.cli import main
 from featshare_core.inference.engines import make_engine
@@ -23,6 +30,11 @@ from featshare_core.networks.normalisation import (
 )
 from featshare_core.networks.state_file import one_network, read_state
 from featshare_core.networks.weights import TRANSFORM_FILE
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+import torch
+import yaml
 
 try:
     import segmentation_models_pytorch as smp

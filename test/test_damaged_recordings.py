@@ -1,38 +1,50 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Recordings of which not everything can be read: a failure, and advice that helps."""
 import struct
 import threading
 import zlib
 
-import pytest
 from bags import contents, outputs, write_bag
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-
 from featshare_core.durable import write_durably
 from featshare_ros.recordings.bag import (
-    RecordingError,
-    UnreadableError,
     message_types,
     open_recording,
+    RecordingError,
+    UnreadableError,
 )
 from featshare_ros.recordings.bag_input import BagInput
 from featshare_ros.recordings.compare import main as compare_bags
 from featshare_ros.recordings.fleet import segment_one
 from featshare_ros.recordings.mcap_records import (
-    CHUNK_HEAD,
-    DATA_END,
-    FOOTER,
-    MAGIC,
-    MESSAGE,
-    STATISTICS,
     Channel,
     Chunk,
+    CHUNK_HEAD,
     chunk_index,
+    DATA_END,
     definitions,
+    FOOTER,
     header,
+    MAGIC,
+    MESSAGE,
     record,
+    STATISTICS,
 )
 from featshare_ros.recordings.segment_bag import main
 from featshare_ros.recordings.segment_recording import Job
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 IMAGE = 'sensor_msgs/msg/Image'
 

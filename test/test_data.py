@@ -1,12 +1,21 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Data sets as they are read, and what is said of wrong ones."""
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
-import numpy as np
-import pytest
-import yaml
-
 from featshare_core.data import store
 from featshare_core.data.cityscapes import cityscapes_source, train_id_table
 from featshare_core.data.files import read_file
@@ -15,6 +24,9 @@ from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import camvid_source
 from featshare_core.data.store import FrameStore, street_store
 from featshare_core.labels import CITYSCAPES
+import numpy as np
+import pytest
+import yaml
 
 
 def write(path, size=(8, 6), value=0, channels=1):

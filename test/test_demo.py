@@ -1,25 +1,37 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The demo as a user runs it, with the real node on real ROS 2, and what it writes."""
 from __future__ import annotations
 
+from pathlib import Path
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
-import numpy as np
-import pytest
-import torch
-from test_demo_page import check_page
-
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_ros.demo import __main__ as demo
 from featshare_ros.demo.preparation import SAMPLES, SLOWDOWNS
 from featshare_ros.demo.replay import ReplayError, Run
-from featshare_ros.demo.report import OverlayVideo, draw_legend, write_contact_sheet
-from featshare_ros.recordings.bag import RecordedImage, open_recording, write_recording
+from featshare_ros.demo.report import draw_legend, OverlayVideo, write_contact_sheet
+from featshare_ros.recordings.bag import open_recording, RecordedImage, write_recording
+import numpy as np
+import pytest
+from test_demo_page import check_page
+import torch
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
 FAST = 200

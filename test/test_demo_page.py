@@ -1,15 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The demo's page: every file that it refers to exists, and a browser shows and plays it."""
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 import html
+from html.parser import HTMLParser
 import json
 import os
+from pathlib import Path
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import cv2
@@ -17,14 +30,13 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from sensor_msgs.msg import Image
-
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID
 from featshare_ros.demo import __main__ as demo
 from featshare_ros.demo.page import write_page
 from featshare_ros.demo.replay import Run
 from featshare_ros.recordings.bag import open_recording, write_recording
+from sensor_msgs.msg import Image
 
 SIZE, FPS, FRAMES = (320, 192), 8, 8
 ROWS = [('engine', 'OpenVINO, fp32, on cpu'), ('a <name>', 'a & b')]

@@ -1,8 +1,21 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What the demo does before the replay, and the rates that it chooses."""
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,16 +24,15 @@ import pytest
 pytest.importorskip('rclpy')
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-
 from featshare_ros.demo import preparation
 from featshare_ros.demo.preparation import (
-    PASSES,
-    SLOWDOWNS,
-    Preparation,
     choose_slowdown,
     interval_s,
+    PASSES,
+    Preparation,
     prepare,
     replay_at_a_rate_that_holds,
+    SLOWDOWNS,
 )
 from featshare_ros.demo.replay import ReplayError, Run, says_preparing
 

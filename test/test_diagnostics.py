@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Each figure of /diagnostics, in the real node, under the fault that it should show."""
+from pathlib import Path
 import re
 import time
-from pathlib import Path
 from xml.etree import ElementTree
 
+from harness import BEST_EFFORT, image_message, NodeProcess, RELIABLE, Stream, wait_until
 import numpy as np
 import pytest
-from harness import BEST_EFFORT, RELIABLE, NodeProcess, Stream, image_message, wait_until
 from rclpy.node import NodeNameNonExistentError
 from sensor_msgs.msg import CompressedImage, Image
 

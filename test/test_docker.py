@@ -1,13 +1,26 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The container files agree with the package; no container engine is needed."""
 from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 import re
 import shlex
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml

@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """featshare doctor: its report is complete wherever it runs, and has nothing private."""
 from __future__ import annotations
 
 import ast
 import os
+from pathlib import Path
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
-
-import pytest
-import torch
 
 from featshare_core import machine
 from featshare_core.cli import main
 from featshare_core.doctor import hardware, software
 from featshare_core.doctor.command import LABEL_WIDTH, shareable
 from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
+from featshare_core.networks.checkpoint import Config, NETWORKS, save_checkpoint
+import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ['Versions', 'Machine', 'Engines', 'One frame', 'Exported models', 'DDS']

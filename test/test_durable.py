@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Files that are written durably: whole or not at all, whatever fails."""
 import errno
 import os
 import threading
 
-import pytest
-from os_faults import KilledError
-
 from featshare_core import durable
 from featshare_core.durable import SUFFIX, write_atomically, write_durably
+from os_faults import KilledError
+import pytest
 
 
 @pytest.mark.parametrize('content', [b'', b'bytes', memoryview(bytes(3 << 20)), 'straße'])

@@ -1,11 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Signals end the real node at any time, with exit code 0 and no traceback."""
-import subprocess
-import sys
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+import subprocess
+import sys
 
+from harness import good_image, linked, NodeProcess, wait_until
 import pytest
-from harness import NodeProcess, good_image, linked, wait_until
 from sensor_msgs.msg import Image
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}

@@ -1,13 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Every engine by device, precision and kind of weights: which engine runs, or which error."""
 import itertools
+from pathlib import Path
 import re
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
-
-import numpy as np
-import pytest
-import torch
 
 from featshare_core.evaluation import latency
 from featshare_core.inference import engines
@@ -15,14 +24,17 @@ from featshare_core.inference.cuda import cuda_engine
 from featshare_core.inference.device import PRECISIONS as ALL
 from featshare_core.inference.engines import (
     AUTO,
+    engine_choices,
     ENGINE_NAMES,
     ENGINES,
-    engine_choices,
     installed_engines,
     make_engine,
 )
 from featshare_core.inference.export.models import CONFIG_FILE
 from featshare_core.inference.segmenter import VideoSegmenter
+import numpy as np
+import pytest
+import torch
 
 DOCUMENT = (Path(__file__).parents[1] / 'docs' / 'robot' / 'ros-interface.md').read_text()
 ENGINES_SECTION = DOCUMENT[DOCUMENT.index('## Engines'):DOCUMENT.index('## Time')]

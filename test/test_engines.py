@@ -1,11 +1,19 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Every engine against eager PyTorch in fp32, and what they promise."""
-import threading
 from concurrent.futures import Future
-
-import numpy as np
-import pytest
-import torch
-from torch.nn import functional as F
+import threading
 
 from featshare_core.cli import main
 from featshare_core.data.synthetic import RenderedStreet
@@ -16,11 +24,15 @@ from featshare_core.inference.cuda.dense import buffer_dense_blocks
 from featshare_core.inference.cuda.fold import fold_batch_norms
 from featshare_core.inference.cuda.tiles import winning_class
 from featshare_core.inference.engines import installed_engines, make_engine
-from featshare_core.inference.export.models import ExportedModels, export
+from featshare_core.inference.export.models import export, ExportedModels
 from featshare_core.inference.parts import Pixels, prepare
 from featshare_core.inference.pixels import resized
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
 
 CPU_ENGINES = [('torch', 'bf16'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'fp32')]
 

@@ -1,11 +1,20 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """featshare evaluate, and the same maps scored by cityscapesScripts."""
 import json
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
 from featshare_core.cli import main
 from featshare_core.data.cityscapes import TRAINED
 from featshare_core.evaluation.accuracy import score
@@ -14,6 +23,9 @@ from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
+import numpy as np
+import pytest
+import torch
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -1,30 +1,42 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Folders that `featshare export` wrote, given to every command that takes weights."""
+from contextlib import suppress
 import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
 
-import cv2
-import numpy as np
-import pytest
 from bags import outputs, picture, without_times, write_bag
-from os_faults import KilledError, fault_at
-
+import cv2
 from featshare_core.cli import main as featshare
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export.models import (
+    export,
     ExportedModels,
+    fingerprint,
     Models,
     NetworkModels,
-    export,
-    fingerprint,
     read_config,
 )
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 from featshare_core.networks.weights import absolute_weights
 from featshare_ros.recordings.segment_bag import main as segment_bag
+import numpy as np
+from os_faults import fault_at, KilledError
+import pytest
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

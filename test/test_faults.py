@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """An engine that fails, hangs or is switched off, in the real node process."""
 import re
 import signal
 import threading
 import time
 
-import numpy as np
-import pytest
-from harness import Logger, NodeProcess, Stream, wait_until
-from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from std_srvs.srv import SetBool, Trigger
-
 from featshare_ros import recovery
 from featshare_ros.recovery import (
-    GIVEN_UP,
     BackOff,
     EngineError,
     EngineLoader,
+    GIVEN_UP,
     SupervisedSegmenter,
 )
+from harness import Logger, NodeProcess, Stream, wait_until
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from std_srvs.srv import SetBool, Trigger
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'

@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Pages say what their results say, and what is true today: no dates, commits or history."""
 import json
-import re
 from pathlib import Path
-
-import pytest
+import re
 
 from featshare_core.evaluation.cards import TABLES
-from featshare_core.evaluation.pages import FIGURE, TABLE, fill, pages, reference_pages
+from featshare_core.evaluation.pages import FIGURE, fill, pages, reference_pages, TABLE
 from featshare_core.evaluation.speed import GOALS, speed_page
+import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'docs' / 'results'

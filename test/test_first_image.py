@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Every camera gets masks from its first image on, whatever the size of the image."""
-import time
 from itertools import pairwise
-
-import pytest
-from harness import Logger, NodeProcess, counts_of, image_message, picture, stamped, wait_until
-from sensor_msgs.msg import Image
+import time
 
 from featshare_ros.image_sizes import ImageSizes
+from harness import counts_of, image_message, Logger, NodeProcess, picture, stamped, wait_until
+import pytest
+from sensor_msgs.msg import Image
 
 CAMERA, ENGINE = 'segmentation: camera', 'segmentation: engine'
 SETTINGS = {'engine': 'openvino', 'device': 'cpu', 'precision': 'fp32'}

@@ -1,19 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """An archive over Ray: every recording once, whatever happens to workers."""
 import contextlib
 import os
+from pathlib import Path
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pytest
 from bags import outputs, without_times, write_bag
-
 from featshare_ros.recordings import fleet
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.segment_bag import _parse, main
+import pytest
 
 ray = pytest.importorskip('ray')
 

@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Flicker and the scores by video and by lag, on masks that can be counted by hand."""
-import numpy as np
-import pytest
-from test_accuracy import Remembering, counting_video, labels_of
-
 from featshare_core.data.source import Labelled, Source
 from featshare_core.evaluation.accuracy import score
 from featshare_core.evaluation.flicker import Flicker
 from featshare_core.evaluation.videos import Video, video_names
+import numpy as np
+import pytest
+from test_accuracy import counting_video, labels_of, Remembering
 
 
 def row(*ids):

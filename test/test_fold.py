@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A network whose batch norms have become part of its convolutions is the same network."""
+from featshare_core.inference.cuda.cuda_engine import CudaEngine
+from featshare_core.inference.cuda.dense import buffer_dense_blocks, BufferedBlock
+from featshare_core.inference.cuda.fold import Clamp, FARTHEST, fold_batch_norms, FoldError
+from featshare_core.inference.parts import prepare
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config, load_checkpoint, NETWORKS
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from featshare_core.inference.cuda.cuda_engine import CudaEngine
-from featshare_core.inference.cuda.dense import BufferedBlock, buffer_dense_blocks
-from featshare_core.inference.cuda.fold import FARTHEST, Clamp, FoldError, fold_batch_norms
-from featshare_core.inference.parts import prepare
-from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Videos that are damaged or cut off, and whole ones that only look so."""
-import struct
 from itertools import islice
+import struct
 
 import cv2
-import numpy as np
-import pytest
-
-from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
-from featshare_core.data.matroska import INFO, elements
+from featshare_core.data.frames import frame_rate, frames_of, IncompleteVideoError
+from featshare_core.data.matroska import elements, INFO
 from featshare_ros.recordings.bag import open_recording
 from featshare_ros.recordings.make_recording import main as make_recording
+import numpy as np
+import pytest
 
 COUNT = 47
 

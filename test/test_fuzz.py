@@ -1,24 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Messages and parameters that nobody would send: no exception leaves a callback, all are counted.
 
 FUZZ_EXAMPLES (500) says how many of each; `make nightly` tries 10,000, other ones every time.
 """
+from array import array
 import os
 import threading
 import time
-from array import array
 
 import cv2
-import numpy as np
-import pytest
-import rclpy
-from harness import NodeProcess, image_message, wait_until
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
-
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_ros.camera import Camera
@@ -28,6 +31,15 @@ from featshare_ros.node import SegmentationNode
 from featshare_ros.outputs import Publishers
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
+from harness import image_message, NodeProcess, wait_until
+from hypothesis import given, HealthCheck, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 COMMON = {'deadline': None, 'database': None, 'derandomize': EXAMPLES <= 500,

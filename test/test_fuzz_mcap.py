@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Damaged mcap files: a reason or an answer, in little time and memory, and never another exception.
 
@@ -9,20 +22,19 @@ import struct
 import threading
 import zlib
 
-import pytest
 from bags import write_bag
-from test_mcap_file import CHANNELS, write_chunks
-
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.bag_input import BagInput, decode
 from featshare_ros.recordings.mcap_file import McapFile
 from featshare_ros.recordings.mcap_records import (
     CHUNK,
     CHUNK_HEAD,
+    metadata,
     PREFIX,
     STATE,
-    metadata,
 )
+import pytest
+from test_mcap_file import CHANNELS, write_chunks
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '200'))
 BUDGET_S = 2.0

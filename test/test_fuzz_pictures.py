@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 JPEG, PNG and camera_info of damaged or hostile structure, each within limits of time and memory.
 
@@ -5,25 +18,24 @@ As in `test_fuzz.py`, FUZZ_EXAMPLES says how many; `make nightly` tries 10,000 o
 """
 from __future__ import annotations
 
+from collections import Counter
 import os
 import random
 import re
 import struct
 import zlib
-from collections import Counter
 
 import cv2
-import numpy as np
-from hypothesis import HealthCheck, given, settings
+from featshare_core.inference.segmenter import Result
+from featshare_core.labels import CAMVID
+from featshare_core.pictures import decode_picture, PictureError, PNG_MAGIC
+from featshare_ros.outputs import Answer, camera_info, OutputError
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
+import numpy as np
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
-
-from featshare_core.inference.segmenter import Result
-from featshare_core.labels import CAMVID
-from featshare_core.pictures import PNG_MAGIC, PictureError, decode_picture
-from featshare_ros.outputs import Answer, OutputError, camera_info
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 BUDGET_S = 0.5

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Headers of checkpoints and files of labels with damaged or absurd content: a reason, and quickly.
 
@@ -5,19 +18,18 @@ FUZZ_EXAMPLES (100) is their number; the number of a text is the seed that makes
 """
 from __future__ import annotations
 
+from dataclasses import asdict
 import json
 import os
-import random
-from dataclasses import asdict
 from pathlib import Path
+import random
 from typing import Any
-
-import yaml
-from test_fuzz_mcap import mutated
 
 from featshare_core.labels import CAMVID, LabelSet, load_label_set
 from featshare_core.networks.checkpoint import Config, parse_config
 from featshare_core.networks.weights import CheckpointError
+from test_fuzz_mcap import mutated
+import yaml
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '100'))
 BUDGET_S, BUDGET_MIB = 2.0, 64

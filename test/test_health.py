@@ -1,18 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What the real node logs about the health of its cameras and its engine."""
-import re
-import time
 from collections import Counter
 from pathlib import Path
+import re
+import time
 
-import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from featshare_ros import level_log
+from featshare_ros.level_log import LevelLog
 from harness import NodeProcess, Stream, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+import pytest
 from std_srvs.srv import SetBool
-
-from featshare_ros import level_log
-from featshare_ros.level_log import LevelLog
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / 'docs' / 'robot' / 'ros-interface.md').read_text()

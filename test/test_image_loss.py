@@ -1,21 +1,33 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Images that are lost before they arrive are reported, and nothing else is reported as loss."""
+from array import array
 import os
+from pathlib import Path
 import random
 import re
 import subprocess
 import sys
 import threading
 import time
-from array import array
-from pathlib import Path
 
+from featshare_ros.loss import LossWatch, thinned
+from harness import BEST_EFFORT, image_message, NodeProcess, wait_until
 import numpy as np
 import pytest
 import rclpy
-from harness import BEST_EFFORT, NodeProcess, image_message, wait_until
 from sensor_msgs.msg import CameraInfo, Image
-
-from featshare_ros.loss import LossWatch, thinned
 
 LOST = 'most images are lost before they arrive'
 CAMERAS = ('paired', 'thinned', 'throttled', 'timed', 'replayed')

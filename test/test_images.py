@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Image messages: every encoding against hand-made truth, and everything that can be wrong."""
 from __future__ import annotations
 
@@ -5,26 +18,25 @@ import array
 import contextlib
 import dataclasses
 import fnmatch
+from pathlib import Path
 import random
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import pytest
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
-
 from featshare_ros.images import (
-    SUPPORTED_ENCODINGS,
-    ImageError,
     _cv_bridge,
     decode_compressed,
     decode_image,
     encode_image,
+    ImageError,
+    SUPPORTED_ENCODINGS,
 )
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 HEIGHT, WIDTH = 24, 32
 

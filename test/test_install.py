@@ -1,20 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A plain pip install: what `ros2 run`, launch files, users' Python and type checkers look for."""
+from importlib import metadata
 import os
+from pathlib import Path
 import re
 import runpy
 import shutil
 import subprocess
 import sys
-from importlib import metadata
-from pathlib import Path
 
 import cv2
-import numpy as np
-import pytest
-from packaging.requirements import Requirement
-
 from featshare_core.networks import weights
 from featshare_core.networks.weights import CheckpointError, find_weights
+import numpy as np
+from packaging.requirements import Requirement
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -128,13 +140,15 @@ def test_without_weights_a_name_is_refused_with_the_reason(monkeypatch, tmp_path
 @pytest.mark.parametrize(('command', 'said'), [
     ('bin/segment_bag --help', 'segment_bag: cv2 is not installed: apt install python3-opencv, '
                                'or pip install opencv-python-headless'),
-    ('bin/evaluate_bag --help', 'evaluate_bag: numpy is not installed: pip install numpy'),
+    ('bin/evaluate_bag --help', 'evaluate_bag: cv2 is not installed: apt install python3-opencv, '
+                               'or pip install opencv-python-headless'),
     ('bin/compare_bags --help', 'compare_bags: cv2 is not installed: apt install python3-opencv, '
                                 'or pip install opencv-python-headless'),
     ('lib/featshare_ros/make_recording x y', 'make_recording: cv2 is not installed: apt install '
                                              'python3-opencv, or pip install opencv-python'),
     ('bin/featshare segment x y', 'featshare: cv2 is not installed: apt install python3-opencv'),
-    ('bin/segmentation_node', 'segmentation_node: rclpy is not installed; it belongs to ROS 2: '
+    ('bin/segmentation_node', 'segmentation_node: diagnostic_msgs is not installed; it '
+                              'belongs to ROS 2: '
                               'source the setup.bash')])
 def test_a_command_without_its_packages_says_what_to_install(prefix, command, said):
     """It ended in a traceback, for --help too."""

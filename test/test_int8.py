@@ -1,12 +1,21 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Models that `featshare export --int8` has quantised."""
 import json
 import shutil
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
 from featshare_core import export_command
 from featshare_core.cli import main as featshare
 from featshare_core.data.synthetic import RenderedStreet
@@ -15,6 +24,9 @@ from featshare_core.inference.engines import engine_choices, make_engine
 from featshare_core.inference.export.models import ExportedModels, fingerprint
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.checkpoint import CheckpointError
+import numpy as np
+import pytest
+import torch
 
 pytest.importorskip('nncf')
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -1,14 +1,26 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Triton's kernels: interpreted, compiled for GPUs that are not here, and in an engine."""
 import os
 import subprocess
 import sys
 
-import pytest
-import torch
-
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.networks.checkpoint import load_checkpoint
+import pytest
+import torch
 
 # In fp16: Triton's interpreter multiplies bf16 wrongly.
 COMMON = """

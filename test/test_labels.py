@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Label sets: tables and YAML files."""
-import numpy as np
-import pytest
-
 from featshare_core.labels import (
     CAMVID,
     CITYSCAPES,
-    OKABE_ITO,
-    LabelSet,
     find_label_set,
     label_set,
+    LabelSet,
     load_label_set,
     named_sets,
+    OKABE_ITO,
 )
+import numpy as np
+import pytest
 
 
 def test_the_known_sets():

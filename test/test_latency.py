@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Latency: what is averaged, counted and written."""
+from dataclasses import replace
 import itertools
 import json
 import re
-from dataclasses import replace
 from types import SimpleNamespace
-
-import numpy as np
-import pytest
-import torch
-from torch import nn
 
 from featshare_core.cli import main
 from featshare_core.evaluation import latency
-from featshare_core.evaluation.latency import Times, time_engines
+from featshare_core.evaluation.latency import time_engines, Times
 from featshare_core.evaluation.tables import engine_table
 from featshare_core.evaluation.work import count_work
 from featshare_core.inference import device, engines
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
+import numpy as np
+import pytest
+import torch
+from torch import nn
 
 
 def test_averages_by_hand():

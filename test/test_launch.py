@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The launch files: what they start, and which errors end them before anything starts.
 
@@ -6,18 +19,17 @@ which keep their arguments.
 """
 import importlib.util
 import os
+from pathlib import Path
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import pytest
 from ament_index_python import packages
-from harness import wait_until
-
 from featshare_ros.outputs import OUTPUTS
 from featshare_ros.shards import deal
+from harness import wait_until
+import pytest
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The launch files under launch_testing: what they start segments images, and ends with the launch.
 
@@ -5,28 +18,27 @@ Where launch_testing is installed, its plugin for pytest collects this file: it 
 not from PyPI.
 """
 import os
+from pathlib import Path
 import sys
 import tempfile
 import unittest
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip('launch_testing', reason='launch_testing is not installed; it comes with '
                     'ROS 2, not from PyPI')
 pytest.importorskip('launch_ros', reason='launch_ros is not installed; it comes with ROS 2')
-import launch_testing.actions
-import launch_testing.asserts
-import torch
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from harness import Peer, linked
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError
+from featshare_core.labels import CAMVID
+from featshare_core.networks.checkpoint import Config, NETWORKS, save_checkpoint
+from harness import linked, Peer
 from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+import launch_testing.actions
+import launch_testing.asserts
 from sensor_msgs.msg import Image
-
-from featshare_core.labels import CAMVID
-from featshare_core.networks.checkpoint import NETWORKS, Config, save_checkpoint
+import torch
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {

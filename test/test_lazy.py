@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """With `lazy`, a camera is subscribed to only while somebody subscribes to its outputs."""
 import sys
 from unittest import mock
 
+from featshare_ros.node import SegmentationNode
+from harness import BEST_EFFORT, counts_of, good_image, node_here, RELIABLE, until, wait_until
 import pytest
-from harness import BEST_EFFORT, RELIABLE, counts_of, good_image, node_here, until, wait_until
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
-
-from featshare_ros.node import SegmentationNode
 
 NODE, FRONT = '/segmentation', 'segmentation: front'
 

@@ -1,18 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Masks as drawing programs write them, classes that they lack, and the orientation of images."""
 import io
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
-import numpy as np
-import pytest
-import yaml
-
 from featshare_core.data import files
 from featshare_core.data.camvid import read_camvid
 from featshare_core.data.cityscapes import LAYOUT as CITYSCAPES_LAYOUT
 from featshare_core.data.files import exif_orientation, read_file
-from featshare_core.data.folder import LAYOUT, folder_source, load_mapping
+from featshare_core.data.folder import folder_source, LAYOUT, load_mapping
 from featshare_core.data.frames import frames_of
 from featshare_core.data.masks import encode_indices, read_indices
 from featshare_core.data.source import identity_table, read_ids, read_image
@@ -24,6 +33,9 @@ from featshare_core.evaluation.things import Survival
 from featshare_core.evaluation.videos import DataChoice
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_ros.images import decode_compressed
+import numpy as np
+import pytest
+import yaml
 
 TWO = LabelSet(('floor', 'lane'), ((1, 2, 3), (4, 5, 6)))
 

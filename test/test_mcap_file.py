@@ -1,26 +1,38 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The mcap files that segment_bag writes: durable, locked, and checked when they are reopened."""
 import errno
 import fcntl
 import json
 import os
-import zlib
 from pathlib import Path
-
-import pytest
-from rosbags.rosbag2 import Reader
+import zlib
 
 from featshare_ros.recordings import mcap_file
 from featshare_ros.recordings.mcap_file import McapFile, UnknownFileError
 from featshare_ros.recordings.mcap_records import (
-    CHUNK_HEAD,
-    SETTINGS,
-    STATE,
     Channel,
+    CHUNK_HEAD,
     definitions,
     header,
     metadata,
     plain_metadata,
+    SETTINGS,
+    STATE,
 )
+import pytest
+from rosbags.rosbag2 import Reader
 
 CHANNELS = [Channel(1, '/chatter', 'std_msgs/msg/String', 'string data', 'ros2msg'),
             Channel(2, '/numbers', 'std_msgs/msg/Int32', 'int32 data', 'ros2msg')]

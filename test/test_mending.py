@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Mending: carried features are corrected where they do not fit, and nowhere else."""
-import pytest
-import torch
-
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
 from featshare_core.networks.fpn import FPN
 from featshare_core.networks.mending import mismatch
 from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.smp.encoders import import_smp
+import pytest
+import torch
 
 
 def mending_network(cut=2, fresh=False, **options):

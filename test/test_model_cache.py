@@ -1,14 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What is exported once is not exported again, unless something else would come out."""
 import logging
+from pathlib import Path
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
 
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export import cache as model_cache
@@ -18,6 +27,9 @@ from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, load_checkpoint
 from featshare_core.networks.fpn import FPN
+import numpy as np
+import pytest
+import torch
 
 FILES = {'key': bytes(range(256)) * 4, 'current': b'current'}
 

@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Nav2: what its costmap layer and its lifecycle manager require of the node, over DDS."""
+from collections import Counter, defaultdict, deque
 import copy
 import importlib.util
+from pathlib import Path
 import re
 import time
-from collections import Counter, defaultdict, deque
-from pathlib import Path
-
-import numpy as np
-import pytest
-import yaml
-from harness import BEST_EFFORT, good_image, image_message, node_here, picture, wait_until
-from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, PointCloud2, PointField
-from std_msgs.msg import String
 
 from featshare_core.labels import CAMVID
 from featshare_ros import outputs
 from featshare_ros.outputs import LATCHED, Output
+from harness import BEST_EFFORT, good_image, image_message, node_here, picture, wait_until
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import String
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / 'config' / 'nav2_semantic_costmap.yaml'

@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The networks: split = unsplit, parameter names, what is refused."""
 import ast
 from pathlib import Path
 
+from featshare_core.networks.checkpoint import network_options, NETWORKS
+from featshare_core.networks.densenet import DenseNet121
+from featshare_core.networks.fpn import FPN
+from featshare_core.networks.split import Ops
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from featshare_core.networks.checkpoint import NETWORKS, network_options
-from featshare_core.networks.densenet import DenseNet121
-from featshare_core.networks.fpn import FPN
-from featshare_core.networks.split import Ops
 
 CLASSES = 11
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,32 +1,44 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The real node as its own process, driven over DDS: images in, masks and figures out."""
 import threading
 import time
 
 import cv2
-import numpy as np
-import pytest
+from featshare_core.inference.segmenter import VideoSegmenter
+from featshare_core.labels import CAMVID
 from harness import (
-    BEST_EFFORT,
-    LATCHED,
-    RELIABLE,
-    NodeProcess,
     answered,
+    BEST_EFFORT,
     counts_of,
     good_image,
     image_message,
+    LATCHED,
     linked,
+    NodeProcess,
     picture,
+    RELIABLE,
     stable_counts,
     stamped,
     until,
     wait_until,
 )
+import numpy as np
+import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
-
-from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.labels import CAMVID
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[96, 64]'}
 

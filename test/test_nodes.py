@@ -1,21 +1,34 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Nodes started with parameters, names or cameras of their own, driven over DDS."""
 import signal
 import time
 
 import cv2
-import pytest
 from harness import (
-    NodeProcess,
     answered,
     counts_of,
     good_image,
     linked,
+    NodeProcess,
     picture,
     stable_counts,
     stamped,
     until,
     wait_until,
 )
+import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 

@@ -1,35 +1,47 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What is published of an answer, and to whom; one description for the node and for recordings."""
+from pathlib import Path
 import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import Logger, image_message, wait_until
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
-from std_msgs.msg import Header
-
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
 from featshare_ros import outputs
 from featshare_ros.camera import Arrival
-from featshare_ros.diagnostics import PUBLISHING, CameraStatistics, EngineStatistics
+from featshare_ros.diagnostics import CameraStatistics, EngineStatistics, PUBLISHING
 from featshare_ros.outputs import (
-    LATCHED,
-    OUTPUTS,
     Answer,
+    camera_info,
+    LATCHED,
     Output,
     OutputError,
+    OUTPUTS,
     Publishers,
-    camera_info,
     scaled_camera_info,
 )
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
+from harness import image_message, Logger, wait_until
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from std_msgs.msg import Header
 
 
 @pytest.fixture

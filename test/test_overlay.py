@@ -1,10 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The overlay: the labels' own colours, colours of the user's, and the legend."""
+from featshare_core.labels import CAMVID, find_label_set, label_set, LabelSet, named_sets
+from featshare_core.overlay import draw_legend, paint
+from harness import node_here
 import numpy as np
 import pytest
-from harness import node_here
-
-from featshare_core.labels import CAMVID, LabelSet, find_label_set, label_set, named_sets
-from featshare_core.overlay import draw_legend, paint
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The package's manifest, set-up, launch files and configuration are sound and agree."""
 from __future__ import annotations
 
@@ -5,11 +18,11 @@ import ast
 import importlib.util
 import json
 import os
+from pathlib import Path
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -235,9 +248,8 @@ def test_foxglove_layout_shows_what_the_node_has() -> None:
     assert set(calls) == {'/segmentation/force_key_frame', '/segmentation/enable'}
     # What a panel shows or sends is of the type that the node has on that name.
     pytest.importorskip('rclpy')
-    from std_srvs.srv import SetBool, Trigger
-
     from featshare_ros.outputs import IMAGE, OUTPUTS
+    from std_srvs.srv import SetBool, Trigger
 
     types = {output.name: output.message_type for output in OUTPUTS if output.live}
     assert types['overlay'] == IMAGE

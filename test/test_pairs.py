@@ -1,21 +1,33 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Triplets: which frames make a pair, and that both are varied alike."""
-import numpy as np
-import pytest
-import torch
-
 from featshare_core.data.augment import augment, sampling_grid, warp_images, warp_labels
 from featshare_core.data.augmentation import Augmentation
 from featshare_core.data.pairs import (
-    PLAIN,
-    LaggedFrames,
-    Triplets,
     draw_view,
+    LaggedFrames,
+    PLAIN,
     simulated_motion,
+    Triplets,
 )
 from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import Labelled, Source
 from featshare_core.data.store import FrameStore
 from featshare_core.labels import CAMVID
+import numpy as np
+import pytest
+import torch
 
 SIZE = (48, 32)
 

@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """When parameters may be set, when they count, and who applies them."""
 import re
 
-import pytest
-import rclpy
+from featshare_ros import parameters
+from featshare_ros.node import SegmentationNode
 from harness import NodeProcess, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+import pytest
 from rcl_interfaces.msg import ParameterType, SetParametersResult
+import rclpy
 from rclpy.parameter import Parameter
-
-from featshare_ros import parameters
-from featshare_ros.node import SegmentationNode
 
 FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 

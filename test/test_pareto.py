@@ -1,16 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The plot of accuracy against time: its points by hand, and one small run, drawn again."""
 import json
+from pathlib import Path
 import shutil
 import sys
-from pathlib import Path
 
 import cv2
-import numpy as np
-import pytest
-import torch
-from test_accuracy import counting_video
-from test_evaluate import Showing
-
 from featshare_core.cli import main
 from featshare_core.evaluation.accuracy import score
 from featshare_core.evaluation.pages import results_page
@@ -20,6 +27,11 @@ from featshare_core.evaluation.rivals import PerFrame, RepeatMask
 from featshare_core.evaluation.tables import pareto_table
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
+import numpy as np
+import pytest
+from test_accuracy import counting_video
+from test_evaluate import Showing
+import torch
 
 RESULTS = Path(__file__).parents[1] / 'docs' / 'results'
 

@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Things that pass: cut out of stills, pasted at two places into a pair of frames."""
-import numpy as np
-import pytest
-
 from featshare_core.data.augmentation import Augmentation
 from featshare_core.data.pairs import Triplets
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Labelled, Source
 from featshare_core.data.store import FrameStore
 from featshare_core.labels import CAMVID
+import numpy as np
+import pytest
 
 SIZE = (96, 64)
 CAR, PEDESTRIAN, ROAD = (CAMVID.names.index(name) for name in ('car', 'pedestrian', 'road'))

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """JPEG and PNG: what is damaged or would cost too much is refused, what cameras send is not."""
 from __future__ import annotations
 
@@ -7,19 +20,18 @@ import time
 import zlib
 
 import cv2
-import numpy as np
-import pytest
-
 from featshare_core.data.files import read_file
 from featshare_core.data.frames import frames_of
 from featshare_core.pictures import (
+    decode_picture,
     MAX_PADDING,
     MAX_SCANS,
-    PNG_MAGIC,
     PictureError,
-    decode_picture,
+    PNG_MAGIC,
 )
 from featshare_core.text import printable
+import numpy as np
+import pytest
 
 HEIGHT, WIDTH = 96, 160
 

@@ -1,11 +1,20 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Preparation for new image sizes in parallel with frames, which get stand-in masks meanwhile."""
+from concurrent.futures import ThreadPoolExecutor
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import pytest
-import torch
 
 from featshare_core.inference import preparing
 from featshare_core.inference.cuda.cuda_engine import CudaEngine
@@ -14,6 +23,9 @@ from featshare_core.inference.engines import make_engine
 from featshare_core.inference.preparing import Preparer
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.networks.checkpoint import load_checkpoint
+import numpy as np
+import pytest
+import torch
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SIZES = ((96, 128), (96, 192))

@@ -1,17 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What becomes of one image message, in this process, with a segmenter that answers at once."""
 from __future__ import annotations
 
+from array import array
 import time
 import types
-from array import array
 
 import cv2
-import numpy as np
-import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import Logger, image_message
-from sensor_msgs.msg import CompressedImage
-
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import CAMVID
@@ -19,14 +27,18 @@ from featshare_ros import processing
 from featshare_ros.camera import Arrival
 from featshare_ros.diagnostics import (
     BAD_IMAGES,
-    DARK_IMAGES,
-    LONGEST_TEXT,
     CameraStatistics,
+    DARK_IMAGES,
     EngineStatistics,
+    LONGEST_TEXT,
 )
 from featshare_ros.outputs import Published
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
+from harness import image_message, Logger
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 

@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Pseudo labels: the baseline's argmax, made once and kept on disk."""
 import cv2
-import numpy as np
-import pytest
-import torch
-from torch.nn import functional as F
-
 from featshare_core.data.source import Labelled, Source
 from featshare_core.data.store import FrameStore
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
-from featshare_core.training.pseudo_labels import PseudoLabels, normalise
+from featshare_core.training.pseudo_labels import normalise, PseudoLabels
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -1,17 +1,20 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Who owns an engine: one that arrives late, one that hangs, and none at all."""
 import threading
 import time
 import types
-
-import numpy as np
-import pytest
-import rclpy
-from harness import Logger, Peer, counts_of, good_image, wait_until
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Image
-from std_srvs.srv import SetBool
 
 from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.labels import CAMVID
@@ -20,13 +23,22 @@ from featshare_ros import recovery
 from featshare_ros.camera import Camera
 from featshare_ros.node import SegmentationNode
 from featshare_ros.recovery import (
-    GIVEN_UP,
     EngineError,
     EngineLoader,
+    GIVEN_UP,
     LoadingCancelledError,
     SupervisedSegmenter,
 )
 from featshare_ros.worker import Worker
+from harness import counts_of, good_image, Logger, Peer, wait_until
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
 

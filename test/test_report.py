@@ -1,23 +1,35 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Reports from results kept as JSON, and the advice that is drawn from them."""
+from dataclasses import replace
 import json
 import sys
-from dataclasses import replace
 from unittest.mock import Mock
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
 from featshare_core.cli import main
 from featshare_core.evaluation import report
-from featshare_core.evaluation.advise import Setting, advice, advise, choose, pareto, settings
+from featshare_core.evaluation.advise import advice, advise, choose, pareto, Setting, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import short_fingerprint, write_json
 from featshare_core.evaluation.trial import _Trial
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
+import numpy as np
+import pytest
+import torch
 
 
 @pytest.fixture(scope='module')

@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What a KeyFrameSchedule refuses, and a schedule that is restored from JSON."""
 import json
 from unittest.mock import Mock
 
-import numpy as np
-import pytest
-
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.inference.segmenter import VideoSegmenter
+import numpy as np
+import pytest
 
 SIZE = (48, 64)
 

@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """segment_bag: every image in order, and clear words where a recording cannot be read."""
+from dataclasses import fields
 import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import fields
 
-import cv2
-import numpy as np
-import pytest
 from bags import contents, outputs, write_bag
-from rosbags.rosbag2 import Reader
-
-from featshare_core.inference.options import SegmenterOptions, from_arguments
+import cv2
+from featshare_core.inference.options import from_arguments, SegmenterOptions
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_ros.images import decode_compressed, decode_image
-from featshare_ros.recordings.bag import IMAGE, RecordingError, message_types
-from featshare_ros.recordings.bag_input import BagInput, CameraTopic, camera_name, decode
+from featshare_ros.recordings.bag import IMAGE, message_types, RecordingError
+from featshare_ros.recordings.bag_input import BagInput, camera_name, CameraTopic, decode
 from featshare_ros.recordings.segment_bag import _parse, main
-from featshare_ros.recordings.segment_recording import Job, _make_folder
+from featshare_ros.recordings.segment_recording import _make_folder, Job
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader
 
 
 @pytest.fixture

@@ -1,20 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """segment_bag writes the masks that the live node publishes for the same images."""
+from dataclasses import fields
 import re
 import time
-from dataclasses import fields
 
-import numpy as np
-import pytest
 from bags import contents, outputs, write_bag
 from diagnostic_msgs.msg import DiagnosticArray
-from harness import NodeProcess, wait_until
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image
-
 from featshare_core.inference.options import SegmenterOptions
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job
+from harness import NodeProcess, wait_until
+import numpy as np
+import pytest
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image
 
 NOT_OF_MASKS = {'cameras', 'image_transport', 'publish_confidence', 'overlay_opacity',
                 'overlay_legend', 'label_colors_file', 'lazy', 'publish_diagnostics', 'autostart',

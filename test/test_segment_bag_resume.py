@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """However segment_bag is interrupted, --resume completes the output of an unbroken run."""
 import contextlib
 import os
@@ -10,16 +23,15 @@ import sys
 import threading
 import time
 
-import pytest
 from bags import outputs, without_times, write_bag
-from rosbags.rosbag2 import Reader
-
 from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.recordings import mcap_file
 from featshare_ros.recordings.mcap_file import McapFile
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job, segment_recording
+import pytest
+from rosbags.rosbag2 import Reader
 
 TOPICS = ('--topic', '/front/image_raw', '--topic', '/rear/image_raw')
 FRAMES = 60

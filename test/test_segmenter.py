@@ -1,14 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """VideoSegmenter and the torch engine, on the CPU."""
 import ctypes
 import os
+from pathlib import Path
 import subprocess
 import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-from torch.nn import functional as F
 
 from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.inference.memory import return_free_memory
@@ -17,6 +25,10 @@ from featshare_core.inference.segmenter import Result, VideoSegmenter
 from featshare_core.inference.timing import Rolling
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.overlay import paint
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
 
 HEIGHT, WIDTH = 120, 200
 

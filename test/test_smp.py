@@ -1,14 +1,19 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Models of segmentation_models_pytorch: split = unsplit at every cut, and what is refused."""
 import json
 import sys
-
-import numpy as np
-import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn import functional as F
 
 from featshare_core.inference.cuda.fold import fold_batch_norms
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -23,6 +28,13 @@ from featshare_core.networks.fcn import fcn_network
 from featshare_core.networks.smp.base import ExportablePool
 from featshare_core.networks.smp.build import divide, smp_model, smp_network
 from featshare_core.networks.smp.decoders import DECODERS
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 try:
     import segmentation_models_pytorch  # noqa: F401

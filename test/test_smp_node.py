@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The real node with a checkpoint of segmentation_models_pytorch."""
-import numpy as np
-import pytest
-import torch
-from harness import NodeProcess, answered, image_message, linked, stamped
-from sensor_msgs.msg import Image
-from std_srvs.srv import Trigger
-
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_core.networks.smp.build import smp_network
+from harness import answered, image_message, linked, NodeProcess, stamped
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+import torch
 
 try:
     import segmentation_models_pytorch  # noqa: F401

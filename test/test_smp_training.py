@@ -1,18 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Training models of segmentation_models_pytorch: its recipes, and weights to start from."""
 import dataclasses
 import functools
 from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-from safetensors.torch import load_file
 
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
 from featshare_core.networks.smp.build import smp_model, smp_network
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+import torch
 
 try:
     import segmentation_models_pytorch as smp

@@ -1,12 +1,21 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The lags of kept features, threads beside each other, and what closing an engine frees."""
+from concurrent.futures import Future
 import gc
 import threading
 import weakref
-from concurrent.futures import Future
-
-import numpy as np
-import pytest
-import torch
 
 from featshare_core.inference import engine as engine_module
 from featshare_core.inference.cpu.compiled_engine import CompiledEngine
@@ -15,9 +24,12 @@ from featshare_core.inference.cuda.cuda_engine import CudaEngine
 from featshare_core.inference.device import one_thread
 from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.inference.streams import StreamCache, cache_of
+from featshare_core.inference.streams import cache_of, StreamCache
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, load_checkpoint
+import numpy as np
+import pytest
+import torch
 
 SIZE = 32, 64
 

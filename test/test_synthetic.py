@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The rendered street: the same for everybody, labelled exactly, moving like a drive."""
 from __future__ import annotations
 
 from functools import lru_cache
 
 import cv2
+from featshare_core.data.synthetic import RenderedStreet
+from featshare_core.labels import CAMVID
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-from featshare_core.data.synthetic import RenderedStreet
-from featshare_core.labels import CAMVID
 
 Image = npt.NDArray[np.uint8]
 SKY, BUILDING, ROAD, CAR = (CAMVID.names.index(n) for n in ('sky', 'building', 'road', 'car'))

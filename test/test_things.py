@@ -1,19 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Things: components and instances, their motion, and what is left of them, counted by hand."""
-import numpy as np
-import pytest
-from test_accuracy import Remembering
-
 from featshare_core.data.source import Instance, Labelled, Source
 from featshare_core.evaluation.accuracy import score
 from featshare_core.evaluation.things import (
-    Survival,
     class_ids,
     components,
     matched,
     of_instances,
+    Survival,
 )
 from featshare_core.evaluation.videos import Video
 from featshare_core.labels import CAMVID, CITYSCAPES
+import numpy as np
+import pytest
+from test_accuracy import Remembering
 
 BUILDING, CAR, PEDESTRIAN, BICYCLIST = (
     CAMVID.names.index(name) for name in ('building', 'car', 'pedestrian', 'bicyclist'))

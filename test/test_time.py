@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Clocks that begin at zero, stop, jump or disagree, and stamps that say nothing."""
+from contextlib import contextmanager
 import itertools
 import time
-from contextlib import contextmanager
 
+from diagnostic_msgs.msg import DiagnosticArray
+from harness import image_message, linked, NodeProcess, Peer, wait_until
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
-from harness import NodeProcess, Peer, image_message, linked, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 

@@ -1,25 +1,37 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The passing-traffic set: exactly labelled, exactly moved, and never learnt from."""
 from __future__ import annotations
 
-import json
 from functools import lru_cache
+import json
 from pathlib import Path
 
 import cv2
-import numpy as np
-import pytest
-import torch
-import yaml
-
 from featshare_core.cli import main
 from featshare_core.data.rendered import rendered_source
-from featshare_core.data.street.clips import CLIPS, FIRST_SEED, Clip
+from featshare_core.data.street.clips import Clip, CLIPS, FIRST_SEED
 from featshare_core.data.street.painter import Thing
-from featshare_core.data.traffic import TrafficClip, traffic_source
+from featshare_core.data.traffic import traffic_source, TrafficClip
 from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.labels import CAMVID
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_core.training.config import load_config
+import numpy as np
+import pytest
+import torch
+import yaml
 
 ROOT = Path(__file__).parents[1]
 POLE, SIGN, CAR, PEDESTRIAN, BICYCLIST = (

@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Training on a small rendered street: configurations, and the weights that a run starts from."""
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 import re
 import shlex
 import shutil
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +27,15 @@ import yaml
 
 pytest.importorskip('lightning', reason='training needs the package lightning')
 
-from trainings import SHARING, SMALL, losses, per_frame, train_file, write
-
 from featshare_core.evaluation.recipes import find_runs, train_runs
 from featshare_core.evaluation.thesis import ROWS
 from featshare_core.evaluation.videos import DataChoice
 from featshare_core.labels import CAMVID, LabelSet
-from featshare_core.networks.checkpoint import NETWORKS, Config, load_checkpoint, save_checkpoint
+from featshare_core.networks.checkpoint import Config, load_checkpoint, NETWORKS, save_checkpoint
 from featshare_core.training.command import add_train_command
 from featshare_core.training.config import load_config
 from featshare_core.training.run import build_network, train
+from trainings import losses, per_frame, SHARING, SMALL, train_file, write
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'config' / 'train'

@@ -1,22 +1,34 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The states of a training run: one is always whole, and a damaged one is named."""
+from contextlib import suppress
 import errno
 import os
 import shutil
 import tempfile
 import zipfile
-from contextlib import suppress
 
 import pytest
 import torch
 
 pytest.importorskip('lightning', reason='training needs the package lightning')
 
-import lightning
-from os_faults import KilledError, fault_at
-from trainings import SMALL, train_file, write
-
 from featshare_core.networks.checkpoint import load_checkpoint
-from featshare_core.training.checkpoints import LAST, PREVIOUS, DurableCheckpoints, find_state
+from featshare_core.training.checkpoints import DurableCheckpoints, find_state, LAST, PREVIOUS
+import lightning
+from os_faults import fault_at, KilledError
+from trainings import SMALL, train_file, write
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'streets_rendered_once')
 

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A user's own data in training, and what a run says and keeps."""
 import csv
 import logging
@@ -8,12 +21,11 @@ import pytest
 
 pytest.importorskip('lightning', reason='training needs the package lightning')
 
-from trainings import SMALL, train_file, write
-
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.training.config import load_config
 from featshare_core.training.data import classes_without_labels, open_store
 from featshare_core.training.module import Learner
+from trainings import SMALL, train_file, write
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'streets_rendered_once')
 

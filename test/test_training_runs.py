@@ -1,23 +1,35 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Training runs that are killed, resumed, shared by processes, or cannot continue."""
 import os
+from pathlib import Path
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip('lightning', reason='training needs the package lightning')
 
-from trainings import SHARING, SMALL, losses, per_frame, train_file, write
-
 from featshare_core.networks.checkpoint import load_checkpoint, save_checkpoint
 from featshare_core.training import data
 from featshare_core.training.config import load_config
 from featshare_core.training.module import LearningError
 from featshare_core.training.run import train
+from trainings import losses, per_frame, SHARING, SMALL, train_file, write
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'streets_rendered_once')
 

@@ -1,10 +1,18 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Networks of transformers, whose tensors are translated; the package itself is not needed."""
 import json
-
-import pytest
-import torch
-from safetensors.torch import save_file
-from torch.nn import functional as F
 
 from featshare_core.cli import main
 from featshare_core.labels import CITYSCAPES
@@ -14,6 +22,10 @@ from featshare_core.networks.convert import convert
 from featshare_core.networks.eval_transform import read_preprocessor
 from featshare_core.networks.folders import read_folder
 from featshare_core.networks.weights import PREPROCESSOR
+import pytest
+from safetensors.torch import save_file
+import torch
+from torch.nn import functional as F
 
 try:
     import segmentation_models_pytorch  # noqa: F401

@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Sharing's cost on video without labels, on masks that can be counted by hand."""
 import json
 import sys
 
-import cv2
-import numpy as np
-import pytest
 from bags import picture, write_bag
-
+import cv2
 from featshare_core.cli import main
-from featshare_core.evaluation.unlabelled import SharingCost, compared
+from featshare_core.evaluation.unlabelled import compared, SharingCost
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import LabelSet
 from featshare_ros.recordings.evaluate_bag import main as evaluate_bag
+import numpy as np
+import pytest
 
 LABELS = LabelSet(('building', 'car', 'sky'), ((0, 0, 0),) * 3)
 WIDTH = 40

@@ -1,19 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What weights may name: folders of save_pretrained, and repositories of a model hub."""
 import hashlib
 import http.server
 import json
 import os
+from pathlib import Path
 import pickle
 import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-from safetensors.torch import save_file
 
 from featshare_core.cli import main
 from featshare_core.inference.segmenter import VideoSegmenter
@@ -27,10 +35,14 @@ from featshare_core.networks.weights import (
     hub_name,
     is_exported,
 )
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+import torch
 
 try:
-    import segmentation_models_pytorch as smp
     from huggingface_hub import constants
+    import segmentation_models_pytorch as smp
 except (ImportError, RuntimeError) as error:
     pytest.skip(f'segmentation_models_pytorch is not installed, or does not work ({error})',
                 allow_module_level=True)

@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """CamVid (Brostow et al., 2009) in its usual eleven-class form: folders of frames and masks."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.files import read_file
 from featshare_core.data.masks import read_indices
 from featshare_core.labels import CAMVID, UNLABELLED
+import numpy as np
+import numpy.typing as npt
 
 VOID = 11
 """Class id of void in CamVid's masks."""

@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Cityscapes (Cordts et al., arXiv 1604.01685) in its published layout."""
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from featshare_core.data.source import Array, Labelled, Source, read_ids, read_image
+from featshare_core.data.source import Array, Labelled, read_ids, read_image, Source
 from featshare_core.labels import CITYSCAPES, UNLABELLED
+import numpy as np
 
 LAYOUT = """expected layout:
     ROOT/gtFine/SPLIT/CITY/CITY_SEQUENCE_FRAME_gtFine_labelIds.png

@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Which classes labelled frames hold: a class without a pixel is neither learned nor scored."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-import numpy as np
-
 from featshare_core.data.source import Array
 from featshare_core.labels import UNLABELLED
+import numpy as np
 
 
 def absent_classes(masks: Iterable[Array], classes: Collection[int]) -> tuple[list[int], set[int]]:

@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Image files: complete ones, read in the orientation in which they are stored."""
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
+import re
 from typing import Any
 
 import cv2
+from featshare_core.pictures import decode_picture, JPEG_MAGIC, PictureError, PNG_MAGIC
+from featshare_core.text import printable
 import numpy as np
 import numpy.typing as npt
-
-from featshare_core.pictures import JPEG_MAGIC, PNG_MAGIC, PictureError, decode_picture
-from featshare_core.text import printable
 
 ORIENTATION = 0x0112
 """EXIF tag of the orientation."""

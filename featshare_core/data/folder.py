@@ -1,21 +1,33 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A user's own data: folders of frames and of masks, and a label set in YAML."""
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from featshare_core.data.files import natural
 from featshare_core.data.source import (
     Array,
-    Labelled,
-    Source,
     identity_table,
+    Labelled,
     read_ids,
     read_image,
+    Source,
 )
-from featshare_core.labels import UNLABELLED, LabelSet, load_label_set, parse_yaml
+from featshare_core.labels import LabelSet, load_label_set, parse_yaml, UNLABELLED
+import numpy as np
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 LAYOUT = """expected layout:

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Frames of a video file or of a folder of images."""
 from __future__ import annotations
 
@@ -7,11 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.files import natural, read_file
 from featshare_core.data.matroska import is_intact
+import numpy as np
+import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')

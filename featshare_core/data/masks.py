@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Mask files: PNGs whose pixels are ids, whatever the palette or the bit depth.
 
@@ -7,17 +20,16 @@ of a grey PNG of the same bit depth, so only the header is replaced before decod
 """
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+import zlib
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.files import decode_file, read_file
 from featshare_core.pictures import PNG_MAGIC
+import numpy as np
+import numpy.typing as npt
 
 GREY, PALETTE = 0, 3
 """Colour types of a PNG."""

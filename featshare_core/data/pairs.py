@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The triplets (key frame, current frame, mask) that feature sharing is learned from."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Dataset
-
 from featshare_core.data.augmentation import Augmentation
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Array, Labelled
 from featshare_core.data.store import FrameStore
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
 
 Matrix = npt.NDArray[np.float64]
 MAX_DISTANCE = 15

@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Things that pass: cut out of pictures, pasted into pairs of frames at two places."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import cv2
-import numpy as np
-
 from featshare_core.data.source import Array
 from featshare_core.data.store import FrameStore
+import numpy as np
 
 CLASSES = ('car', 'pedestrian', 'bicyclist', 'person', 'rider', 'bicycle')
 """Names of the classes whose things are cut out."""

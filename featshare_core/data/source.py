@@ -1,20 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Labelled frames with the frames before them, whatever data set they come from."""
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+import re
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.camvid import camvid_files, read_camvid
 from featshare_core.data.files import read_file
 from featshare_core.data.masks import read_indices
-from featshare_core.labels import CAMVID, UNLABELLED, LabelSet
+from featshare_core.labels import CAMVID, LabelSet, UNLABELLED
+import numpy as np
+import numpy.typing as npt
 
 Array = npt.NDArray[np.uint8]
 

@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Frames and masks at one size, decoded once into memory where they fit."""
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+import multiprocessing
+import os
 
 import cv2
-import numpy as np
-
 from featshare_core.data.rendered import rendered_source
 from featshare_core.data.source import Array, Labelled, Source
+import numpy as np
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 MEMORY_SHARE = 0.5

@@ -1,19 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A rendered street: an endless drive with an exact CamVid label for every pixel."""
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import cv2
-import numpy as np
-
 from featshare_core.data.street.common import Image
 from featshare_core.data.street.ground import paint_ground
 from featshare_core.data.street.layout import Layout
-from featshare_core.data.street.light import WEATHERS, Light, Weather
+from featshare_core.data.street.light import Light, Weather, WEATHERS
 from featshare_core.data.street.painter import Painter, Thing
 from featshare_core.data.street.scene import scene
-from featshare_core.data.street.sky import Skyline, paint_sky
+from featshare_core.data.street.sky import paint_sky, Skyline
 from featshare_core.data.street.textures import Textures
+import numpy as np
 
 
 class RenderedStreet:

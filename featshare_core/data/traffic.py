@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The passing-traffic set: rendered clips of things that pass, for evaluation alone."""
 from __future__ import annotations
 
@@ -5,12 +18,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
 
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.source import Instance, Labelled, Source
 from featshare_core.data.street.cars import car
-from featshare_core.data.street.clips import CLIPS, Actor, Clip
+from featshare_core.data.street.clips import Actor, Clip, CLIPS
 from featshare_core.data.street.common import Array, Image
 from featshare_core.data.street.fixtures import post
 from featshare_core.data.street.layout import KERB
@@ -20,6 +30,8 @@ from featshare_core.data.street.people import cyclist, walker
 from featshare_core.data.street.scene import fixed_things, strollers
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID
+import numpy as np
+import numpy.typing as npt
 
 SIZE = (480, 360)
 """Width and height of the set's frames in pixels."""

@@ -1,24 +1,37 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The subcommand ``featshare doctor``: what is installed, what runs here, and how fast."""
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import re
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+import logging
 from logging.handlers import BufferingHandler
+import os
 from pathlib import Path
+import re
+import shutil
 from statistics import median
+import tempfile
+import time
 from typing import Any
 
 from featshare_core.doctor.hardware import hardware
-from featshare_core.doctor.lines import BAD, Lines, failure, gib, probed
+from featshare_core.doctor.lines import BAD, failure, gib, Lines, probed
 from featshare_core.doctor.software import dds, versions
-from featshare_core.inference.options import SegmenterOptions, add_engine_options, from_arguments
+from featshare_core.inference.options import add_engine_options, from_arguments, SegmenterOptions
 
 LABEL_WIDTH = 16
 """Width of the column of labels, in characters."""
@@ -103,9 +116,8 @@ def _engines(arguments: argparse.Namespace) -> Lines:
 
 def _frames(arguments: argparse.Namespace) -> Lines:
     """Run the engine; raises the error that keeps it from running."""
-    import numpy as np
-
     from featshare_core.inference.options import make_segmenter
+    import numpy as np
     with _logged() as warnings:
         start = time.perf_counter()
         segmenter = make_segmenter(from_arguments(SegmenterOptions, arguments))

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The report's lines on hardware: what this process may use of the machine."""
 from __future__ import annotations
 
@@ -7,7 +20,7 @@ import platform
 import shutil
 
 from featshare_core import machine
-from featshare_core.doctor.lines import BAD, Lines, gib, probed
+from featshare_core.doctor.lines import BAD, gib, Lines, probed
 
 CPU_FLAGS = {
     'x86_64': ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_tile', 'amx_bf16',
@@ -62,9 +75,8 @@ def _threads() -> str:
 
 
 def _precision() -> str:
-    import torch
-
     from featshare_core.inference.device import choose_precision
+    import torch
     return f'auto is {choose_precision("auto", torch.device("cpu"))} on this CPU'
 
 

@@ -1,17 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The report's lines on software: what is installed, and how DDS is configured."""
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
 from contextlib import suppress
 from importlib import import_module, metadata
 from importlib.util import find_spec
+import json
+import os
 from pathlib import Path
+import platform
+import subprocess
+import sys
 
-from featshare_core.doctor.lines import BAD, Lines, failure, probed
+from featshare_core.doctor.lines import BAD, failure, Lines, probed
 from featshare_core.packages import INSTALL
 
 LIBRARIES = {

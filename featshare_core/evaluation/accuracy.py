@@ -1,22 +1,34 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Segmentation accuracy from one global confusion matrix, as Cityscapes and CamVid score it."""
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+import time
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from featshare_core.evaluation.consistency import WINDOW, Consistency
+from featshare_core.evaluation.consistency import Consistency, WINDOW
 from featshare_core.evaluation.flicker import Flicker
-from featshare_core.evaluation.things import Survival, class_ids, labelled_things
+from featshare_core.evaluation.things import class_ids, labelled_things, Survival
 from featshare_core.evaluation.videos import Cache, Video
 from featshare_core.inference.device import one_thread
 from featshare_core.inference.engine import Engine
 from featshare_core.labels import UNLABELLED
+import numpy as np
+import numpy.typing as npt
+import torch
 
 Matrix = npt.NDArray[np.int64]
 

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Which checkpoint, cut and interval: measured accuracy against latency on this machine."""
 from __future__ import annotations
 
@@ -6,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featshare_core.evaluation.latency import Times, street_video, time_engines
+from featshare_core.evaluation.latency import street_video, time_engines, Times
 from featshare_core.evaluation.provenance import read_result, short_fingerprint
 from featshare_core.evaluation.tables import table
 from featshare_core.inference.engines import make_engine

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The tables of docs/models, by the name that a page marks them with; see ``pages.fill``."""
 from __future__ import annotations
 
@@ -5,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from featshare_core.evaluation.provenance import read_result
-from featshare_core.evaluation.tables import Result, percent, table
+from featshare_core.evaluation.tables import percent, Result, table
 
 DATA = 'camvid-val'
 CUTS = (1, 2, 3)

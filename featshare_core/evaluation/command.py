@@ -1,10 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The subcommands ``featshare evaluate``, ``benchmark``, ``report``, ``pareto`` and ``advise``."""
 from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 from featshare_core.arguments import size_argument
 from featshare_core.data import KINDS
@@ -95,7 +108,7 @@ def report_command(arguments: argparse.Namespace) -> None:
     the tables; delete one to have it measured again. Pictures with the data set's frames go to
     --sheets. With --compare, prints what differs between two results instead.
     """
-    from featshare_core.evaluation.report import Plan, compare_results, write_report
+    from featshare_core.evaluation.report import compare_results, Plan, write_report
     if arguments.compare:
         print(compare_results(*arguments.compare))
         return

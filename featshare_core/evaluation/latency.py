@@ -1,16 +1,26 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """How long key and current frames take: batch 1, one frame after another, engines in turn."""
 from __future__ import annotations
 
-import itertools
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+import itertools
+import math
 from pathlib import Path
+import time
 from typing import Any
-
-import numpy as np
-import torch
 
 from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.evaluation.accuracy import rounded
@@ -19,6 +29,8 @@ from featshare_core.inference.device import choose_device, choose_precision
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import installed_engines, make_engine
 from featshare_core.networks.checkpoint import load_checkpoint
+import numpy as np
+import torch
 
 INTERVALS = (2, 5, 10, 15)
 """The thesis's."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Accuracy against time: per-frame networks, every cut and interval, and simpler alternatives.
 
@@ -7,17 +20,14 @@ network, and a mask has none.
 """
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+import time
 from typing import Any
 
 import cv2
-import numpy as np
-import torch
-
-from featshare_core.evaluation.accuracy import Score, miou_per_lag, rounded, score
+from featshare_core.evaluation.accuracy import miou_per_lag, rounded, Score, score
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.results import described
@@ -30,6 +40,8 @@ from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.progress import track
+import numpy as np
+import torch
 
 SCALES = (1.0, 0.93, 0.87, 0.8, 0.73, 0.67)
 """Sides of the per-frame network's input, of the full one's."""

@@ -1,19 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The plots of a report, drawn with matplotlib."""
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+import io
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from featshare_core.durable import write_durably
 from featshare_core.evaluation.latency import INTERVALS
 from featshare_core.evaluation.pareto import front
 from featshare_core.evaluation.tables import Result, title
 from featshare_core.labels import LabelSet
+import numpy as np
+import numpy.typing as npt
 
 COLOURS = ('#4477aa', '#ee6677', '#228833', '#ccbb44', '#66ccee', '#aa3377')
 """Paul Tol's bright scheme, which colour-blind readers tell apart."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The report: results that are missing are measured and kept as JSON, then all are drawn."""
 from __future__ import annotations
 
@@ -5,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from featshare_core.data.rendered import rendered_source
 from featshare_core.durable import write_durably
@@ -27,6 +38,7 @@ from featshare_core.inference.device import choose_device
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.export.models import read_config
 from featshare_core.networks.checkpoint import load_checkpoint
+import numpy as np
 
 SHEET_ROWS = 4
 """Number of moments that a picture shows."""

@@ -1,18 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Results as they are kept in JSON: a checkpoint's scores, latency and cheap alternatives."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+import sys
 from typing import Any
-
-import numpy as np
 
 from featshare_core.evaluation import latency
 from featshare_core.evaluation.accuracy import rounded, score
 from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
-from featshare_core.evaluation.videos import RATES, DataChoice, Video
+from featshare_core.evaluation.videos import DataChoice, RATES, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.engines import make_engine
@@ -21,6 +32,7 @@ from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.weights import is_exported
 from featshare_core.progress import preparing, track
+import numpy as np
 
 
 def evaluate(weights: str | Path, data: DataChoice, interval: int,

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The cheap alternatives to feature sharing, on the same network: each an ``Engine`` around another.
 
@@ -9,10 +22,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import cv2
+from featshare_core.inference.engine import Engine, Frame, Prediction
 import numpy as np
 import numpy.typing as npt
-
-from featshare_core.inference.engine import Engine, Frame, Prediction
 
 
 class Rival(Engine):

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Things: how much of each pedestrian, bicyclist or car is still found at a lag."""
 from __future__ import annotations
 
@@ -6,12 +19,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.data.source import Instance, Labelled
 from featshare_core.evaluation.videos import Cache, Video
 from featshare_core.labels import LabelSet
+import numpy as np
+import numpy.typing as npt
 
 Mask = npt.NDArray[np.uint8]
 

@@ -1,20 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Settings of one checkpoint, timed and compared with its per-frame masks on a user's video."""
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-
-import numpy as np
+import time
 
 from featshare_core.evaluation.accuracy import (
-    Matrix,
     confusion_matrix,
     labelled_classes,
+    Matrix,
     mean_iou,
 )
-from featshare_core.evaluation.advise import Setting, accurate, advice, choose
+from featshare_core.evaluation.advise import accurate, advice, choose, Setting
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.pareto import methods_of
 from featshare_core.evaluation.provenance import shown
@@ -22,6 +33,7 @@ from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.networks.weights import absolute_weights
 from featshare_core.progress import track
+import numpy as np
 
 INTERVALS = (2, 3, 5, 10)
 """Key intervals tried, in frames."""

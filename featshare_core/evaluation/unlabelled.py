@@ -1,31 +1,43 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Sharing's cost on video without labels: against the per-frame network's own masks."""
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+import hashlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featshare_core.evaluation.accuracy import (
-    Matrix,
     class_iou,
     confusion_matrix,
     finite,
+    Matrix,
     mean_of,
     rounded,
 )
 from featshare_core.evaluation.flicker import Flicker, Mask
 from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.results import cut
-from featshare_core.evaluation.things import Survival, Thing, class_ids, components, matched
+from featshare_core.evaluation.things import class_ids, components, matched, Survival, Thing
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.inference.engines import make_engine
 from featshare_core.progress import preparing, track
+import numpy as np
 
 MANY = 500
 """Length in frames of the longest video of which every frame is a key frame, unless asked for."""

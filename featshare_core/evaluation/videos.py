@@ -1,24 +1,36 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Labelled video to score on: the data set, its classes, and which frame is run after which."""
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+import hashlib
+import os
 from pathlib import Path
+import re
 from typing import Generic, TypeVar
-
-import numpy as np
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
 from featshare_core.data.folder import folder_source, in_classes
-from featshare_core.data.source import Array, Labelled, Source, camvid_source
+from featshare_core.data.source import Array, camvid_source, Labelled, Source
 from featshare_core.data.street.clips import CLIPS
 from featshare_core.data.traffic import traffic_source
-from featshare_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSet
+from featshare_core.labels import CAMVID, CITYSCAPES, LabelSet, UNLABELLED
+import numpy as np
 
 RATES = {'camvid': 15.0, 'cityscapes': 17.0}
 """Frames a second of the data sets' video."""

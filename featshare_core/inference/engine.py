@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Engine: the interface that runs key frames and current frames on a device."""
 from __future__ import annotations
 
@@ -8,13 +21,12 @@ from dataclasses import dataclass
 from operator import index
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.inference.pixels import Size
 from featshare_core.labels import LabelSet
-from featshare_core.networks.checkpoint import UNKNOWN_LICENCE, Config
+from featshare_core.networks.checkpoint import Config, UNKNOWN_LICENCE
 from featshare_core.text import parse_size
+import numpy as np
+import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 InputSize = tuple[int, int] | str

@@ -1,20 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The table of engines: what each runs on, and how one is chosen and built."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+import logging
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from featshare_core.inference.cpu.torch_engine import TorchEngine
-from featshare_core.inference.device import PRECISIONS, choose_device, named_device
-from featshare_core.inference.engine import Engine, InputSize, as_input_size
+from featshare_core.inference.device import choose_device, named_device, PRECISIONS
+from featshare_core.inference.engine import as_input_size, Engine, InputSize
 from featshare_core.inference.export.models import (
     ExportedModels,
     ModelSource,
@@ -23,6 +33,8 @@ from featshare_core.inference.export.models import (
 from featshare_core.inference.export.process import Origin
 from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
 from featshare_core.networks.weights import is_exported
+import numpy as np
+import torch
 
 log = logging.getLogger(__name__)
 

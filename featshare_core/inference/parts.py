@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Key and current frames as one module each, from uint8 pixels to logits, to be exported."""
 from __future__ import annotations
-
-import torch
-from torch import Tensor, nn
 
 from featshare_core.inference.device import PRECISIONS
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork, Tensors
+import torch
+from torch import nn, Tensor
 
 
 class Pixels(nn.Module):

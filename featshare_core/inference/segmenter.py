@@ -1,22 +1,34 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """VideoSegmenter: frames in, masks out; the class that most programs use."""
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TYPE_CHECKING
 
 from featshare_core.inference.engine import Engine, Frame, InputSize
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.pixels import Size, as_rgb
-from featshare_core.inference.schedule import SETTINGS, KeyFrameSchedule
+from featshare_core.inference.pixels import as_rgb, Size
+from featshare_core.inference.schedule import KeyFrameSchedule, SETTINGS
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import paint
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

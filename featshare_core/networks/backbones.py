@@ -1,10 +1,20 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The four-stage backbones by name, and what the pyramids on them share."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from featshare_core.networks.densenet import DenseNet121
 from featshare_core.networks.efficientnet_lite import EfficientNetLite0
@@ -15,6 +25,8 @@ from featshare_core.networks.split import (
     Normalisation,
     Tensors,
 )
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 Backbone = DenseNet121 | EfficientNetLite0
 BACKBONES: dict[str, type[DenseNet121] | type[EfficientNetLite0]] = {

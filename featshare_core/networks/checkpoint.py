@@ -1,18 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Checkpoints: one .safetensors file that holds the weights and, in its header, their config."""
 from __future__ import annotations
 
-import inspect
-import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+import inspect
+import json
+import math
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from featshare_core.durable import write_durably
 from featshare_core.labels import LabelSet
@@ -22,7 +31,10 @@ from featshare_core.networks.light import LightPyramid
 from featshare_core.networks.smp.build import smp_network
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import unallocated
-from featshare_core.networks.weights import CONVERSION, CheckpointError, find_weights
+from featshare_core.networks.weights import CheckpointError, CONVERSION, find_weights
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save
+import torch
 
 HEADER_KEY = 'featshare'
 """Name of the entry in a checkpoint's header that holds its configuration as JSON."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The subcommand ``featshare convert``."""
 from __future__ import annotations
 
@@ -17,12 +30,11 @@ def convert_command(arguments: argparse.Namespace) -> None:
     or a file of torch.save(model.state_dict()) (of torchvision: fcn_resnet50). The
     network is compared with the undivided model; the weights are kept in full precision.
     """
-    import torch
-
     from featshare_core.labels import find_label_set
     from featshare_core.networks.checkpoint import licence_remark, save_checkpoint
     from featshare_core.networks.convert import convert
     from featshare_core.networks.normalisation import as_options
+    import torch
     output = arguments.output
     if output.suffix != '.safetensors':  # by which all commands know a checkpoint
         output = output.with_name(f'{output.name}.safetensors')

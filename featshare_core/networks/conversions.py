@@ -1,20 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Others' networks in the cache folder: converted once, when they are first used."""
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 import hashlib
 import logging
 import os
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
 
 from featshare_core.machine import cache_folder
 from featshare_core.networks.checkpoint import save_checkpoint
 from featshare_core.networks.convert import convert
-from featshare_core.networks.weights import FOREIGN_FILES, CheckpointError
+from featshare_core.networks.weights import CheckpointError, FOREIGN_FILES
+from safetensors import safe_open, SafetensorError
+import torch
 
 KEPT = 16
 """Number of converted networks that are kept, the most recently used."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Weights of other packages into a checkpoint of ours."""
 from __future__ import annotations
 
@@ -6,10 +19,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from featshare_core.labels import LabelSet, label_set
+from featshare_core.labels import label_set, LabelSet
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.eval_transform import read_eval_transform
 from featshare_core.networks.fcn import fcn_network
@@ -24,14 +34,16 @@ from featshare_core.networks.normalisation import (
 from featshare_core.networks.smp.build import divide, smp_model
 from featshare_core.networks.split import IMAGENET, Normalisation, SplitNetwork
 from featshare_core.networks.state_file import (
-    State,
     check_state,
     load_state,
     one_network,
     read_state,
+    State,
     unallocated,
 )
 from featshare_core.networks.weights import foreign_kind
+import torch
+from torch import nn
 
 FCN = 'fcn_resnet50'
 """torchvision's name of the network."""

@@ -1,14 +1,26 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """DenseNet-121 (Huang et al., arXiv 1608.06993) as four stages, for use as a backbone."""
 from __future__ import annotations
 
-import re
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import re
 
 from featshare_core.networks.state_file import load_state, read_state
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 GROWTH = 32
 """Channels that a dense layer adds."""

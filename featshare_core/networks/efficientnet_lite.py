@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946; the lite variant) as four stages."""
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from featshare_core.networks.state_file import load_state, read_state
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 STEM_CHANNELS = 32
 """Channels of the first convolution."""

@@ -1,14 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What the files beside a model say of the images that it was trained on."""
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+import json
 from pathlib import Path
 from typing import Any
 
 from featshare_core.networks.split import Normalisation
-from featshare_core.networks.weights import PREPROCESSOR, TRANSFORM_FILE, read_json
+from featshare_core.networks.weights import PREPROCESSOR, read_json, TRANSFORM_FILE
 
 SIZED = ('Resize', 'CenterCrop', 'PadIfNeeded')
 """Transforms after which an image has, or has at least, the height and width that they name."""

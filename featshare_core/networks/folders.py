@@ -1,15 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Folders that ``save_pretrained`` of segmentation_models_pytorch or of transformers wrote."""
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+import json
 from pathlib import Path
+import re
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from featshare_core.labels import LabelSet
 from featshare_core.networks.checkpoint import LONGEST_LICENCE, UNKNOWN_LICENCE
@@ -24,14 +34,16 @@ from featshare_core.networks.transformers import class_names, smp_equivalent
 from featshare_core.networks.weights import (
     CONFIG_FILE,
     CONVERSION,
+    foreign_kind,
     MODEL_CARD,
     PREPROCESSOR,
+    read_json,
     TRANSFORM_FILE,
     WEIGHTS_FILE,
-    foreign_kind,
-    read_json,
 )
 from featshare_core.text import printable
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 LARGEST_CARD = 2**16
 """Size of the part of a model card that is read, in bytes."""

@@ -1,13 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The thesis's network (ch. 3): a feature pyramid on a four-stage backbone, cut at a level."""
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from featshare_core.networks.backbones import (
-    BACKBONES,
     at_stride_8,
+    BACKBONES,
     landmarks,
     load_pretrained,
     make_mendings,
@@ -15,6 +24,9 @@ from featshare_core.networks.backbones import (
     upsample,
 )
 from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 PYRAMID_CHANNELS = 128
 """Channels of each level of the pyramid."""

@@ -1,12 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A pyramid with a light decoder."""
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from featshare_core.networks.backbones import (
-    BACKBONES,
     at_stride_8,
+    BACKBONES,
     landmarks,
     load_pretrained,
     make_mendings,
@@ -14,6 +24,8 @@ from featshare_core.networks.backbones import (
     upsample,
 )
 from featshare_core.networks.split import Normalisation, SplitNetwork, Tensors
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 WIDTHS = (64, 64, 128, 128)
 """Channels of the top-down path at strides 4, 8, 16 and 32."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """SplitNetwork: a segmentation network in three parts, so that its deep half can be shared."""
 from __future__ import annotations
 
@@ -5,9 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-
 from featshare_core.networks import alignment, mending
+from torch import nn, Tensor
 
 LANDMARK_CHANNELS = 16
 """Channels of the features by which frames are matched, at stride 8."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A network on an encoder of stages, cut between two of them; how such stages are found."""
 from __future__ import annotations
 
@@ -6,11 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
-
 from featshare_core.networks.split import LANDMARK_CHANNELS, SplitNetwork, Tensors
+import torch
+from torch import fx, nn, Tensor
+from torch.nn import functional as F
 
 Features = Mapping[int, Tensor]
 """Feature maps by the number of the stage that they come from; stage 1 takes the image."""

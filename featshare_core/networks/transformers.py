@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Networks of transformers, as models of segmentation_models_pytorch that compute the same.
 
@@ -5,16 +18,15 @@ transformers itself is not needed: its configurations and the names of its tenso
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+import re
 from typing import Any
 
-import torch
-
-from featshare_core.labels import LabelSet, label_set
+from featshare_core.labels import label_set, LabelSet
 from featshare_core.networks.state_file import State
-from featshare_core.networks.weights import CONFIG_FILE, CheckpointError
+from featshare_core.networks.weights import CheckpointError, CONFIG_FILE
+import torch
 
 Equivalent = tuple[str, str, dict[str, Any], State]
 """Architecture, encoder, arguments and tensors of segmentation_models_pytorch."""

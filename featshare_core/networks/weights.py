@@ -1,9 +1,22 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Weights: what the node, the commands and the library take as a network, found in one place."""
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+import re
 from typing import Any, NamedTuple
 
 from featshare_core.text import printable

@@ -1,10 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The subcommand ``featshare train``."""
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
+import sys
 from typing import Any
 
 
@@ -23,9 +36,8 @@ def train_command(arguments: argparse.Namespace) -> None:
     # Before Lightning, which takes seconds to import: what is wrong with it is said at once.
     config = load_config(arguments.config, overrides, arguments.set)
     try:
-        from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
         from featshare_core.training.run import FINAL, train
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
     except ModuleNotFoundError as error:
         raise ValueError(f'training needs {error.name}, which is not installed: '
                          f'pip install lightning') from error

@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What a training run is: YAML files and single settings, read into one checked dataclass."""
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, MISSING
 import difflib
+from pathlib import Path
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from featshare_core.data.augmentation import Augmentation
@@ -146,7 +159,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained; the message names the key."""
         # Imports PyTorch: only now, so that a misspelt key is an error at once.
-        from featshare_core.networks.checkpoint import NETWORKS, network_options, unknown_options
+        from featshare_core.networks.checkpoint import network_options, NETWORKS, unknown_options
         if self.network_name not in NETWORKS:
             raise ValueError(f'network {self.network_name!r} is none of {", ".join(NETWORKS)}')
         options = network_options(self.network_name)

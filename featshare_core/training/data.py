@@ -1,15 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """From a configuration's data entries to loaders."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+import os
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, Sampler
 
 from featshare_core.data.cityscapes import cityscapes_source
 from featshare_core.data.coverage import require_classes
@@ -20,6 +29,9 @@ from featshare_core.data.store import FrameStore, street_store
 from featshare_core.labels import LabelSet, load_label_set
 from featshare_core.progress import track
 from featshare_core.training.config import DataEntry, TrainConfig
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
 
 
 def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,

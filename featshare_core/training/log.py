@@ -1,18 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What a training run says while it runs: the loss of every step, the rate, the remaining time."""
 from __future__ import annotations
 
-import logging
-import sys
 from importlib.util import find_spec
+import logging
 from pathlib import Path
+import sys
 from typing import Any
 
+from featshare_core.progress import reporter
 import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
-
-from featshare_core.progress import reporter
 
 
 def loggers(output: Path) -> list[Logger]:

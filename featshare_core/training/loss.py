@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The loss, term by term (thesis, ch. 4; where the thesis misprints a formula, our reading is named).
 
@@ -8,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from featshare_core.labels import UNLABELLED
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from featshare_core.labels import UNLABELLED
 
 
 def inverse_alpha(distance: Tensor) -> Tensor:

@@ -1,17 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The training loop's body: a batch in, a loss out; lagged frames in, scores out."""
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+import json
 from typing import Any
-
-import lightning
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from featshare_core.data.augment import augment
 from featshare_core.evaluation.accuracy import labelled_classes, mean_iou
@@ -22,6 +28,12 @@ from featshare_core.training import loss
 from featshare_core.training.config import TrainConfig
 from featshare_core.training.pseudo_labels import normalise, to_multiple
 from featshare_core.training.schedule import factor
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 NAN_CHECK_STEPS = 20
 """Interval between checks for NaN, in steps."""

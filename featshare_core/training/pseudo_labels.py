@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Pseudo labels: the frozen per-frame baseline's argmax, kept on disk."""
 from __future__ import annotations
 
@@ -5,15 +18,14 @@ import hashlib
 from pathlib import Path
 
 import cv2
-import numpy as np
-import torch
-from torch.nn import functional as F
-
 from featshare_core.data.source import Array
-from featshare_core.data.store import FrameStore, frames_before
+from featshare_core.data.store import frames_before, FrameStore
 from featshare_core.durable import write_atomically
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
+import numpy as np
+import torch
+from torch.nn import functional as F
 
 BATCH = 16
 """Images per forward pass of the baseline."""

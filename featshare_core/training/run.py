@@ -1,20 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A training run from configuration to checkpoint."""
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from dataclasses import asdict, replace
 from functools import partial
+import os
 from pathlib import Path
+import sys
 from typing import Any
+import warnings
 
 import cv2
-import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from featshare_core.data.pairs import LaggedFrames, Triplets
 from featshare_core.evaluation.provenance import short_fingerprint
 from featshare_core.inference.device import choose_device, choose_precision
@@ -27,7 +35,7 @@ from featshare_core.networks.checkpoint import (
 )
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import load_state
-from featshare_core.training.checkpoints import LAST, DurableCheckpoints, find_state
+from featshare_core.training.checkpoints import DurableCheckpoints, find_state, LAST
 from featshare_core.training.config import FINAL, TrainConfig
 from featshare_core.training.data import (
     class_weights,
@@ -38,9 +46,13 @@ from featshare_core.training.data import (
     val_loader,
 )
 from featshare_core.training.depthwise import fix_depthwise_gradients
-from featshare_core.training.log import Pace, loggers, silence_tips
+from featshare_core.training.log import loggers, Pace, silence_tips
 from featshare_core.training.module import Learner
 from featshare_core.training.pseudo_labels import PseudoLabels
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+import torch
 
 
 def train(config: TrainConfig, output: Path, data: Path, device: str = 'auto', devices: int = 1,

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Show the whole path: a camera recording in, masks out, through real ROS 2.
 
@@ -9,18 +22,15 @@ Run as ``python -m featshare_ros.demo``.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import os
+from pathlib import Path
 import platform
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
-
-import numpy as np
-import numpy.typing as npt
 
 from featshare_core.arguments import add_common
 from featshare_core.inference.export.models import read_config
@@ -29,34 +39,36 @@ from featshare_core.labels import LabelSet
 from featshare_core.progress import track
 from featshare_ros.demo.page import write_page
 from featshare_ros.demo.preparation import (
-    SAMPLES,
     Preparation,
     prepare,
     replay_at_a_rate_that_holds,
+    SAMPLES,
 )
 from featshare_ros.demo.replay import NAMESPACE, NodeProcess, Replay, ReplayError, Run
 from featshare_ros.demo.report import (
+    markdown_table,
     OverlayVideo,
+    percentiles,
     Picture,
     ReportError,
-    markdown_table,
-    percentiles,
     write_contact_sheet,
 )
 from featshare_ros.images import (
-    ImageError,
     decode_compressed,
     decode_image,
+    ImageError,
     stamp_seconds,
 )
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
+    open_recording,
     RecordedImage,
     Recording,
     RecordingError,
-    open_recording,
     write_recording,
 )
+import numpy as np
+import numpy.typing as npt
 
 MAX_KEY_AGE = 0.3
 """The node's max_key_age, in seconds."""

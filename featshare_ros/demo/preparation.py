@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Before the replay: prepare the engine for the images' size, and choose the rate."""
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-
-import numpy as np
+import math
+import time
 
 from featshare_core.progress import track
 from featshare_ros.demo.replay import NodeProcess, Replay, ReplayError
 from featshare_ros.recordings.bag import RecordedImage, Recording
+import numpy as np
 
 SAMPLES = 12
 """Number of the recording's first images with which the engine is prepared and timed."""

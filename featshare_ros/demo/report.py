@@ -1,19 +1,31 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The demo's results: a video and a contact sheet with coloured masks, a latency table."""
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import contextlib
 import os
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+import sys
 from types import TracebackType
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.labels import LabelSet
 from featshare_core.overlay import paint
+import numpy as np
+import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
 """HxWx3 uint8 RGB."""

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Camera recordings: read from rosbag2 (mcap, sqlite3) and video files, written as rosbag2.
 
@@ -7,19 +20,18 @@ recording is opened, so that the node runs without it.
 from __future__ import annotations
 
 import abc
-import functools
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+import functools
+import itertools
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cv2
+from featshare_core.text import printable
 import numpy as np
 import numpy.typing as npt
-
-from featshare_core.text import printable
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'

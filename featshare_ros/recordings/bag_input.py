@@ -1,36 +1,48 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """All messages of a recording in log order, grouped by the images to be segmented."""
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+import re
+import threading
 from types import TracebackType
 from typing import Any
-
-import yaml
 
 from featshare_core.inference.engine import Frame
 from featshare_core.text import printable
 from featshare_ros.images import (
-    FULL_RANGE,
-    ImageError,
     decode_compressed,
     decode_image,
+    FULL_RANGE,
+    ImageError,
     stamp_seconds,
 )
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
-    IMAGE,
-    RecordingError,
     describe_topics,
+    IMAGE,
     message_types,
     only_image_topic,
     open_bag,
     read_messages,
+    RecordingError,
 )
 from featshare_ros.recordings.mcap_records import Channel
+import yaml
 
 GROUP_BYTES = 4 << 20
 """Size from which messages of other topics do not wait for the next image, in bytes."""

@@ -1,23 +1,35 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What a segmented recording adds to the original: topics, messages, and metadata.yaml."""
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+import functools
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import yaml
-
 from featshare_core.inference.segmenter import Result
 from featshare_core.labels import LabelSet
-from featshare_ros.outputs import IMAGE, LABEL_INFO, OUTPUTS, Answer, Output, Picture, Qos
+from featshare_ros.outputs import Answer, IMAGE, LABEL_INFO, Output, OUTPUTS, Picture, Qos
 from featshare_ros.recordings.bag import COMPRESSED_IMAGE, image_message, message_types
 from featshare_ros.recordings.bag_input import CameraTopic, DecodedImage
 from featshare_ros.recordings.mcap_file import McapFile
 from featshare_ros.recordings.mcap_records import Channel
+import numpy as np
+import yaml
 
 METADATA_FILE = 'metadata.yaml'
 NODE = '/segmentation'

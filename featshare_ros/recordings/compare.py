@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Agreement between the masks of two recordings, to see what a new checkpoint changes.
 
@@ -6,29 +19,28 @@ Neither is ground truth: intersection over union says how similar they are, not 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+import sys
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
 from featshare_core.arguments import add_common
-from featshare_core.evaluation.accuracy import Matrix, class_iou, confusion_matrix, mean_iou
+from featshare_core.evaluation.accuracy import class_iou, confusion_matrix, Matrix, mean_iou
 from featshare_core.labels import UNLABELLED
 from featshare_core.packages import explain
 from featshare_ros.recordings.bag import (
     COMPRESSED_IMAGE,
-    IMAGE,
-    RecordingError,
     describe_topics,
+    IMAGE,
     open_bag,
     read_messages,
+    RecordingError,
 )
 from featshare_ros.recordings.bag_output import output_types
+import numpy as np
+import numpy.typing as npt
 
 Mask = npt.NDArray[np.uint8]
 

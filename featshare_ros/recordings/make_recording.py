@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Make a rosbag2 recording of a video, a folder of images or a rendered street.
 
@@ -11,13 +24,13 @@ Without --fps, a clip of the passing-traffic set keeps its own rate.
 from __future__ import annotations
 
 import argparse
-import itertools
-import sys
 from collections.abc import Iterator, Sequence
+import itertools
 from pathlib import Path
+import sys
 
 from featshare_core.arguments import add_common
-from featshare_core.data.frames import IncompleteVideoError, frame_rate, frames_of
+from featshare_core.data.frames import frame_rate, frames_of, IncompleteVideoError
 from featshare_core.inference.engine import Frame
 from featshare_core.packages import explain
 from featshare_ros.recordings.bag import write_recording

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 An mcap file that is written in order and can be continued after any interruption.
 
@@ -8,49 +21,49 @@ before. Opening the file again checks all of it; what follows the last intact st
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 import errno
 import fcntl
 import json
 import mmap
 import os
+from pathlib import Path
 import re
 import struct
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
+import zlib
 
 from featshare_core.durable import sync_folder
 from featshare_ros.recordings.mcap_records import (
     CHANNEL,
+    Channel,
     CHUNK,
+    Chunk,
     CHUNK_HEAD,
     CHUNK_INDEX,
+    chunk_index,
     DATA_END,
+    definitions,
     FOOTER,
     HEADER,
+    header,
     MAGIC,
     MESSAGE,
     MESSAGE_INDEX,
+    message_index,
     METADATA,
+    metadata,
+    parse_chunk_head,
+    parse_metadata,
     PREFIX,
+    record,
     SCHEMA,
     SETTINGS,
     STATE,
     STATISTICS,
     SUMMARY_OFFSET,
-    Channel,
-    Chunk,
-    chunk_index,
-    definitions,
-    header,
-    message_index,
-    metadata,
-    parse_chunk_head,
-    parse_metadata,
-    record,
 )
 
 CHUNK_BYTES = 4 << 20

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Segment every image of a recording as the live node would, as fast as the device allows.
 
@@ -12,12 +25,12 @@ topics, masks, class names and the timing of each image; stamps and log times ar
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
+from pathlib import Path
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 from featshare_core.arguments import add_common

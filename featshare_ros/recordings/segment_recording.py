@@ -1,24 +1,37 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Segment a recording into another, in stages, and continue an interrupted output."""
 from __future__ import annotations
 
-import json
-import shutil
-import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+import json
 from pathlib import Path
+import shutil
+import threading
+import time
 
 from featshare_core.durable import sync_folder, write_durably
 from featshare_core.inference.export.models import fingerprint
-from featshare_core.inference.options import SegmenterOptions, make_segmenter
+from featshare_core.inference.options import make_segmenter, SegmenterOptions
 from featshare_core.inference.segmenter import Result
 from featshare_core.pipeline import overlap
 from featshare_ros.images import FULL_RANGE
 from featshare_ros.recordings.bag import RecordingError, UnreadableError
-from featshare_ros.recordings.bag_input import BagInput, DecodedImage, Group, decode
-from featshare_ros.recordings.bag_output import METADATA_FILE, Outputs, Wanted, bag_metadata
+from featshare_ros.recordings.bag_input import BagInput, decode, DecodedImage, Group
+from featshare_ros.recordings.bag_output import bag_metadata, METADATA_FILE, Outputs, Wanted
 from featshare_ros.recordings.mcap_file import McapFile, State, UnknownFileError
 from featshare_ros.recordings.mcap_records import Channel
 

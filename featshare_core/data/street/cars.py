@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Cars: four shapes in many paints."""
 from __future__ import annotations
 
@@ -5,10 +18,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from featshare_core.data.street.common import Array, CAR, CIRCLE, PAINT
+from featshare_core.data.street.painter import box, Painter, Thing, turned
 import numpy as np
-
-from featshare_core.data.street.common import CAR, CIRCLE, PAINT, Array
-from featshare_core.data.street.painter import Painter, Thing, box, turned
 
 FINISHES = ((0, 0, 0), (34, 42, 50), (70, 84, 96), (22, 22, 24), (122, 124, 128), (176, 24, 22),
             (246, 246, 238), (230, 228, 212), (52, 54, 58))

@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What stands: houses, fences, trees, lamps, signs, bollards and traffic lights."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
-from featshare_core.data.street.common import BUILDING, CIRCLE, FENCE, POLE, SIGN, TREE, Array
-from featshare_core.data.street.layout import KERB, House
-from featshare_core.data.street.painter import Painter, Thing, box
+from featshare_core.data.street.common import Array, BUILDING, CIRCLE, FENCE, POLE, SIGN, TREE
+from featshare_core.data.street.layout import House, KERB
+from featshare_core.data.street.painter import box, Painter, Thing
 from featshare_core.data.street.textures import Texture
+import numpy as np
 
 TILES = ((120, 74, 62), (96, 92, 92), (136, 96, 76), (84, 84, 92))
 RED, BLUE = ((190, 30, 34), (236, 234, 230)), ((30, 72, 160), (40, 92, 186))

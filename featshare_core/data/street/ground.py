@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """The ground: road, markings, kerb, pavement and grass."""
 from __future__ import annotations
 
 import cv2
-import numpy as np
-
-from featshare_core.data.street.common import PAVEMENT, ROAD, TREE, Array, Image
+from featshare_core.data.street.common import Array, Image, PAVEMENT, ROAD, TREE
 from featshare_core.data.street.layout import BLOCK, KERB, Layout
 from featshare_core.data.street.painter import Painter
 from featshare_core.data.street.textures import Textures
+import numpy as np
 
 ASPHALT, SLABS, KERBSTONE, GRASS = range(4)
 COLORS = np.array(((118, 118, 120), (164, 158, 150), (184, 180, 174), (98, 122, 62)), np.float32)

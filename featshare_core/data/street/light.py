@@ -1,12 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """How light comes from sun and sky to a thing, and through the air to the eye."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from featshare_core.data.street.common import Array, Color
-from featshare_core.data.street.layout import BLOCK, SIGHT, Layout
+from featshare_core.data.street.layout import BLOCK, Layout, SIGHT
+import numpy as np
 
 FADE = 80.0
 """The last metres of sight, in which the haze closes."""

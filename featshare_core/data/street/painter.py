@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """One frame being painted: the camera, shapes with their labels, and what is to be painted."""
 from __future__ import annotations
 
@@ -5,12 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
-import numpy.typing as npt
-
-from featshare_core.data.street.common import CIRCLE, SKY, Array, Image
+from featshare_core.data.street.common import Array, CIRCLE, Image, SKY
 from featshare_core.data.street.light import Light
 from featshare_core.data.street.textures import Texture
+import numpy as np
+import numpy.typing as npt
 
 
 def fixed(pixels: Array) -> npt.NDArray[np.int32]:

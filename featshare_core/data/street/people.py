@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """People: who walks and who rides a bicycle."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import cv2
+from featshare_core.data.street.common import Array, BICYCLIST, PAINT, PEDESTRIAN
+from featshare_core.data.street.painter import box, fixed, Painter, Thing
 import numpy as np
-
-from featshare_core.data.street.common import BICYCLIST, PAINT, PEDESTRIAN, Array
-from featshare_core.data.street.painter import Painter, Thing, box, fixed
 
 CLOTHES = ((40, 44, 60), (150, 40, 44), (60, 96, 140), (210, 204, 190), (80, 84, 60), (34, 34, 36),
            (196, 150, 60), (110, 70, 110), (90, 120, 90), (170, 170, 176), (226, 110, 60))

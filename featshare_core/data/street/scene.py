@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What is in sight at a time: all that stands, and who is under way."""
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-
 from featshare_core.data.street.cars import car
 from featshare_core.data.street.fixtures import fence, house, post, tree
-from featshare_core.data.street.layout import KERB, SIGHT, Block, Layout
+from featshare_core.data.street.layout import Block, KERB, Layout, SIGHT
 from featshare_core.data.street.painter import Thing
 from featshare_core.data.street.people import cyclist, walker
 from featshare_core.data.street.textures import Texture, Textures
+import numpy as np
 
 
 def scene(layout: Layout, textures: Textures, z: float, time: float) -> list[Thing]:

@@ -1,23 +1,35 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Engines that compile the network's ONNX models for each image size: OpenVINO, ONNX Runtime."""
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
+import math
 from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
-import torch
 
 from featshare_core.inference.cpu.host_engine import HostEngine, Mark
 from featshare_core.inference.device import one_thread
-from featshare_core.inference.engine import Frame, drop_oldest
+from featshare_core.inference.engine import drop_oldest, Frame
 from featshare_core.inference.export.models import ExportedModels, Models, ModelSource
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import Size
 from featshare_core.inference.preparing import Preparer
+import numpy as np
+import numpy.typing as npt
+import torch
 
 Array = npt.NDArray[np.float32]
 

@@ -1,28 +1,40 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """HostEngine: the base of the engines whose images and masks stay in host memory."""
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+import threading
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from featshare_core.inference.cpu.masks import MaskMaker
 from featshare_core.inference.engine import (
+    checked_input_size,
     Engine,
     Frame,
-    Prediction,
-    checked_input_size,
     named,
+    Prediction,
 )
-from featshare_core.inference.pixels import Size, network_size, resized
-from featshare_core.inference.streams import StreamCache, cache_of
+from featshare_core.inference.pixels import network_size, resized, Size
+from featshare_core.inference.streams import cache_of, StreamCache
 from featshare_core.inference.timing import StageTimer
 from featshare_core.networks.checkpoint import Config
+import numpy as np
+import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Mark = Callable[[str], None]

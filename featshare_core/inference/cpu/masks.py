@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """From logits to a mask, on a CPU."""
 from __future__ import annotations
 
@@ -5,11 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from math import gcd, prod
 
 import cv2
+from featshare_core.inference.pixels import Size
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from featshare_core.inference.pixels import Size
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]

@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """OnnxEngine: the network in ONNX Runtime, on any of its execution providers."""
 from __future__ import annotations
 
 from typing import Any
 
-import onnxruntime as ort
-
 from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.models import Models, ModelSource
+import onnxruntime as ort
 
 PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider',
              'tensorrt': 'TensorrtExecutionProvider', 'openvino': 'OpenVINOExecutionProvider'}

@@ -1,18 +1,30 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """OpenVinoEngine: the network in OpenVINO, the fastest engine on x86 CPUs."""
 from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
 
-import openvino as ov
-import torch
-from openvino.preprocess import PrePostProcessor
-
 from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
 from featshare_core.inference.device import choose_precision
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.models import Models, ModelSource
 from featshare_core.machine import usable_cores
+import openvino as ov
+from openvino.preprocess import PrePostProcessor
+import torch
 
 PRECISION_HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 """OpenVINO's name of each precision."""

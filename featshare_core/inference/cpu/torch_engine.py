@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """TorchEngine: eager PyTorch on the CPU; the reference for every other engine."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from featshare_core.inference.cpu.host_engine import Array, HostEngine, Mark
-from featshare_core.inference.device import PRECISIONS, choose_precision
+from featshare_core.inference.device import choose_precision, PRECISIONS
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.parts import Pixels, prepare
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
+import torch
 
 
 class TorchEngine(HostEngine):

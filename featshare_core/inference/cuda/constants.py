@@ -1,12 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Constant folding: results that depend on weights and sizes alone are computed once."""
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx, Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 UNFILLED = ('empty', 'new_empty', 'empty_like', 'empty_strided')

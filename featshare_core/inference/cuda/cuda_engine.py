@@ -1,33 +1,45 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """CudaEngine: from an image to its mask, both in host memory, as one CUDA graph per mode."""
 from __future__ import annotations
 
-import copy
-import logging
-import threading
 from collections import OrderedDict
 from contextlib import suppress
+import copy
 from dataclasses import replace
-
-import torch
+import logging
+import threading
 
 from featshare_core.inference.cuda.dense import buffer_dense_blocks
-from featshare_core.inference.cuda.fold import FoldError, fold_batch_norms
+from featshare_core.inference.cuda.fold import fold_batch_norms, FoldError
 from featshare_core.inference.cuda.plan import Plan
-from featshare_core.inference.device import PRECISIONS, choose_precision
+from featshare_core.inference.device import choose_precision, PRECISIONS
 from featshare_core.inference.engine import (
-    Engine,
-    Frame,
-    Prediction,
     checked_input_size,
     drop_oldest,
+    Engine,
+    Frame,
     named,
+    Prediction,
 )
 from featshare_core.inference.parts import Pixels, prepare
-from featshare_core.inference.pixels import Size, network_size
+from featshare_core.inference.pixels import network_size, Size
 from featshare_core.inference.preparing import Preparer
-from featshare_core.inference.streams import StreamCache, cache_of
+from featshare_core.inference.streams import cache_of, StreamCache
 from featshare_core.networks.checkpoint import Config
 from featshare_core.networks.split import SplitNetwork
+import torch
 
 log = logging.getLogger(__name__)
 

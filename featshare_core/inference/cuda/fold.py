@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Batch norms are folded into the convolutions before or after them."""
 from __future__ import annotations
 
@@ -5,11 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
 from featshare_core.networks.split import SplitNetwork
+import torch
+from torch import nn, Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FARTHEST = 1e4
 """Largest bound of a channel; no feature exceeds it, and fp16 can represent it."""

@@ -1,15 +1,27 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A traced network's convolutions, with what comes before and after each, as one kernel each."""
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 import operator
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, fx
-
 from featshare_core.inference.cuda.kernels import convolution, pooling, sampling
+import torch
+from torch import fx, Tensor
 
 aten = torch.ops.aten
 Node = Any  # fx.Node, whose arguments have too many types to be spelled out

@@ -1,16 +1,24 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Plan: the buffers and the CUDA graphs for one image size."""
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
+import time
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from featshare_core.inference.cuda.constants import fold_constants
 from featshare_core.inference.cuda.tiles import winning_class
@@ -20,6 +28,10 @@ from featshare_core.inference.parts import Pixels
 from featshare_core.inference.pixels import Size
 from featshare_core.inference.streams import Pending, StreamCache
 from featshare_core.networks.split import SplitNetwork, Tensors
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 WARM_UP_RUNS = 3
 """Number of runs before a capture; cuDNN chooses its kernels in them."""

@@ -1,11 +1,23 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Upsampling and argmax on the device, one band of rows at a time."""
 from __future__ import annotations
 
+from featshare_core.inference.pixels import Size
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from featshare_core.inference.pixels import Size
 
 TILE_BYTES = 16 << 20
 """Size of a band's full-width fp32 logits, in bytes: they fit a GPU's second-level cache."""

@@ -1,22 +1,34 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Cache of exported models on disk, so that a robot exports them once, not at every start."""
 from __future__ import annotations
 
-import hashlib
-import io
-import logging
-import os
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+import hashlib
 from importlib.metadata import PackageNotFoundError, version
+import io
+import logging
+import os
 from pathlib import Path
-
-import torch
-from torch import nn
+import zipfile
 
 from featshare_core.durable import write_durably
 from featshare_core.machine import cache_folder
+import torch
+from torch import nn
 
 KEPT = 16
 """Number of entries kept, the most recently used; one per network, cut and image size."""

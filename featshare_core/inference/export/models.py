@@ -1,22 +1,32 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """A network as two ONNX models: what a key frame runs, and what a current frame runs."""
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import logging
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
+import hashlib
 from importlib.util import find_spec
+import io
+import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+import warnings
 
 from featshare_core.durable import sync_folder, write_durably
 from featshare_core.inference.engine import Frame
@@ -25,10 +35,10 @@ from featshare_core.inference.export.process import ExportProcess, Origin
 from featshare_core.inference.parts import Part, parts
 from featshare_core.inference.pixels import Size
 from featshare_core.networks.checkpoint import (
-    MAX_SIDE,
     CheckpointError,
     Config,
     load_checkpoint,
+    MAX_SIDE,
     parse_config,
 )
 from featshare_core.networks.split import SplitNetwork
@@ -39,6 +49,8 @@ from featshare_core.networks.weights import (
     is_exported,
     read_json,
 )
+import torch
+from torch import Tensor
 
 FILES = {'': ('key.onnx', 'current.onnx'),
          'int8': ('key.xml', 'current.xml', 'key.bin', 'current.bin')}

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 ExportProcess: exports a checkpoint's models in a process of its own, into the cache.
 
@@ -6,12 +19,12 @@ every frame that is run meanwhile.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 import os
+from pathlib import Path
 import subprocess
 import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from featshare_core.inference.pixels import Size
@@ -83,10 +96,9 @@ class ExportProcess:
 
 def _export() -> None:
     """Export what ``ExportProcess`` has asked for on the command line."""
-    import torch
-
     from featshare_core.inference.export.models import NetworkModels
     from featshare_core.networks.checkpoint import load_checkpoint
+    import torch
     torch.set_num_threads(1)
     weights, height, width, shared_levels, aligned = sys.argv[1:]
     NetworkModels(*load_checkpoint(

@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """What the divided decoders of segmentation_models_pytorch (0.6) have in common."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from featshare_core.networks.smp.encoders import encoder_normalisation, load_encoder_weights
 from featshare_core.networks.split import Normalisation, Tensors
 from featshare_core.networks.stages import StagedNetwork, Step
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 
 def columns(conv: Any, features: Tensor, first: int) -> Tensor:

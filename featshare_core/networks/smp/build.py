@@ -1,15 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Any segmentation_models_pytorch model as a SplitNetwork, cut behind an encoder's stage."""
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+import inspect
 from operator import methodcaller
 from typing import Any
 
 from featshare_core.networks.smp.base import SmpNetwork
 from featshare_core.networks.smp.decoders import DECODERS, Undivided
 from featshare_core.networks.smp.encoders import check_encoder, import_smp
-from featshare_core.networks.stages import Step, drop_unused, trace
+from featshare_core.networks.stages import drop_unused, Step, trace
 
 NOT_OURS = ('self', 'kwargs', 'encoder_name', 'encoder_weights', 'in_channels', 'classes',
             'activation', 'aux_params')

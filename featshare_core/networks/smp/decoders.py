@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The decoders of segmentation_models_pytorch (0.6), each divided between key and current frames.
 
@@ -7,14 +20,13 @@ over a concatenation, it is the sum of convolutions over its parts.
 """
 from __future__ import annotations
 
+from featshare_core.networks.smp.base import columns, finish, resize, SmpNetwork
+from featshare_core.networks.smp.ladders import Linknet, MAnet, PAN, Unet, UnetPlusPlus
+from featshare_core.networks.split import Tensors
+from featshare_core.networks.stages import Features, size_at
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from featshare_core.networks.smp.base import SmpNetwork, columns, finish, resize
-from featshare_core.networks.smp.ladders import PAN, Linknet, MAnet, Unet, UnetPlusPlus
-from featshare_core.networks.split import Tensors
-from featshare_core.networks.stages import Features, size_at
 
 
 class FPN(SmpNetwork):

@@ -1,13 +1,25 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Encoders of segmentation_models_pytorch: names, pretrained weights, normalisation."""
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from featshare_core.networks.split import IMAGENET, Normalisation
 from featshare_core.networks.state_file import load_state, read_state
+from torch import nn
 
 HUB_TIMEOUT_S = 5.0
 """Longest wait for an answer of the hub, in seconds."""

@@ -1,16 +1,28 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Decoders of segmentation_models_pytorch that climb stage by stage: U-Nets and their kin."""
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from featshare_core.networks.smp.base import SmpNetwork, columns, finish
+from featshare_core.networks.smp.base import columns, finish, SmpNetwork
 from featshare_core.networks.split import Tensors
 from featshare_core.networks.stages import Features, size_at
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
 
 
 class Ladder(SmpNetwork):

@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Convolutions of one image as Triton kernels, with what comes before and after them in one.
 
@@ -11,13 +24,12 @@ from __future__ import annotations
 
 import math
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
-from triton import cdiv, next_power_of_2
-
 from featshare_core.inference.cuda.kernels.sampling import channels_last, new_map, or_any, unit_of
+import torch
+from torch import Tensor
+import triton
+from triton import cdiv, next_power_of_2
+import triton.language as tl
 
 PROGRAMS = 132  # least number of programs where the image allows it: multiprocessors of an H100
 MOST_CELLS, MOST_OUTPUTS = 128, 64  # of the results that one program computes

@@ -1,12 +1,20 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """From an image's bytes to what a network takes, and from its logits to the mask's bytes."""
 from __future__ import annotations
 
 import math
-
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
 
 from featshare_core.inference.cuda.kernels.sampling import (
     channels_last,
@@ -14,6 +22,10 @@ from featshare_core.inference.cuda.kernels.sampling import (
     source_place,
     unit_of,
 )
+import torch
+from torch import Tensor
+import triton
+import triton.language as tl
 
 PIXELS = 64  # of one program
 

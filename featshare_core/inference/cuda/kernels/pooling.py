@@ -1,17 +1,29 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Pooling as a Triton kernel, with the bound before it."""
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-from torch import Tensor
-
 from featshare_core.inference.cuda.kernels.sampling import (
-    SIZES,
     channels_last,
     new_map,
     or_any,
+    SIZES,
     unit_of,
 )
+from torch import Tensor
+import triton
+import triton.language as tl
 
 CELLS, CHANNELS = 16, 64  # of one program
 

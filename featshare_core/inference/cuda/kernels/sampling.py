@@ -1,14 +1,26 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Bilinear upsampling, the gate and the warp as Triton kernels, for channels that lie together."""
 from __future__ import annotations
 
 import math
 
+from featshare_core.networks.mending import GATE_FACTOR, GATE_POWER
 import torch
+from torch import Tensor
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from featshare_core.networks.mending import GATE_FACTOR, GATE_POWER
 
 CELLS, CHANNELS = 32, 64  # of one program
 SIZES = ['height', 'width', 'source_height', 'source_width', 'moved_height', 'moved_width',

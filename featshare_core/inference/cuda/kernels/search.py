@@ -1,3 +1,16 @@
+# Copyright 2026 featshare maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 The displacement's pooling and refinement, and ``mending.mismatch``, as Triton kernels.
 
@@ -7,13 +20,12 @@ operations. All arithmetic is in fp32; the kernels take sums in a fixed order.
 """
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
-
 from featshare_core.inference.cuda.kernels.sampling import channels_last, interpolated
 from featshare_core.networks import alignment
+import torch
+from torch import Tensor
+import triton
+import triton.language as tl
 
 CELLS, FEW_CELLS = 64, 16  # a program's: with more, what it holds does not fit its registers
 
