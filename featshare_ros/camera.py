@@ -98,10 +98,9 @@ class Camera:
         self.level_log = LevelLog(node.get_logger(), name or 'camera')
 
     def start(self) -> None:
-        """Reset the statistics, forget the CameraInfo, and subscribe."""
+        """Reset the statistics and forget the CameraInfo, before the first ``subscribe``."""
         self.statistics = CameraStatistics(self.statistics.topic)
         self.info = None
-        self.subscribe()
 
     def subscribe(self) -> None:
         """Subscribe to the images; on the executor's thread, as ``unsubscribe``."""
@@ -113,12 +112,16 @@ class Camera:
         on_lost = SubscriptionEventCallbacks(
             message_lost=lambda event: self._losses.lost(event.total_count_change))
         try:
-            self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos,
-                            on_lost)
-        except UnsupportedEventTypeError:
-            # The middleware does not report lost messages.
-            self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos)
-        self._subscribe(CameraInfo, self._info_topic, self._on_info, sensor_qos())
+            try:
+                self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos,
+                                on_lost)
+            except UnsupportedEventTypeError:
+                # The middleware does not report lost messages.
+                self._subscribe(self._kind, self._image_topic, self._on_image, self._image_qos)
+            self._subscribe(CameraInfo, self._info_topic, self._on_info, sensor_qos())
+        except BaseException:
+            self.unsubscribe()
+            raise
 
     def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile,
                    events: SubscriptionEventCallbacks | None = None) -> None:

@@ -61,7 +61,7 @@ class SegmentationNode(LifecycleNode):
         self._segmenter: SupervisedSegmenter | None = None
         self._colors: LabelSet | None = None
         self._values = parameters.Values(self, self._apply)
-        self._problem = ''
+        self._problem = self._demand_problem = ''
         self._state = 'unconfigured'
         self._loader = EngineLoader()
         self._sizes = ImageSizes(self.get_fully_qualified_name(), self.get_logger())
@@ -108,7 +108,7 @@ class SegmentationNode(LifecycleNode):
             compressed = values['image_transport'] == 'compressed'
             for name in values['cameras']:
                 self._outputs[name] = Publishers(
-                    self, name, self._subscribe if values['lazy'] else None)
+                    self, name, self._subscribe_on_demand if values['lazy'] else None)
                 self._cameras.append(Camera(self, name, compressed, self._wake))
         except Exception as error:
             # Any type of error, from a bad file to a missing driver: its text is reported.
@@ -137,12 +137,13 @@ class SegmentationNode(LifecycleNode):
                 camera.start()
                 self._outputs[camera.name].introduce(self._segmenter.labels)
             self._worker = Worker(self._cameras, self._wake, self._processor.process)
+            self._state = 'active'
+            self._subscribe()
         except Exception as error:
+            self._state = 'inactive'
             self._stop()
             return self._refuse('cannot be activated', error)
         self._problem = ''
-        self._state = 'active'
-        self._subscribe()
         topics = ', '.join(camera.statistics.topic for camera in self._cameras)
         lazy = ' while somebody subscribes to an output' if self._values.current['lazy'] else ''
         self.get_logger().info(f'segmenting {topics}{lazy}')
@@ -336,6 +337,14 @@ class SegmentationNode(LifecycleNode):
             elif camera.subscribed and not wanted:
                 camera.unsubscribe()
 
+    def _subscribe_on_demand(self) -> None:
+        """Do what ``_subscribe`` does; a failure is reported, and tried again every second."""
+        try:
+            self._subscribe()
+            self._demand_problem = ''
+        except Exception as error:
+            self._demand_problem = printable(f'cannot subscribe: {error}', LONGEST_TEXT)
+
     def _settings(self) -> dict[str, str]:
         """Return what runs, for the log and for /diagnostics."""
         values = self._values.current
@@ -366,11 +375,12 @@ class SegmentationNode(LifecycleNode):
         """Compute every status, log changes, and publish /diagnostics if the parameter says so."""
         if self._values.current['lazy']:
             # Not everywhere are subscribers reported when they come and go.
-            self._subscribe()
+            self._subscribe_on_demand()
         node = self.get_fully_qualified_name().lstrip('/')
         segmenter, state = self._segmenter, self._state
         hardware = segmenter.engine['device'] if segmenter else 'none'
-        problem = self._problem or (segmenter.problem if segmenter else '')
+        problem = self._problem or self._demand_problem or (
+            segmenter.problem if segmenter else '')
         if state == 'active' and not self._enabled:
             state = 'active, disabled'
         array = DiagnosticArray()

@@ -175,7 +175,7 @@ def test_failures_of_one_camera_are_logged_once_in_a_while():
 
 
 def test_several_publishers_of_one_topic_are_a_warning_that_names_them(peer, camera, monkeypatch):
-    camera.start()
+    camera.subscribe()
     publisher = peer.publisher(Image, '/image')
     driver = rclpy.create_node('driver', namespace='/rear', context=peer.context)
 

@@ -15,8 +15,11 @@
 import sys
 from unittest import mock
 
+from featshare_ros.camera import Camera
 from featshare_ros.node import SegmentationNode
 from harness import BEST_EFFORT, counts_of, good_image, node_here, RELIABLE, until, wait_until
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 import pytest
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
@@ -84,3 +87,39 @@ def test_images_are_received_only_while_somebody_subscribes_to_an_output(node, p
     assert publisher.get_subscription_count() == 0
     assert rear.get_subscription_count() == 0
     assert counts_of(newest, 'segmentation: rear')['received'] == 0
+
+
+@pytest.mark.parametrize('node', ['polled'], indirect=True)
+def test_no_image_is_subscribed_to_while_the_node_is_activated(node, peer):
+    # A driver that streams on demand would be started and stopped.
+    matches = []
+    publisher = peer.node.create_publisher(Image, '/front/image', BEST_EFFORT)
+    subscribe = Camera.subscribe
+    with mock.patch.object(Camera, 'subscribe',
+                           lambda camera: matches.append(camera.name) or subscribe(camera)):
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            assert peer.call(ChangeState, f'{NODE}/change_state', ChangeState.Request(
+                transition=Transition(id=transition))).success
+    assert matches == []
+    assert publisher.get_subscription_count() == 0
+
+
+@pytest.mark.parametrize('node', ['polled'], indirect=True)
+def test_a_subscription_that_fails_is_reported_and_tried_again(node, peer):
+    newest = peer.diagnostics()
+    create = node.create_subscription
+    fails = [True, True]
+
+    def failing(kind, topic, *arguments, **options):
+        if topic.endswith('camera_info') and fails:
+            fails.pop()
+            raise RuntimeError('no memory')
+        return create(kind, topic, *arguments, **options)
+    with mock.patch.object(node, 'create_subscription', failing):
+        peer.node.create_subscription(Image, f'{NODE}/front/mask', lambda mask: None, RELIABLE)
+        wait_until(lambda: newest().get('segmentation: engine', ())[:2]
+                   == (b'\x02', 'cannot subscribe: no memory'), 20, newest)
+        wait_until(lambda: newest().get('segmentation: engine', ())[:2] == (b'\x00', 'active'),
+                   20, newest)
+    topics = {subscription.topic_name for subscription in node.subscriptions}
+    assert {'/front/image', '/front/camera_info'} <= topics
