@@ -29,6 +29,8 @@ LONGEST_NAME = 100
 """Limit of a class name, in characters."""
 MOST_VALUES = 1_000_000
 """Largest number of values that a YAML text may stand for."""
+MOST_MERGED = 10_000
+"""Largest number of entries of a mapping, those of its merge keys included."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,20 @@ class LabelSet:
         return table
 
 
+class _Loader(yaml.SafeLoader):
+    """
+    Refuses mappings that grow by merge keys.
+
+    Before PyYAML 6.0.2, a key that is merged twice stands twice; then a few nested merges are
+    millions of entries.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_MERGED:
+            raise yaml.YAMLError(f'a mapping has more than {MOST_MERGED} entries')
+
+
 def parse_yaml(text: str, origin: str | Path) -> Any:
     """
     Return what a YAML text holds.
@@ -81,7 +97,7 @@ def parse_yaml(text: str, origin: str | Path) -> Any:
         message begins with ``origin``.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
         if _count_values(content, {}) <= MOST_VALUES:
             return content
     except Exception as error:  # PyYAML lets pass whatever its constructors raise

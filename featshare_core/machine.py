@@ -22,6 +22,8 @@ import re
 
 PROC = Path('/proc')
 """Folder in which Linux describes processes and hardware."""
+CPUS = Path('/sys/devices/system/cpu')
+"""Folder in which Linux describes the cores."""
 CONTROL_GROUPS = Path('/sys/fs/cgroup')
 """Folder in which Linux mounts the control groups, which limit containers."""
 
@@ -54,6 +56,14 @@ def usable_cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_physical_cores() -> int:
+    """Return the number of these cores, where those that share one (SMT) count as one."""
+    if not hasattr(os, 'sched_getaffinity'):
+        return usable_cores()
+    return len({_read(CPUS / f'cpu{index}' / 'topology' / 'thread_siblings_list') or index
+                for index in os.sched_getaffinity(0)})
 
 
 def cpu_quota() -> float | None:

@@ -16,6 +16,7 @@ Start the segmentation node and a Nav2 costmap that uses its masks, managed by N
 
 The costmap has the layer of the package semantic_segmentation_layer; see docs/robot/nav2.md.
 """
+import os
 from pathlib import Path
 import shutil
 
@@ -66,6 +67,14 @@ def check(context: LaunchContext) -> None:
     :raises ValueError: where an argument is wrong, or a package is not installed.
     """
     switch(context, 'use_sim_time')
+    for name, only in (('node_name', NODE_NAME), ('cameras', '')):
+        if context.launch_configurations.get(name, '') not in ('', only):
+            raise ValueError(f'{name} cannot be set here: the costmap has the topics of the only '
+                             f'camera of the node {NODE_NAME}')
+    if switch(context, 'costmap') and os.environ.get('ROS_DISTRO') == 'humble':
+        # Its nav2_costmap_2d puts the node into the namespace /costmap, whatever it is given.
+        raise ValueError("the costmap needs Jazzy or later: with Humble, give costmap:=false and "
+                         "add the layer to your Nav2's costmap")
     for package in NEEDED + NEEDED_BY_COSTMAP * switch(context, 'costmap'):
         try:
             get_package_prefix(package)
@@ -131,7 +140,7 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
     # Arguments of segmentation.launch.py whose default differs here. The others can be given too,
-    # except cameras: the layer has the topics of one camera.
+    # except those that `check` refuses.
     changed_arguments = [
         DeclareLaunchArgument(
             'params_file',

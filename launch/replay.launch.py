@@ -156,6 +156,6 @@ def generate_launch_description() -> LaunchDescription:
     # The node comes first, since it also sets the DDS profile that the player needs.
     return LaunchDescription(
         [*own_arguments, *changed_arguments, OpaqueFunction(function=check), node,
-         LogInfo(msg='the recording will be played when the node is active'),
+         LogInfo(msg='the recording will be played when the node has subscribed to the images'),
          OpaqueFunction(function=play)]
     )

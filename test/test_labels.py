@@ -73,6 +73,15 @@ def test_aliases_stand_for_a_limited_number_of_values(tmp_path):
     assert load_label_set(path).names == ('road', 'sky')
 
 
+def test_mappings_have_a_limited_number_of_entries(tmp_path):
+    # Before PyYAML 6.0.2, nested merge keys made millions of a few lines.
+    path = tmp_path / 'bad.yaml'
+    path.write_text('a: &a {' + ', '.join(f'k{i}: 0' for i in range(6000)) + '}\nb: &b {'
+                    + ', '.join(f'm{i}: 0' for i in range(6000)) + '}\nnames: {<<: [*a, *b]}')
+    with pytest.raises(ValueError, match=r'bad\.yaml is not valid YAML: a mapping has more than'):
+        load_label_set(path)
+
+
 def test_too_many_classes():
     with pytest.raises(ValueError, match='1 to 255'):
         LabelSet(tuple(map(str, range(256))), tuple((0, 0, 0) for _ in range(256)))

@@ -283,6 +283,14 @@ def test_nav2_is_checked_before_anything_starts(load, monkeypatch):
     module, context = load('nav2_semantic', costmap='perhaps')
     with pytest.raises(ValueError, match='costmap:=perhaps is not true or false'):
         module.check(context)
+    for name, value in (('node_name', 'eyes'), ('cameras', 'a,b')):
+        module, context = load('nav2_semantic', **{name: value})
+        with pytest.raises(ValueError, match=f'{name} cannot be set here'):
+            module.check(context)
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    module, context = load('nav2_semantic')
+    with pytest.raises(ValueError, match='with Humble, give costmap:=false'):
+        module.check(context)
 
 
 @pytest.mark.parametrize(('given', 'managed', 'topics'), [

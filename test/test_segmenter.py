@@ -190,6 +190,10 @@ def test_overlay_of_a_result(segmenter):
     assert small.overlay(image).shape == (HEIGHT // 2, WIDTH // 2, 3)
     larger = np.zeros((2 * HEIGHT + 1, 2 * WIDTH, 3), np.uint8)  # as rounding may have it
     assert result.overlay(larger).shape == image.shape
+    # A copy of 6 % of the size was segmented; both its sides are rounded.
+    copy = Result(np.zeros((65, 115), np.uint8), None, True, 'first', 0, {},
+                  labels=segmenter.labels, frame_size=(65, 115))
+    assert copy.overlay(np.zeros((1080, 1920, 3), np.uint8)).shape == (65, 115, 3)
     for frame in (larger[:2 * HEIGHT - 4], image.swapaxes(0, 1)):  # they were stretched
         with pytest.raises(ValueError, match='in another aspect ratio than the 200x120 that'):
             result.overlay(frame)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ def plot_classes(path: Path, results: Sequence[Result]) -> None:
     columns += [(f'current, {title(r)}', r, 'current_mean') for r in results]
     width = 0.8 / len(columns)
     for index, (label, result, mode) in enumerate(columns):
-        heights = [result['per_class'][name][mode] or 0.0 for name in names]
+        heights = [math.nan if (iou := result['per_class'][name][mode]) is None else iou
+                   for name in names]
         axes.bar(np.arange(len(names)) + (index - (len(columns) - 1) / 2) * width, heights, width,
                  label=label, color='#999999' if mode == 'key'
                  else COLOURS[result['shared_levels'] % len(COLOURS)])

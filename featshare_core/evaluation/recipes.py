@@ -30,9 +30,17 @@ REDUCED = 'cpu-ablation'
 
 
 def find_runs(runs: Path) -> dict[str, Path]:
-    """Return the checkpoints of the rows that a folder of runs holds, by the rows' names."""
-    found = {name: _checkpoint(runs, name) for name in ROWS}
-    return {name: path for name, path in found.items() if path.is_file()}
+    """
+    Return the checkpoints of the rows that a folder of runs holds, by the rows' names.
+
+    :raises ValueError: where it holds none.
+    """
+    paths = {name: _checkpoint(runs, name) for name in ROWS}
+    found = {name: path for name, path in paths.items() if path.is_file()}
+    if not found:
+        raise ValueError(f'{runs} holds none of the runs '
+                         f'{", ".join(row.run for row in ROWS.values())}; --train trains them')
+    return found
 
 
 def train_runs(runs: Path, data: DataChoice, device: str) -> None:

@@ -89,7 +89,7 @@ class Result:
         height, width = self.frame_size or self.mask.shape
         rows, columns = picture.shape[:2]
         # Each side of a resized picture is rounded, by less than a pixel.
-        if abs(rows * width - columns * height) > width + height:
+        if abs(rows * width - columns * height) > max(width + height, rows + columns):
             raise ValueError(f'the frame is {columns}x{rows}, in another aspect ratio than the '
                              f'{width}x{height} that were segmented')
         painted = paint(picture, self.mask, self.labels, opacity)

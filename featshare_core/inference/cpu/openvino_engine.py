@@ -21,7 +21,7 @@ from featshare_core.inference.cpu.compiled_engine import Array, CompiledEngine
 from featshare_core.inference.device import choose_precision
 from featshare_core.inference.engine import Frame
 from featshare_core.inference.export.models import Models, ModelSource
-from featshare_core.machine import usable_cores
+from featshare_core.machine import usable_physical_cores
 import openvino as ov
 from openvino.preprocess import PrePostProcessor
 import torch
@@ -53,9 +53,9 @@ class _Runner:
     def __init__(self, models: Models, precision: str, threads: int) -> None:
         self._core = ov.Core()
         self._precision, self._threads = precision, threads
-        # OpenVINO ties its threads to the first cores. Several processes that share the cores,
+        # OpenVINO pins its threads to the first cores. Several processes that share the cores,
         # each with fewer threads, would all compute on the same ones.
-        self._pinned = threads >= usable_cores()
+        self._pinned = threads >= usable_physical_cores()
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
         self._key, self._current = (
             self._compiled(self._read(*model), self._threads)
