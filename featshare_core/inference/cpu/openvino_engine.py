@@ -53,7 +53,7 @@ class _Runner:
     def __init__(self, models: Models, precision: str, threads: int) -> None:
         self._core = ov.Core()
         self._precision, self._threads = precision, threads
-        # OpenVINO ties its threads to the first cores. Several processes that share the cores,
+        # OpenVINO pins its threads to the first cores. Several processes that share the cores,
         # each with fewer threads, would all compute on the same ones.
         self._pinned = threads >= usable_cores()
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
