@@ -67,7 +67,7 @@ class Camera:
         assert output is not None
         if not select.select([output], [], [], 2 * READY_S)[0] or output.readline() != 'ready\n':
             self._process.kill()
-            raise RuntimeError('a camera waited in vain for somebody who takes its images')
+            raise RuntimeError('nobody subscribed to the images of a camera in time')
 
     def begin(self) -> None:
         """Have it publish, once it is ready."""

@@ -48,7 +48,7 @@ WAITING = 2
 LONGEST_TEXT = 1000
 """Limit of the texts in /diagnostics, in characters."""
 LONGEST_GAP_S = 1.0
-"""Bar for the longest time between two masks of an honest camera, in seconds."""
+"""Limit of the longest time between two masks of an honest camera, in seconds."""
 REPORT_S = 2.5
 """How long after an image the diagnostics, one a second, have counted it."""
 

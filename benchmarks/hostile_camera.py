@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-A hostile camera, a process of its own: bombs, damaged and absurd images at a rate.
+A hostile camera, a process of its own: decompression bombs, damaged and absurd images at a rate.
 
     python benchmarks/hostile_camera.py TOPIC WIDTHxHEIGHT RATE SECONDS
 

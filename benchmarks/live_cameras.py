@@ -18,9 +18,9 @@ Several cameras at a steady rate, through DDS and one node: drops, and the age o
     python benchmarks/live_cameras.py --shards 1 2 1 2    # one node and two, in turn
 
 Each camera is a process of its own. A mask's age is from the image's publishing to the mask's
-arrival here, in the one process that takes in those of all cameras. With several shards, the
-cameras and cores are dealt out among nodes as multi_camera.launch.py does; at a rate that no
-number of nodes keeps up with, compare the masks per second.
+arrival in this process, which receives the masks of all cameras. With several shards, cameras
+and cores are distributed among nodes as multi_camera.launch.py does; at a rate that no number
+of nodes keeps up with, compare the masks per second.
 """
 from __future__ import annotations
 

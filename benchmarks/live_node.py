@@ -121,7 +121,7 @@ class LiveNode:
         while not condition():
             if any(p.poll() is not None for p in self._processes) or time.monotonic() > end:
                 tail = '\n'.join(self._log.read_text(errors='replace').splitlines()[-25:])
-                raise RuntimeError(f'waited in vain for {what}; the end of the log:\n{tail}')
+                raise RuntimeError(f'waiting for {what} failed; the end of the log:\n{tail}')
             time.sleep(0.005)
 
     def close(self) -> int:

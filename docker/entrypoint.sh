@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up ROS 2 and this workspace, then become the given command, which so gets the signals.
+# Set up ROS 2 and this workspace, then exec the command, so that it receives the signals.
 set -e
 . "${WORKSPACE:-/ws}/install/setup.sh"
 exec "$@"

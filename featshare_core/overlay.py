@@ -51,8 +51,8 @@ def draw_legend(picture: Image, mask: npt.NDArray[np.uint8], labels: LabelSet) -
     Draw the classes' colours and names into the top left corner of a picture, in place.
 
     All classes are drawn, in the order of their ids, so that the legend does not change from
-    frame to frame. Where the picture is too low for all, only classes of the mask are drawn, the
-    largest areas first.
+    frame to frame. If the picture is not high enough for all, only classes of the mask are drawn,
+    the largest areas first.
 
     :param picture: HxWx3 uint8 RGB, contiguous.
     :param mask: HxW uint8 class ids.

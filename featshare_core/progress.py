@@ -31,8 +31,8 @@ SLOW = 5
 
 def preparing(weights: object) -> None:
     """Print that a network is being prepared, before anything is done that can be counted."""
-    print(f'preparing {weights}; the first run on a machine takes longest', file=sys.stderr,
-          flush=True)
+    print(f'preparing {weights}; the first run on a machine also exports the network',
+          file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], label: str, unit: str, total: int | None = None,
@@ -56,8 +56,8 @@ def reporter(label: str, unit: str, total: int | None, before: int = 0,
     """
     Return a function that takes the number of items done, and shows it on stderr.
 
-    A terminal shows one line, which the last item or None ends; elsewhere, as in a log file, a
-    line is printed every ``INTERVAL`` seconds. The remaining time is shown once more than
+    On a terminal it redraws one line, which ends after the last item or on None; elsewhere it
+    prints a line every ``INTERVAL`` seconds. The remaining time is shown once more than
     ``SLOW`` items are done.
 
     :param total: the number of items, where it is known.

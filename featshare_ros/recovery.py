@@ -177,7 +177,7 @@ class SupervisedSegmenter:
 
         :param frame: HxWx3 uint8 RGB.
         :param stamp: seconds, or None where unknown.
-        :param source: as of ``VideoSegmenter.segment``.
+        :param source: see ``VideoSegmenter.segment``.
         :returns: its mask is HxW uint8, or of the network's size where ``build`` chose that.
         :raises EngineError: where there is no engine, or it fails or was given up meanwhile.
         """

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Dealing several cameras out among several nodes (shards), as multi_camera.launch.py does.
+Distribute cameras round-robin among several nodes (shards), for multi_camera.launch.py.
 
 Importing this needs neither ROS nor PyTorch: a launch file is loaded before anything is started.
 """
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NODE_NAME = 'segmentation'
-"""Name of the node, and folder of the topics of all shards."""
+"""Name of the node, and prefix of the topics of all shards."""
 OUTPUTS = ('mask', 'confidence', 'camera_info', 'overlay', 'label_info')
 """Topics of each camera below the node's name: the live ones of ``outputs.OUTPUTS``."""
 
@@ -52,7 +52,7 @@ class Shard(NamedTuple):
 
 def deal(cameras: Sequence[str], shards: int, cores: int) -> list[Shard]:
     """
-    Deal cameras and cores out among nodes, in turn.
+    Distribute cameras and cores among nodes, round-robin.
 
     :param cameras: names; those at the beginning go to different shards.
     :param cores: number of cores that all of them share.

@@ -14,7 +14,8 @@
 """
 Start one segmentation node for several cameras: one process, one network, staggered key frames.
 
-With shards:=N the cameras are dealt out among N such nodes; their topics stay the same.
+With shards:=N the cameras are distributed round-robin among N such nodes; their topics stay
+the same.
 
 The arguments of segmentation.launch.py can be given too, except image, camera_info, cameras and
 node_name.
@@ -119,8 +120,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'shards',
             default_value='1',
-            description='Number of nodes (segmentation_1 and so on) among which the cameras and '
-            "the CPU's cores are dealt out. 1: one node, segmentation, serves all cameras.",
+            description='Number of nodes (segmentation_1 and so on) that share the cameras and '
+            'the CPU cores. 1: one node, segmentation, for all cameras.',
         ),
         *(argument for argument in included.get_launch_arguments()
           if argument.name not in ('image', 'camera_info', 'cameras', 'node_name')),

@@ -135,8 +135,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'costmap',
             default_value='true',
-            description="Start a costmap: true or false. false: your Nav2's own costmap has the "
-            'layer.',
+            description='Start a costmap: true, or false if your own Nav2 has the layer.',
         ),
     ]
     # Arguments of segmentation.launch.py whose default differs here. The others can be given too,
@@ -150,8 +149,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'autostart',
             default_value='false',
-            description='Leave it false: the lifecycle manager of Nav2 configures and activates '
-            'the node.',
+            description="Must stay false: Nav2's lifecycle manager configures and activates the "
+            'node.',
         ),
         DeclareLaunchArgument(
             'use_sim_time',

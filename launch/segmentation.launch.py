@@ -157,7 +157,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'node_name',
             default_value=NODE_NAME,
-            description='Name of the node, and folder of its topics.',
+            description='Name of the node, and prefix of its topics.',
         ),
         DeclareLaunchArgument(
             'image',

@@ -22,7 +22,7 @@ import time
 
 class Budget:
     """
-    Limits of each input's cost: processor time, and growth of the process's peak memory.
+    Limits of each input's cost: CPU time, and growth of the process's peak memory.
 
     :param figures: receives the limits, the number of inputs and the largest costs.
     """

@@ -61,7 +61,8 @@ def test_segment_writes_a_mask_for_each_image(tmp_path, random_checkpoint, capsy
         assert (tmp_path / 'out' / f'{index}_overlay.jpg').is_file()
     said = capsys.readouterr()
     assert '2 key frames' in said.out
-    assert said.err.startswith('preparing ')
+    assert said.err.startswith(f'preparing {random_checkpoint}; the first run on a machine also '
+                               'exports the network\n')
 
 
 def test_segment_writes_everything_that_is_wanted_of_a_video(tmp_path, segment):

@@ -175,11 +175,7 @@ def test_weights_that_cannot_be_used_are_a_reason_and_ros_is_not_imported(home, 
     ('raise AttributeError("_ARRAY_API not found")', '{advice}'),
     ('raise ImportError("libboost.so: cannot open")', 'not work:\n! ImportError: libboost.so: ')])
 def test_a_cv_bridge_for_another_numpy_is_named(tmp_path, monkeypatch, code, said):
-    """
-    The advice was numpy<2 for every distribution; Lyrical's cv_bridge is compiled for NumPy 2.
-
-    One that is compiled for NumPy 1 is imported with NumPy 2, and ends the process later.
-    """
+    """One that is compiled for NumPy 1 is imported with NumPy 2, and ends the process later."""
     boost = tmp_path / 'cv_bridge' / 'boost'
     boost.mkdir(parents=True)
     for folder in (boost, boost.parent):

@@ -289,9 +289,9 @@ def test_a_resize_leaves_the_cores_to_the_models(engine, video, monkeypatch):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(('others', 'tied'), [(0, True), (1, False)])
-def test_threads_are_tied_to_cores_where_the_process_has_all_of_them(others, tied, video,
-                                                                     monkeypatch):
+@pytest.mark.parametrize(('others', 'pinned'), [(0, True), (1, False)])
+def test_threads_are_pinned_to_cores_where_the_process_has_all_of_them(others, pinned, video,
+                                                                       monkeypatch):
     """Else several processes, each with fewer threads, would compute on the same cores."""
     pytest.importorskip('openvino')
     from featshare_core.inference.cpu import openvino_engine
@@ -299,7 +299,7 @@ def test_threads_are_tied_to_cores_where_the_process_has_all_of_them(others, tie
     segmenter = make('openvino', 'fp32')
     segmenter.segment(video[0])
     runner, = segmenter.engine._runners.values()
-    assert runner._key.get_compiled_model().get_property('ENABLE_CPU_PINNING') == tied
+    assert runner._key.get_compiled_model().get_property('ENABLE_CPU_PINNING') == pinned
 
 
 def test_an_exported_network_runs_without_its_checkpoint(tmp_path, video):

@@ -38,7 +38,7 @@ from test_mcap_file import CHANNELS, write_chunks
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '200'))
 BUDGET_S = 2.0
-"""Limit of the processor time for one file, in seconds."""
+"""Limit of the CPU time for one file, in seconds."""
 BUDGET_MIB = 64
 """Limit by which one file may raise the largest memory of the process, in MiB."""
 EXTREMES = (0, 1, 0x7f, 0xff, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)

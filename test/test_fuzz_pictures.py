@@ -39,7 +39,7 @@ from std_msgs.msg import Header
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '500'))
 BUDGET_S = 0.5
-"""Limit of the processor time for one input, in seconds."""
+"""Limit of the CPU time for one input, in seconds."""
 BUDGET_MIB = 64
 """Limit of the memory for one input, as growth of the process's peak, in MiB."""
 MAX_PIXELS = 1_000_000

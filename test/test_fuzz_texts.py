@@ -33,7 +33,7 @@ import yaml
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '100'))
 BUDGET_S, BUDGET_MIB = 2.0, 64
-"""Limits of the processor time and of the memory for one text, in seconds and MiB."""
+"""Limits of the CPU time and of the memory for one text, in seconds and MiB."""
 ODD = (None, True, -1, 0, 3, 1e999, 10**30, 10**4000, '', 'a' * 10_000, '\n\x1b[31m', [], {},
        [[]], {'a': 1}, ['a'] * 300, 'fpn-densenet121')
 """Values that take the place of others."""

@@ -182,7 +182,6 @@ def test_cv_bridge_agrees() -> None:
 
 
 def test_cv_bridge_gets_no_distances(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its own message, "[32FC1] is not a color format", came in place of the advice.
     monkeypatch.setitem(sys.modules, 'cv_bridge', type(sys)('cv_bridge'))
     monkeypatch.setattr(sys.modules['cv_bridge'], 'CvBridge', object, raising=False)
     for encoding in ('32FC1', '64FC4', '8SC3', '16UC2', '32S'):

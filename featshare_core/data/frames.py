@@ -89,9 +89,9 @@ def _is_whole(source: Path, times: Sequence[float]) -> bool:
     Return whether a video was read to its end although its container counts more frames.
 
     An edit list of mp4 may hide the first frames. Matroska has no count: OpenCV multiplies the
-    duration by a rate, which may vary. Where all encoded frames are known, a long step between
-    two decoded frames is a pause, unless there are encoded frames in it; elsewhere frames are
-    missing in it.
+    duration by a rate, which may vary. If the times of all encoded frames are known, a long gap
+    between two decoded frames is damage only if encoded frames lie in it; otherwise every long gap
+    is.
 
     :param times: 0, and the times of all decoded frames, in seconds.
     """

@@ -294,8 +294,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
                               'docs/models/training.md (thesis-baseline, ...): Table 5.2 has '
                               "their scores beside the thesis's")
     command.add_argument('--train', action='store_true',
-                         help='with --thesis: first train the runs that the folder lacks, at a '
-                              'size for two CPU cores (more than an hour)')
+                         help='with --thesis: first train the runs that the folder lacks, '
+                              '200 steps each')
     command.add_argument('--interval', type=int, default=5)
     command.add_argument('--longest', type=int, default=15,
                          help='interval whose lags the curves reach (default: 15)')

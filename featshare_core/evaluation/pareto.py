@@ -72,7 +72,7 @@ class Method:
 
 @contextmanager
 def computing_threads(number: int | None) -> Iterator[None]:
-    """Let PyTorch, the engines made meanwhile, and OpenCV use some threads; None as usual."""
+    """Let PyTorch, the engines made meanwhile, and OpenCV use some threads; None: no change."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     try:
         if number is not None:

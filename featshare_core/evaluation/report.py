@@ -135,7 +135,7 @@ def timed(plan: Plan, weights: str, cut: int | None, name: str | None = None) ->
     """
     Return the file of a checkpoint's latency here, which is kept where the work is the same.
 
-    :param name: as of ``scored``.
+    :param name: see ``scored``.
     """
     device = choose_device(plan.device).type
     config = load_checkpoint(weights, cut)[1]

@@ -146,8 +146,8 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :param engine: one of ``ENGINE_NAMES``.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is CUDA where PyTorch finds
         a device and the engine runs on it.
-    :param shared_levels: where to cut the network; None as the checkpoint says.
-    :param aligned: see ``SplitNetwork.aligned``; None as the checkpoint says.
+    :param shared_levels: where to cut the network; None: as the checkpoint says.
+    :param aligned: see ``SplitNetwork.aligned``; None: as the checkpoint says.
     :param precision, input_size, full_size: see ``VideoSegmenter.from_checkpoint``.
     :raises CheckpointError: where the weights cannot be used.
     :raises RuntimeError: where the device is missing, or the engine does not work here.

@@ -58,7 +58,7 @@ class Result:
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
     :param labels: the classes, in the order of the mask's ids; None only where a program makes a
         result itself.
-    :param frame_size: (height, width) of the frame; None as ``labels``.
+    :param frame_size: (height, width) of the frame; None where ``labels`` is.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -75,7 +75,7 @@ class Result:
         """
         Return the frame with the classes' colours drawn over it, at the mask's size.
 
-        :param frame, color: as of ``VideoSegmenter.segment``; the order of channels is kept.
+        :param frame, color: see ``VideoSegmenter.segment``; the order of channels is kept.
             It may have another size than the segmented frame, in the same aspect ratio.
         :param opacity: 0 shows the frame alone, 1 the colours alone.
         :raises ValueError: where ``frame`` is no such image or of another aspect ratio, or

@@ -90,7 +90,7 @@ def prepare(replay: Replay, process: NodeProcess, samples: Sequence[RecordedImag
     begin = time.monotonic()
     first_mask_s = _first_mask(replay, process, samples[0])
     # Preparation for a size begins at its second frame and runs in parallel with the frames. Few
-    # are sent meanwhile: they take processor time from it.
+    # are sent meanwhile: they take CPU time from it.
     replay.ask(samples[0], process, ANSWER_TIMEOUT)
     replay.wait_for_reports(2)
     engine_s = None
