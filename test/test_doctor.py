@@ -296,6 +296,16 @@ def test_limits_of_control_groups_are_found(monkeypatch, tmp_path, groups, files
     assert machine.memory_limit() == memory
 
 
+def test_cores_that_share_one_count_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.os, 'sched_getaffinity', lambda pid: {0, 1, 2, 5}, raising=False)
+    monkeypatch.setattr(machine, 'CPUS', tmp_path)
+    assert machine.usable_physical_cores() == machine.usable_cores() == 4  # not known
+    for index, siblings in ((0, '0,4'), (1, '1,5'), (2, '2,6'), (5, '1,5')):
+        (tmp_path / f'cpu{index}' / 'topology').mkdir(parents=True)
+        (tmp_path / f'cpu{index}' / 'topology' / 'thread_siblings_list').write_text(siblings)
+    assert machine.usable_physical_cores() == 3
+
+
 def test_more_threads_than_cores_are_reported(monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
     monkeypatch.setattr(machine, 'usable_cores', lambda: 8)

@@ -295,7 +295,8 @@ def test_threads_are_pinned_to_cores_where_the_process_has_all_of_them(others, p
     """Else several processes, each with fewer threads, would compute on the same cores."""
     pytest.importorskip('openvino')
     from featshare_core.inference.cpu import openvino_engine
-    monkeypatch.setattr(openvino_engine, 'usable_cores', lambda: torch.get_num_threads() + others)
+    monkeypatch.setattr(openvino_engine, 'usable_physical_cores',
+                        lambda: torch.get_num_threads() + others)
     segmenter = make('openvino', 'fp32')
     segmenter.segment(video[0])
     runner, = segmenter.engine._runners.values()
