@@ -63,8 +63,10 @@ class LevelLog:
         text = f'{self._name}: {"OK: " * (level == DiagnosticStatus.OK)}{message}'
         if self._changes > 1:
             worst, what = self._worst
-            text += (f' (changed {self._changes} times since the last line; the worst was '
-                     f'{NAMES[worst]}: {what})')
+            text += f' (changed {self._changes} times since the last line'
+            if _finding(worst, what) != finding:
+                text += f'; the worst was {NAMES[worst]}: {what}'
+            text += ')'
         # One call per severity: rclpy allows no call to change its severity.
         if level == DiagnosticStatus.ERROR:
             self._logger.error(text)

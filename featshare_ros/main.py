@@ -50,17 +50,29 @@ examples
 
 parameters      config/segmentation.yaml has all of them with their defaults; of a running node:
                 ros2 param list /segmentation; ros2 param describe /segmentation NAME
-exit status     0 after a signal; 1 after an error, which is printed
+exit status     0 after a signal; 1 after an error, which is printed; 2 after an unknown argument
 """
 """What ``--help`` prints."""
+
+
+def _outside_ros_args(words: list[str]) -> list[str]:
+    """Return the words that are not between ``--ros-args`` and ``--``, or the end."""
+    outside, is_ros = [], False
+    for word in words:
+        if word == ('--' if is_ros else '--ros-args'):
+            is_ros = not is_ros
+        elif not is_ros:
+            outside.append(word)
+    return outside
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """
     Run the node until SIGINT or SIGTERM, then end the process.
 
-    ``--help`` and ``--version`` print and end. The exit code is 0 then and after a signal, and 1
-    after an error, which is printed. Further signals change nothing.
+    ``--help`` and ``--version`` print and end. The exit code is 0 then and after a signal, 1 after
+    an error, which is printed, and 2 where an argument is not known. Further signals change
+    nothing.
     """
     words = sys.argv[1:] if args is None else args
     if '--help' in words or '-h' in words:
@@ -70,6 +82,11 @@ def main(args: list[str] | None = None) -> NoReturn:
         from featshare_core.arguments import version
         print(version())
         sys.exit(0)
+    # rclpy would ignore them, and the node would run with other settings than were asked for.
+    if unknown := _outside_ros_args(words):
+        print(f'segmentation_node: unknown arguments: {" ".join(unknown)}; parameters and '
+              f'remappings follow --ros-args, as in --ros-args -p weights:=light', file=sys.stderr)
+        sys.exit(2)
     _open_standard_files()
     ending = threading.Event()
     executors: list[SingleThreadedExecutor] = []

@@ -285,7 +285,8 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
                             f'{", ".join(spec.choices)}')
         if configured is not None and not spec.live and not _same(value, configured[spec.name]):
             return _refused(f'parameter {spec.name} takes effect when the node is configured, and '
-                            f'it is: clean it up first (ros2 lifecycle set NODE cleanup)')
+                            'it is: first call `ros2 lifecycle set NODE` with deactivate, if it '
+                            'is active, and cleanup')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:

@@ -202,6 +202,20 @@ def test_the_node_has_a_usage(capsys, monkeypatch, option):
     assert max(map(len, said.splitlines())) < 100
 
 
+@pytest.mark.parametrize('words', [
+    ['--weights', 'light'], ['weights:=light', '--ros-args', '-r', '__node:=c'],
+    ['--ros-args', '-p', 'lazy:=true', '--', '-p', 'lazy:=false']])
+def test_the_node_refuses_what_is_not_for_ros(capsys, monkeypatch, words):
+    from featshare_ros.main import main as node
+    monkeypatch.setattr(sys, 'argv', ['segmentation_node', *words])
+    with pytest.raises(SystemExit) as ended:
+        node()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert 'unknown arguments: ' in said
+    assert '--ros-args -p weights:=light' in said
+
+
 def test_progress_is_told_without_a_terminal_too(capsys, monkeypatch):
     clock = iter((0, 10, 31, 50, 61))
     monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
