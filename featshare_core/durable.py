@@ -19,9 +19,11 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+import stat
 
 SUFFIX = '.unfinished'
 """Ending of the name of a file that is being written."""
+_CREATED = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
@@ -41,9 +43,11 @@ def write_durably(path: str | Path, content: bytes | memoryview | str) -> None:
 
 def write_atomically(path: str | Path, content: bytes | memoryview | str) -> None:
     """
-    Write or replace a file as ``write_durably`` does, but without waiting for the disk.
+    Write or replace a file as ``write_durably`` does, but without waiting.
 
-    A crash of the machine may damage the file, so it is for content that can be rebuilt.
+    It waits neither for the disk nor for other writers of the file, of which the last one wins.
+    A crash of the machine may damage the file, so it is for content that can be rebuilt; a crash
+    of the process may leave a temporary file.
 
     :raises OSError: where the file cannot be written.
     """
@@ -56,9 +60,13 @@ def _replace(path: str | Path, content: bytes | memoryview | str, wait: bool) ->
         with path.open('wb') as device:
             device.write(content.encode() if isinstance(content, str) else content)
         return
-    unfinished = path.with_name(path.name + SUFFIX)
     rest = memoryview(content.encode() if isinstance(content, str) else content)
-    file = _open_locked(unfinished)
+    if wait:
+        unfinished = path.with_name(path.name + SUFFIX)
+        file = _open_locked(unfinished)
+    else:  # a name that no other writer has needs no lock
+        unfinished = path.with_name(f'{path.name}.{os.urandom(4).hex()}{SUFFIX}')
+        file = os.open(unfinished, _CREATED, 0o666)
     try:
         os.ftruncate(file, 0)
         while rest:
@@ -95,22 +103,34 @@ def sync_tree(folder: Path) -> None:
     """
     Make all files in a folder and its subfolders, and their names, survive a crash of the machine.
 
+    Links, and what is neither a file nor a folder, stay as they are; files that another process
+    removes meanwhile are skipped.
+
     :raises OSError: where that fails.
     """
     for place, _, names in os.walk(folder):
-        for name in names:
-            descriptor = os.open(os.path.join(place, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_folder(Path(place))
+        with suppress(FileNotFoundError):
+            for name in names:
+                _sync_file(os.path.join(place, name))
+            sync_folder(Path(place))
+
+
+def _sync_file(path: str) -> None:
+    """Force a file to the disk, unless it is removed meanwhile, or no regular file."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return  # opening a pipe could block, and opening a device could act on it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _open_locked(path: Path) -> int:
     """Open a file without truncating it, and wait for other writers of it."""
     while True:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, _CREATED, 0o666)
         try:
             # Some network file systems have no locks. There, two processes that write the same
             # file at the same time are not kept apart.

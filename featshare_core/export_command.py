@@ -49,10 +49,7 @@ def export_command(arguments: argparse.Namespace) -> None:
     from featshare_core.inference.export.models import export
     from featshare_core.inference.pixels import network_size
     from featshare_core.networks.checkpoint import load_checkpoint
-    from featshare_core.networks.weights import CONFIG_FILE, foreign_kind
-    if foreign_kind(arguments.output):
-        raise ValueError(f'{arguments.output} holds a network that save_pretrained wrote, whose '
-                         f'{CONFIG_FILE} would be lost: name another folder')
+    _check_folder(arguments.output)
     check_output(arguments.output, arguments.overwrite)
     network, config = load_checkpoint(arguments.weights, arguments.shared_levels)
     multiple, (width, height) = network.input_multiple, config.input_size
@@ -67,6 +64,20 @@ def export_command(arguments: argparse.Namespace) -> None:
     export(network, config, arguments.output, (height, width), pairs)
     print(f'{config.network}, {network.shared_levels} shared levels{", int8" if pairs else ""}, '
           f'for images of {width}x{height}: {arguments.output}')
+
+
+def _check_folder(output: Path) -> None:
+    """Raise ValueError where an output is neither new, nor empty, nor an earlier export."""
+    from featshare_core.inference.export.models import holds_export
+    from featshare_core.networks.weights import CONFIG_FILE, foreign_kind
+    if output.exists() and not output.is_dir():
+        raise ValueError(f'{output} is a file, not a folder to write into')
+    if foreign_kind(output):
+        raise ValueError(f'{output} holds a network that save_pretrained wrote, whose '
+                         f'{CONFIG_FILE} would be lost: name another folder')
+    if output.is_dir() and any(output.iterdir()) and not holds_export(output):
+        raise ValueError(f'{output} holds files that featshare export did not write: name '
+                         f'another folder')
 
 
 def _pairs(video: Path, size: Size) -> list[list[Frame]]:

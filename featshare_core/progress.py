@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sized
+import os
 import sys
 import time
 from typing import TypeVar
@@ -25,6 +26,8 @@ INTERVAL = 30.0
 """Time between two lines where stderr is no terminal, in seconds."""
 REDRAWN = 0.2
 """Time between two updates of the line of a terminal, in seconds."""
+COLUMNS = 80
+"""Width of a terminal that does not report it, in characters."""
 SLOW = 5
 """Number of first items, which may be slower, that the remaining time is not computed from."""
 
@@ -86,10 +89,19 @@ def reporter(label: str, unit: str, total: int | None, before: int = 0,
             rest = max(0, total - done) * (now - warm[1]) / (done - warm[0])
             text += f', {duration(rest)} left'
         is_open = terminal and done != total
-        print(f'\r{text} ' if terminal else text, end='' if is_open else '\n', file=sys.stderr,
-              flush=True)
+        if terminal:  # a line that wraps cannot be replaced; what a longer one left is erased
+            text = f'\r{text[:_columns() - 1]}\x1b[K'
+        print(text, end='' if is_open else '\n', file=sys.stderr, flush=True)
 
     return show
+
+
+def _columns() -> int:
+    """Return the width of the terminal at stderr, in characters."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
 
 
 def duration(seconds: float) -> str:

@@ -238,6 +238,16 @@ def test_the_line_of_a_terminal_ends_with_the_work(capsys, monkeypatch):
         assert (said.count('\n'), said[-1]) == (1, '\n')
 
 
+def test_the_line_fits_a_terminal_and_covers_a_longer_one(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    monkeypatch.setattr(progress, 'REDRAWN', 0)
+    monkeypatch.setattr(sys.stderr, 'fileno', lambda: 2)
+    monkeypatch.setattr(os, 'get_terminal_size', lambda file: os.terminal_size((30, 24)))
+    list(progress.track(range(2), 'reading a long name', 'files'))
+    assert capsys.readouterr().err == (
+        '\rreading a long name: 1 of 2 f\x1b[K\rreading a long name: 2 of 2 f\x1b[K\n')
+
+
 def test_a_threshold_that_has_no_effect_is_refused(tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     cv2.imwrite(str(tmp_path / 'in' / '0.png'), np.zeros((64, 64, 3), np.uint8))

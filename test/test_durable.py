@@ -13,11 +13,12 @@
 # limitations under the License.
 """Files that are written durably: whole or not at all, whatever fails."""
 import errno
+import fcntl
 import os
 import threading
 
 from featshare_core import durable
-from featshare_core.durable import SUFFIX, write_atomically, write_durably
+from featshare_core.durable import SUFFIX, sync_tree, write_atomically, write_durably
 from os_faults import KilledError
 import pytest
 
@@ -132,3 +133,28 @@ def test_what_can_be_rebuilt_is_written_without_waiting_for_the_disk(tmp_path, m
     for content in (b'old', b'new'):
         write_atomically(tmp_path / 'a', content)
         assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a', content)]
+
+
+@pytest.mark.timeout(10)
+def test_what_can_be_rebuilt_does_not_wait_for_other_writers(tmp_path):
+    with (tmp_path / f'a{SUFFIX}').open('w') as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        write_atomically(tmp_path / 'a', b'content')
+        assert (tmp_path / 'a').read_bytes() == b'content'
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['a', f'a{SUFFIX}']
+
+
+@pytest.mark.timeout(10)
+def test_a_tree_is_synced_whatever_else_is_in_it(tmp_path, monkeypatch):
+    (tmp_path / 'masks').mkdir()
+    for name in ('masks/0.png', 'masks/1.png', 'labels.json', 'removed'):
+        (tmp_path / name).write_bytes(b'content')
+    (tmp_path / 'dangling').symlink_to('nothing')
+    os.mkfifo(tmp_path / 'pipe')
+    synced, walk = [], list(os.walk(tmp_path))
+    (tmp_path / 'removed').unlink()  # by another process, since the folder was listed
+    monkeypatch.setattr(durable.os, 'walk', lambda folder: [*walk, (f'{folder}/gone', [], [])])
+    monkeypatch.setattr(durable.os, 'fsync', lambda file: synced.append(
+        os.path.relpath(os.readlink(f'/proc/self/fd/{file}'), tmp_path)))
+    sync_tree(tmp_path)
+    assert sorted(synced) == ['.', 'labels.json', 'masks', 'masks/0.png', 'masks/1.png']

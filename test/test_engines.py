@@ -13,6 +13,7 @@
 # limitations under the License.
 """Every engine against eager PyTorch in fp32, and what they promise."""
 from concurrent.futures import Future
+import shutil
 import threading
 
 from featshare_core.cli import main
@@ -329,6 +330,26 @@ def test_an_exported_network_runs_without_its_checkpoint(tmp_path, video):
         make_engine(tmp_path)
     with pytest.raises(ValueError, match='100x64 is not made of multiples of 32'):
         export(network, config, tmp_path, (64, 100))
+
+
+def test_an_export_replaces_earlier_exports_alone(tmp_path, capsys):
+    pytest.importorskip('onnx')
+    for name, content in (('config.json', '{"camera": "front"}'), ('config.json', '{'),
+                          ('notes.txt', 'mine')):
+        (tmp_path / 'mine').mkdir()
+        (tmp_path / 'mine' / name).write_text(content)
+        for output, message in ((tmp_path / 'mine', 'holds files that featshare export did not'),
+                                (tmp_path / 'mine' / name, 'is a file, not a folder to write')):
+            for options in ([], ['--overwrite']):
+                assert main(['export', str(output), *options]) == 1
+                assert message in capsys.readouterr().err
+        assert [file.read_text() for file in (tmp_path / 'mine').iterdir()] == [content]
+        shutil.rmtree(tmp_path / 'mine')
+    for content in ('{"checkpoint": {}}', '{'):  # an earlier export, and a damaged one
+        (tmp_path / 'key.onnx').write_text('')
+        (tmp_path / 'config.json').write_text(content)
+        assert main(['export', str(tmp_path), '--overwrite', '--size', '65x32']) == 1
+        assert 'multiples of 32' in capsys.readouterr().err
 
 
 def test_the_command_exports(tmp_path, capsys):

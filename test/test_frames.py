@@ -16,8 +16,9 @@ from itertools import islice
 import struct
 
 import cv2
+from featshare_core.data import matroska
 from featshare_core.data.frames import frame_rate, frames_of, IncompleteVideoError
-from featshare_core.data.matroska import elements, INFO
+from featshare_core.data.matroska import BLOCK, elements, INFO, is_intact
 from featshare_ros.recordings.bag import open_recording
 from featshare_ros.recordings.make_recording import main as make_recording
 import numpy as np
@@ -65,6 +66,31 @@ def test_what_is_missing_in_a_video_is_reported(codec, suffix, tmp_path):
             assert 5 < frames < COUNT - 1
             assert f'v.{suffix}: {frames} of ' in error
             assert ' frames could be read: the video is damaged or cut off' in error
+
+
+@pytest.mark.parametrize(('codec', 'suffix'), [('MJPG', 'mkv'), ('VP80', 'webm')])
+def test_a_video_that_is_cut_off_between_two_frames_is_not_whole(codec, suffix, tmp_path):
+    path = tmp_path / f'v.{suffix}'
+    content = write_video(path, codec)
+    ends = [at + size for kind, at, size in elements(content) if kind == BLOCK]
+    for end in (ends[29], ends[39]):
+        path.write_bytes(content[:end])
+        assert not is_intact(path)
+        assert f'{ends.index(end) + 1} of {COUNT} frames could be read' in read(path)[1]
+
+
+def test_what_a_matroska_file_declares_is_all_there_and_not_too_much(tmp_path, monkeypatch):
+    path = tmp_path / 'v.mkv'
+    header, segment, void = bytes.fromhex('1a45dfa380'), bytes.fromhex('18538067'), b'\xec\x80'
+    for size, intact in (('01ffffffffffffff', True), ('84', True), ('85', False),
+                         ('0100010000000000', False)):
+        path.write_bytes(header + segment + bytes.fromhex(size) + 2 * void)
+        assert is_intact(path) == intact, size
+    path.write_bytes(header + 4 * void)
+    monkeypatch.setattr(matroska, 'MOST_ELEMENTS', 5)
+    assert is_intact(path)
+    path.write_bytes(header + 5 * void)
+    assert not is_intact(path)
 
 
 def with_pause(content):

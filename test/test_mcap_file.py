@@ -245,9 +245,9 @@ def test_chunks_are_given_up_only_for_room_and_not_all(tmp_path, monkeypatch, nu
     again.abandon()
 
 
-def test_finished_chunks_after_a_damaged_start_are_counted(path):
+def test_finished_chunks_after_damage_are_counted(path):
     """What a crash leaves counts none: chunks are on the disk one after the other."""
-    whole, (begin, first, second, *_) = path.read_bytes(), ends(path)
+    whole, (begin, first, second, third, _) = path.read_bytes(), ends(path)
     start = 8 + len(header())
     for content, lost in (
             (whole, 0), (b'', 0), (whole[:start] + bytes(99) + whole[start + 99:], CHUNKS),
@@ -255,7 +255,9 @@ def test_finished_chunks_after_a_damaged_start_are_counted(path):
             (whole[:begin + 50] + bytes(20) + whole[begin + 70:first], 0),
             (whole[:begin + 50] + bytes(20) + whole[begin + 70:second], 1),
             (whole[:start + 9] + bytes(4096), 0), (whole[:begin], 0),
-            (whole[:first + 50] + bytes(20) + whole[first + 70:], 0)):
+            (whole[:first + 50] + bytes(20) + whole[first + 70:], 2),
+            (whole[:first + 50] + bytes(20) + whole[first + 70:second], 0),
+            (whole[:third + 50] + bytes(20) + whole[third + 70:], 0)):
         path.write_bytes(content)
         file = McapFile(path, CHANNELS)
         assert file.lost_chunks == lost

@@ -28,6 +28,7 @@ from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.recordings import mcap_file
 from featshare_ros.recordings.mcap_file import McapFile
+from featshare_ros.recordings.mcap_records import STATE
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job, segment_recording
 import pytest
@@ -260,11 +261,12 @@ def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpo
     options = arguments(source, tmp_path / 'out', random_checkpoint)
     assert main(options) == 0
     capsys.readouterr()
-    for name, at, most in (('out_0.mcap', 0.6, 40), ('out_0.mcap', 0.999, 0),
+    last = (tmp_path / 'out' / 'out_0.mcap').read_bytes().rindex(STATE.encode()) - 300
+    for name, at, most in (('out_0.mcap', last, 20), ('out_0.mcap', 0.999, 0),
                            ('metadata.yaml', 0.5, 0)):
         file = tmp_path / 'out' / name
         content = bytearray(file.read_bytes())
-        begin = int(at * len(content))
+        begin = at if at > 1 else int(at * len(content))
         content[begin:begin + 4096] = bytes(len(content[begin:begin + 4096]))
         file.write_bytes(content)
         assert main([*options, '--resume']) == 0
@@ -273,16 +275,18 @@ def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpo
         assert without_times(tmp_path / 'out') == expected
     assert main([*options, '--resume']) == 0
     assert 'complete already' in capsys.readouterr().out
-    # At the start, before all finished chunks: nothing is truncated.
+    # Before finished chunks, at the start or further on: nothing is truncated.
     file = tmp_path / 'out' / 'out_0.mcap'
-    content = bytearray(file.read_bytes())
-    content[3000:3100] = bytes(100)
-    file.write_bytes(content)
-    assert main([*options, '--resume']) == 1
-    said = capsys.readouterr().err
-    assert 'out_0.mcap is damaged at its start' in said
-    assert 'remove the output and start again' in said
-    assert file.read_bytes() == content
+    whole = file.read_bytes()
+    for begin in (3000, int(0.6 * len(whole))):
+        content = bytearray(whole)
+        content[begin:begin + 100] = bytes(100)
+        file.write_bytes(content)
+        assert main([*options, '--resume']) == 1
+        said = capsys.readouterr().err
+        assert re.search(r'out_0.mcap is damaged, .* the \d+ finished chunks after', said)
+        assert 'remove the output and start again' in said
+        assert file.read_bytes() == content
     assert (tmp_path / 'out' / 'metadata.yaml').exists()
 
 

@@ -208,7 +208,9 @@ def test_input_sizes_in_the_notation_of_the_commands(random_checkpoint):
         result = made.segment(frames(1)[0])
         assert result.mask.shape == (64, 96)
     assert result.overlay(frames(1)[0]).shape == (64, 96, 3)
-    for wrong in (640, '640', '640X480', (640,), (640.0, 480.0), ('640', '480'), '0x64', 'ab'):
+    for wrong in (640, '640', '640X480', (640,), (640.0, 480.0), ('640', '480'), '0x64', 'ab',
+                  b'64', bytearray(b'64'), memoryview(b'64'), {640, 480}, {640: 1, 480: 1},
+                  (True, 5)):
         with pytest.raises(ValueError, match=r'^input_size is \(width, height\) or text such as'):
             VideoSegmenter.from_checkpoint(random_checkpoint, input_size=wrong)
 

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 import mmap
 from pathlib import Path
 
@@ -28,6 +29,8 @@ KNOWN = ENTERED | {HEADER, INFO, BLOCK} | {bytes.fromhex(kind) for kind in (
     '114d9b74', '1654ae6b', '1c53bb6b', '1941a469', '1043a770', '1254c367', 'ec', 'bf', 'e7',
     'a0', 'a7', 'ab', '5854')}
 """Identifiers of all elements of a segment and of a cluster."""
+MOST_ELEMENTS = 1 << 21
+"""Largest number of elements of an intact file: about seven hours of video with sound."""
 
 
 def elements(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
@@ -36,7 +39,7 @@ def elements(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
 
     :raises ValueError: at the first damage: an unknown element, or one that is not whole.
     """
-    at = 0
+    at = end = 0
     while at < len(data):
         kind_length = 9 - data[at].bit_length()
         kind = data[at:at + kind_length]
@@ -47,21 +50,26 @@ def elements(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
         size = int.from_bytes(data[at:at + size_length], 'big') & ((1 << 7 * size_length) - 1)
         at += size_length
         yield kind, at, size
-        if kind not in ENTERED:  # whose size may be unknown
+        if kind not in ENTERED:
             at += size
-    if at > len(data):
+        elif size != (1 << 7 * size_length) - 1:  # all ones: the size is unknown
+            end = max(end, at + size)
+    if max(at, end) > len(data):
         raise ValueError('cut off')
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file is Matroska or WebM, and the chain of its elements is whole."""
+    """
+    Return whether a file is Matroska or WebM, and the chain of its elements is whole.
+
+    A file of more than ``MOST_ELEMENTS`` elements is not read to its end, and not intact.
+    """
     with path.open('rb') as file:
         if file.read(len(HEADER)) != HEADER:
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                for _ in elements(data):
-                    pass
+                read = sum(1 for _ in islice(elements(data), MOST_ELEMENTS + 1))
             except ValueError:
                 return False
-    return True
+    return read <= MOST_ELEMENTS

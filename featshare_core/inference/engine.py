@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import TypeVar
@@ -188,13 +188,19 @@ def as_input_size(wanted: InputSize | None) -> tuple[int, int] | None:
     """
     Return a network's input size as (width, height); None for None.
 
-    :raises ValueError: where it is neither a pair of whole numbers nor text such as ``640x480``.
+    :param wanted: text such as ``640x480``, or a sequence or an array of two whole numbers.
+    :raises ValueError: where it is neither.
     """
     if wanted is None:
         return None
     try:
         if isinstance(wanted, str):
             return parse_size(wanted)
+        # A set has no order, bytes are numbers too, and True counts as 1.
+        is_sequence = isinstance(wanted, Sequence | np.ndarray) \
+            and not isinstance(wanted, bytes | bytearray | memoryview)
+        if not is_sequence or any(isinstance(side, bool) for side in wanted):
+            raise TypeError('no sequence of numbers')
         width, height = wanted
         return index(width), index(height)
     except (TypeError, ValueError) as error:

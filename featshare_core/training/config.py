@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, MISSING
 import difflib
+import math
 from pathlib import Path
 import types
 import typing
@@ -27,6 +28,10 @@ from featshare_core.labels import parse_yaml
 
 FINAL = 'final.safetensors'
 """Name of the checkpoint in a run's folder."""
+MAX_LEVELS = 4
+"""Largest number of levels of a pyramid."""
+MAX_SEED = 2 ** 32 - 1
+"""Largest seed."""
 
 T = TypeVar('T')
 
@@ -133,7 +138,7 @@ class TrainConfig:
     epochs: int
     batch: int
     network: str | dict = 'fpn-densenet121'
-    levels: int = 4
+    levels: int = MAX_LEVELS
     shared_levels: tuple[int, ...] = (2,)
     aligned: Literal['never', 'deployed', 'always'] = 'never'
     mending: bool = False
@@ -174,11 +179,16 @@ class TrainConfig:
         if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
             raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
                              f'{self.size} is below 32')
+        levels = self.network_options.get('levels', self.levels)
+        if 'levels' in options and levels not in range(1, MAX_LEVELS + 1):
+            raise ValueError(f'levels must be 1 to {MAX_LEVELS}, not {levels}')
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f'seed must be 0 to {MAX_SEED}, not {self.seed}')
         if not self.shared_levels or (
                 'levels' in options and not all(0 <= s < self.levels for s in self.shared_levels)):
             raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
                              f'{self.levels - 1}')
-        for name, is_set in (('levels', self.levels != 4), ('mending', self.mending)):
+        for name, is_set in (('levels', self.levels != MAX_LEVELS), ('mending', self.mending)):
             if is_set and name not in options:
                 raise ValueError(f'{name} is no option of the network {self.network_name}')
         if 0 in self.shared_levels and len(self.shared_levels) > 1:
@@ -317,13 +327,16 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if arguments[-1] is Ellipsis or len(values) == len(arguments):
             return tuple(_convert(arguments[0], v, key) for v in values)
     elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, str):  # YAML reads 1e-4, without a point, as text
+        # YAML reads 1e-4, without a point, as text.
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                number = float(value)
+            except (ValueError, OverflowError):
                 pass
+            else:
+                if math.isfinite(number):
+                    return number
+                raise ValueError(f'{key}: {value!r} is not finite')
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise ValueError(f'{key}: {value!r} is no {getattr(kind, "__name__", kind)}')

@@ -36,7 +36,7 @@ from featshare_core.networks.checkpoint import (
 from featshare_core.networks.split import SplitNetwork
 from featshare_core.networks.state_file import load_state
 from featshare_core.training.checkpoints import DurableCheckpoints, find_state, LAST
-from featshare_core.training.config import FINAL, TrainConfig
+from featshare_core.training.config import FINAL, MAX_LEVELS, TrainConfig
 from featshare_core.training.data import (
     class_weights,
     classes_without_labels,
@@ -167,7 +167,7 @@ def build_network(config: TrainConfig, labels: LabelSet) -> tuple[SplitNetwork, 
         the network cannot be cut so.
     """
     options = {**config.network_options, 'shared_levels': max(config.shared_levels)}
-    if config.levels != 4:
+    if config.levels != MAX_LEVELS:
         options['levels'] = config.levels
     if config.aligned != 'never':
         options['aligned'] = 1

@@ -156,15 +156,15 @@ class McapFile:
     @property
     def lost_chunks(self) -> int:
         """
-        Number of finished chunks that cannot be continued, as the start of the file is damaged.
+        Number of finished chunks that cannot be continued, as the file is damaged before them.
 
         A crash leaves none: settings and chunks reach the disk one after the other.
         """
-        if self._chunks or not os.fstat(self._file.fileno()).st_size:
+        if not os.fstat(self._file.fileno()).st_size:
             return 0
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            states = len(re.findall(re.escape(STATE.encode()), content))
-        # With settings, the first chunk may have been in work, with its state on the disk already.
+            states = len(re.compile(re.escape(STATE.encode())).findall(content, self._end))
+        # With settings, a chunk may have been in work, with its state on the disk already.
         return max(0, states - bool(self.settings))
 
     def write(self, channel: int, log_time: int, data: bytes | memoryview) -> None:

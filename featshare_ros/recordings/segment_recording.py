@@ -331,7 +331,7 @@ def _open(output: Path, path: Path, channels: list[Channel],
 
 
 def _refuse_other(file: McapFile, output: Path, path: Path, settings: dict[str, str]) -> None:
-    """Raise RecordingError where a file has other settings, or is damaged at its start."""
+    """Raise RecordingError where a file has other settings, or finished chunks after damage."""
     other = [name for name, value in settings.items()
              if file.settings and file.settings.get(name, EARLIER.get(name)) != value]
     if other:
@@ -339,8 +339,8 @@ def _refuse_other(file: McapFile, output: Path, path: Path, settings: dict[str, 
                              f'continue it: {", ".join(other)}')
     lost = file.lost_chunks
     if lost:
-        raise RecordingError(f'{path} is damaged at its start, so that --resume cannot continue '
-                             f'the {lost} finished chunks after it: remove the output and start '
+        raise RecordingError(f'{path} is damaged, so that --resume cannot continue the {lost} '
+                             f'finished chunks after the damage: remove the output and start '
                              f'again')
 
 

@@ -238,6 +238,14 @@ class ExportedModels(ModelSource):
         """Do nothing."""
 
 
+def holds_export(folder: Path) -> bool:
+    """Return whether an export wrote into a folder, even if it is damaged or was interrupted."""
+    with suppress(CheckpointError):
+        return 'checkpoint' in read_json(folder / CONFIG_FILE)
+    return any((folder / (name + ending)).is_file()
+               for names in FILES.values() for name in names for ending in ('', NEW))
+
+
 def fingerprint(weights: str | Path) -> str:
     """
     Return the SHA-256 of a checkpoint's file, or of an exported folder's files, in hexadecimal.
