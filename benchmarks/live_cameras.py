@@ -37,7 +37,8 @@ from typing import Any
 from camera import Camera
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.machine import usable_cores
-from featshare_ros.shards import deal, NODE_NAME, Shard
+from featshare_ros.launching import NODE_NAME
+from featshare_ros.shards import deal, Shard
 from figures import engine_parser, report
 from live_node import LiveNode, prepare_environment
 import numpy as np
