@@ -19,7 +19,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.labels import find_label_set, LabelSet, recolored
+from featshare_core.labels import find_label_set, LabelSet
 from featshare_core.text import printable
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
@@ -232,8 +232,7 @@ class SegmentationNode(LifecycleNode):
             full_size=values['mask_size'] == 'image')
         try:
             if self._colors is not None:
-                segmenter.labels = recolored(segmenter.labels, self._colors,
-                                             values['label_colors_file'])
+                segmenter.recolor(self._colors, values['label_colors_file'])
             self._warm_up(segmenter)
         except BaseException:
             segmenter.close()
