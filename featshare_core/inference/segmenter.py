@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import threading
 from types import TracebackType
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from featshare_core.inference.engine import Engine, Frame, InputSize
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import as_rgb, Size
-from featshare_core.inference.schedule import KeyFrameSchedule, SETTINGS
+from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet, recolored
 from featshare_core.overlay import paint
 import numpy as np
@@ -108,6 +108,10 @@ class VideoSegmenter:
     segmenter: a lock serialises the frames. ``reset`` never waits for the lock.
     """
 
+    # A misspelt setting, which would have no effect, raises AttributeError.
+    __slots__ = ('__weakref__', '_closed', '_key_mode', '_labels', '_lock', '_resets', 'engine',
+                 'schedule')
+
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
                  key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
         self.engine = engine
@@ -118,15 +122,6 @@ class VideoSegmenter:
         self._labels = engine.labels
         self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
-
-    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            """Refuse a setting that would have no effect, such as ``key_interval`` here."""
-            if name in SETTINGS:
-                raise AttributeError(f'set {name} of the attribute schedule, which has the '
-                                     f'settings {", ".join(SETTINGS)}')
-            super().__setattr__(name, value)
 
     @property
     def labels(self) -> LabelSet:
