@@ -22,7 +22,7 @@ import shutil
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from launch import LaunchContext
+    from launch.launch_context import LaunchContext
 
 NODE_NAME = 'segmentation'
 """Name of the node, and folder of its topics."""
