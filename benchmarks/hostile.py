@@ -12,7 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-A drive with three cameras, one of which is hostile; ``soak.py --hostile`` runs it.
+A drive with three cameras, one of which is hostile.
+
+    python benchmarks/hostile.py [--minutes 30] [--rate 10] [--size 640x360] [--json FILE]
 
 The honest cameras send JPEGs of a rendered drive. Afterwards their masks are computed again by
 the library, without the hostile camera: image by image as the node processed them, with the key
@@ -33,8 +35,10 @@ from typing import Any, NamedTuple
 import zlib
 
 from camera import Camera, drive, FRAMES, number_of
+from featshare_core.evaluation.provenance import provenance
+from figures import engine_parser, report
 from hostile_camera import KINDS
-from live_node import LiveNode
+from live_node import LiveNode, prepare_environment, REPORT_S
 import numpy as np
 
 HONEST, HOSTILE = ('front', 'rear'), 'hostile'
@@ -45,12 +49,8 @@ KEY_INTERVAL, MAX_KEY_AGE = 5, 0.3
 """The node's schedule of key frames, its defaults: frames, and seconds of stamps."""
 WAITING = 2
 """Most images of a camera that are neither processed, dropped nor failed: one waits, one runs."""
-LONGEST_TEXT = 1000
-"""Limit of the texts in /diagnostics, in characters."""
 LONGEST_GAP_S = 1.0
 """Limit of the longest time between two masks of an honest camera, in seconds."""
-REPORT_S = 2.5
-"""How long after an image the diagnostics, one a second, have counted it."""
 
 
 class Mask(NamedTuple):
@@ -186,6 +186,7 @@ def begin_with_key_frames(live: LiveNode) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Drive for the minutes asked for and return the account."""
+    from featshare_ros.diagnostics import LONGEST_TEXT
     folder = Path(tempfile.mkdtemp())
     # The hostile camera's sizes must not replace the user's own in the cache.
     os.environ['XDG_CACHE_HOME'] = str(folder / 'cache')
@@ -238,7 +239,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     waiting = [count for counted in listener.waiting.values() for count in counted]
     gap = max(h['longest gap (s)'] for h in honest.values())
     said = log.read_bytes()
+    command = f'python benchmarks/hostile.py --minutes {arguments.minutes:g} --rate ' \
+        f'{arguments.rate:g} --size {arguments.size}'
     return {
+        **provenance(command, arguments.device),
         'minutes': round(seconds / 60, 1), 'size': arguments.size, 'rate (Hz)': arguments.rate,
         'hostile rate (Hz)': HOSTILE_RATE, 'hostile kinds': list(KINDS),
         'network': engine['network'], 'engine': engine['engine'],
@@ -258,13 +262,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             'every mask of the honest cameras arrived here': missing == 0,
             'none of them differs': not any(h['differing masks'] for h in honest.values()),
             f'longest gap below {LONGEST_GAP_S} s': gap < LONGEST_GAP_S,
-            'received = processed + dropped + failed + at most 2 in work, each second':
+            f'received = processed + dropped + failed + at most {WAITING} in work, each second':
                 min(waiting) >= 0 and max(waiting) <= WAITING,
             'received = processed + dropped + failed at the end': all(
                 c['received'] == c['processed'] + c['dropped'] + c['failed']
                 for c in counts.values()),
             'memory grows by less than 2 %': growth < 0.02,
-            'texts in /diagnostics are printable and at most 1000 characters':
+            f'texts in /diagnostics are printable and at most {LONGEST_TEXT} characters':
                 not listener.unprintable and listener.longest_text <= LONGEST_TEXT,
             'no control character in the log': not any(
                 byte < 32 and byte not in b'\n\t' for byte in said)}}
+
+
+if __name__ == '__main__':
+    parser = engine_parser(__doc__, '640x360')
+    parser.add_argument('--engine', default='auto')
+    parser.add_argument('--minutes', type=float, default=30.0)
+    parser.add_argument('--rate', type=float, default=10.0,
+                        help='images a second of each honest camera')
+    prepare_environment()
+    report(parser, measure)

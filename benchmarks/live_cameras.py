@@ -37,14 +37,13 @@ from typing import Any
 from camera import Camera
 from featshare_core.evaluation.provenance import provenance
 from featshare_core.machine import usable_cores
-from featshare_ros.shards import deal, NODE_NAME, Shard
+from featshare_ros.launching import NODE_NAME
+from featshare_ros.shards import deal, Shard
 from figures import engine_parser, report
-from live_node import LiveNode, prepare_environment
+from live_node import LiveNode, prepare_environment, REPORT_S
 import numpy as np
 
 COUNTED = ('received', 'processed', 'dropped', 'failed')
-REPORT_S = 2.5
-"""How long after an image the diagnostics, one a second, have counted it."""
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,8 @@ import time
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+REPORT_S = 2.5
+"""Longest delay of a count in /diagnostics, in seconds."""
 
 
 def prepare_environment() -> None:

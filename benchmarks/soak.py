@@ -15,7 +15,6 @@
 A long drive with a fault every few seconds: the node must stay up, stay small, and answer.
 
     python benchmarks/soak.py [--minutes 30] [--rate 25] [--size 960x540] [--seed 0]
-    python benchmarks/soak.py --hostile [--minutes 30] [--rate 10] [--size 640x360] [--json FILE]
 
 Faults come at random (seeded): broken images, other sizes and encodings, gaps, stamps that jump
 back or are zero, a camera that dies and returns, a subscriber that takes nothing, parameters and
@@ -23,9 +22,6 @@ services, lifecycle transitions while images flow, an engine that fails, cannot 
 is slow.
 Bars: no crash, and exit status 0; memory grows by less than 2 % from the end of the fifth part of
 the drive on; between faults each good image is answered or overtaken by one that is.
-
-With --hostile there are no such faults, but a hostile camera beside two honest ones, as
-``hostile.py`` says.
 """
 from __future__ import annotations
 
@@ -42,7 +38,6 @@ from typing import Any
 
 from camera import number_of, numbered
 from featshare_core.evaluation.provenance import provenance, write_json
-import hostile
 from live_node import LiveNode, prepare_environment, REPOSITORY
 import numpy as np
 
@@ -268,24 +263,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=30.0)
-    parser.add_argument('--hostile', action='store_true')
-    parser.add_argument('--rate', type=float, help='images a second of a camera that means well')
-    parser.add_argument('--size')
+    parser.add_argument('--rate', type=float, default=25.0, help='images a second')
+    parser.add_argument('--size', default='960x540')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto')
     parser.add_argument('--engine', default='auto')
     parser.add_argument('--weights', default='default')
     parser.add_argument('--json', type=Path)
     arguments = parser.parse_args()
-    arguments.rate = arguments.rate or (10.0 if arguments.hostile else 25.0)
-    arguments.size = arguments.size or ('640x360' if arguments.hostile else '960x540')
     prepare_environment()
-    result = hostile.measure(arguments) if arguments.hostile else measure(arguments)
+    result = measure(arguments)
     print(json.dumps(result, indent=1))
     if arguments.json:
         result.pop('log', None)
-        command = f'python benchmarks/soak.py{" --hostile" * arguments.hostile} --minutes ' \
-            f'{arguments.minutes:g} --rate {arguments.rate:g} --size {arguments.size}'
+        command = f'python benchmarks/soak.py --minutes {arguments.minutes:g} --rate ' \
+            f'{arguments.rate:g} --size {arguments.size} --seed {arguments.seed}'
         write_json(arguments.json, {**provenance(command, arguments.device), **result})
 
 

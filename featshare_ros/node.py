@@ -19,12 +19,13 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from featshare_core.inference.segmenter import VideoSegmenter
-from featshare_core.labels import find_label_set, LabelSet, recolored
+from featshare_core.labels import find_label_set, LabelSet
 from featshare_core.text import printable
 from featshare_ros import parameters
 from featshare_ros.camera import Camera
 from featshare_ros.diagnostics import EngineStatistics, Idle, LONGEST_TEXT
 from featshare_ros.image_sizes import ImageSizes
+from featshare_ros.launching import NODE_NAME
 from featshare_ros.level_log import LevelLog
 from featshare_ros.outputs import Publishers
 from featshare_ros.processing import Processor
@@ -56,7 +57,7 @@ class SegmentationNode(LifecycleNode):
     """
 
     def __init__(self, ending: threading.Event | None = None, **options: Any) -> None:
-        super().__init__('segmentation', **options)
+        super().__init__(NODE_NAME, **options)
         self._ending = ending or threading.Event()
         self._segmenter: SupervisedSegmenter | None = None
         self._colors: LabelSet | None = None
@@ -232,8 +233,7 @@ class SegmentationNode(LifecycleNode):
             full_size=values['mask_size'] == 'image')
         try:
             if self._colors is not None:
-                segmenter.labels = recolored(segmenter.labels, self._colors,
-                                             values['label_colors_file'])
+                segmenter.recolor(self._colors, values['label_colors_file'])
             self._warm_up(segmenter)
         except BaseException:
             segmenter.close()

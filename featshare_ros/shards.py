@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-NODE_NAME = 'segmentation'
-"""Name of the node, and prefix of the topics of all shards."""
+from featshare_ros.launching import NODE_NAME
+
 OUTPUTS = ('mask', 'confidence', 'camera_info', 'overlay', 'label_info')
 """Topics of each camera below the node's name: the live ones of ``outputs.OUTPUTS``."""
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from featshare_core.machine import usable_cores
+from featshare_ros.launching import argument
 from featshare_ros.shards import deal, Shard
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
@@ -35,7 +36,6 @@ from launch.actions import (
     SetEnvironmentVariable,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import SetRemap
 
 THREADS_VARIABLE = 'OMP_NUM_THREADS'
@@ -77,13 +77,8 @@ def start(context: LaunchContext, share: Path) -> list[GroupAction]:
 
     :raises ValueError: where an argument is wrong; then nothing is started.
     """
-    topics = camera_topics(LaunchConfiguration('images').perform(context))
-    text = LaunchConfiguration('shards').perform(context).strip()
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise ValueError(f'shards:={text} is not a whole number') from error
-    shards = deal(list(topics), number, usable_cores())
+    topics = camera_topics(argument(context, 'images'))
+    shards = deal(list(topics), argument(context, 'shards', int), usable_cores())
     return [group(shard, topics, share, is_first=shard is shards[0]) for shard in shards]
 
 
@@ -123,7 +118,7 @@ def generate_launch_description() -> LaunchDescription:
             description='Number of nodes (segmentation_1 and so on) that share the cameras and '
             'the CPU cores. 1: one node, segmentation, for all cameras.',
         ),
-        *(argument for argument in included.get_launch_arguments()
-          if argument.name not in ('image', 'camera_info', 'cameras', 'node_name')),
+        *(declared for declared in included.get_launch_arguments()
+          if declared.name not in ('image', 'camera_info', 'cameras', 'node_name')),
         OpaqueFunction(function=start, args=[share]),
     ])

@@ -18,46 +18,23 @@ The costmap has the layer of the package semantic_segmentation_layer; see docs/r
 """
 import os
 from pathlib import Path
-import shutil
 
 from ament_index_python.packages import (
     get_package_prefix,
     get_package_share_directory,
     PackageNotFoundError,
 )
+from featshare_ros.launching import argument, END_WITH_LAUNCH, NODE_NAME
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node
 
-NODE_NAME = 'segmentation'
 COSTMAP_NAME = 'costmap'
 
 # The layer refuses every mask until it has the class names, whose message is of vision_msgs.
 NEEDED = ('vision_msgs', 'nav2_lifecycle_manager')
 NEEDED_BY_COSTMAP = ('nav2_costmap_2d', 'semantic_segmentation_layer')
-
-# Without this prefix, a node outlives a launch that is killed, or that fails meanwhile.
-END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
-
-
-def text(context: LaunchContext, name: str) -> str:
-    """Return an argument's value."""
-    return str(LaunchConfiguration(name).perform(context).strip())
-
-
-def switch(context: LaunchContext, name: str) -> bool:
-    """
-    Return the value of an argument that is true or false.
-
-    :raises ValueError: where it is neither.
-    """
-    try:
-        return bool(get_typed_value(text(context, name), bool))
-    except ValueError as error:
-        raise ValueError(f'{name}:={text(context, name)} is not true or false') from error
 
 
 def check(context: LaunchContext) -> None:
@@ -66,16 +43,16 @@ def check(context: LaunchContext) -> None:
 
     :raises ValueError: where an argument is wrong, or a package is not installed.
     """
-    switch(context, 'use_sim_time')
+    argument(context, 'use_sim_time', bool)
     for name, only in (('node_name', NODE_NAME), ('cameras', '')):
         if context.launch_configurations.get(name, '') not in ('', only):
             raise ValueError(f'{name} cannot be set here: the costmap has the topics of the only '
                              f'camera of the node {NODE_NAME}')
-    if switch(context, 'costmap') and os.environ.get('ROS_DISTRO') == 'humble':
+    if argument(context, 'costmap', bool) and os.environ.get('ROS_DISTRO') == 'humble':
         # Its nav2_costmap_2d puts the node into the namespace /costmap, whatever it is given.
         raise ValueError("the costmap needs Jazzy or later: with Humble, give costmap:=false and "
                          "add the layer to your Nav2's costmap")
-    for package in NEEDED + NEEDED_BY_COSTMAP * switch(context, 'costmap'):
+    for package in NEEDED + NEEDED_BY_COSTMAP * argument(context, 'costmap', bool):
         try:
             get_package_prefix(package)
         except PackageNotFoundError as error:
@@ -84,12 +61,12 @@ def check(context: LaunchContext) -> None:
 
 def start(context: LaunchContext) -> list[Node]:
     """Return the costmap, if it is wanted, and the lifecycle manager."""
-    namespace = text(context, 'namespace').strip('/')
-    clock = {'use_sim_time': switch(context, 'use_sim_time')}
+    namespace = argument(context, 'namespace').strip('/')
+    clock = {'use_sim_time': argument(context, 'use_sim_time', bool)}
     nodes, managed = [], [NODE_NAME]
-    if switch(context, 'costmap'):
+    if argument(context, 'costmap', bool):
         managed.append(COSTMAP_NAME)
-        topics = {'pointcloud': text(context, 'points')}
+        topics = {'pointcloud': argument(context, 'points')}
         if namespace:
             outputs = f'/{namespace}/{NODE_NAME}'
             topics.update(segmentation=f'{outputs}/mask', confidence=f'{outputs}/confidence',
@@ -100,7 +77,7 @@ def start(context: LaunchContext) -> list[Node]:
             name=COSTMAP_NAME,
             namespace=namespace,
             parameters=[
-                text(context, 'params_file'),
+                argument(context, 'params_file'),
                 {**clock, **{f'semantic_layer.camera.{name}_topic': topic
                              for name, topic in topics.items() if topic}},
             ],

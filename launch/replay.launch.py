@@ -13,15 +13,13 @@
 # limitations under the License.
 """Play a recording into the segmentation node, on the recording's clock, and show it in RViz."""
 from pathlib import Path
-import shutil
-from typing import Any
 
 from ament_index_python.packages import (
     get_package_prefix,
     get_package_share_directory,
     PackageNotFoundError,
 )
-from featshare_ros.shards import NODE_NAME
+from featshare_ros.launching import argument, END_WITH_LAUNCH, NODE_NAME
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -33,31 +31,12 @@ from launch.actions import (
 )
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch.utilities.type_utils import get_typed_value
 from launch_ros.ros_adapters import get_ros_node
 from rclpy.node import NodeNameNonExistentError
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 LOOK_S = 0.2
 """Interval at which the launch checks whether the node is ready, in seconds."""
-
-# Without this prefix, the player outlives a launch that is killed.
-END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
-
-
-def argument(context: LaunchContext, name: str, value_type: type = str) -> Any:
-    """
-    Return an argument's value.
-
-    :raises ValueError: where it is not of that type.
-    """
-    text = LaunchConfiguration(name).perform(context).strip()
-    try:
-        return get_typed_value(text, value_type)
-    except ValueError as error:
-        wanted = {float: 'a number', bool: 'true or false'}[value_type]
-        raise ValueError(f'{name}:={text} is not {wanted}') from error
 
 
 def check(context: LaunchContext) -> None:
@@ -81,7 +60,7 @@ def check(context: LaunchContext) -> None:
 
 def is_listening(context: LaunchContext) -> bool:
     """Return whether the node has subscribed to images, which it does when it is activated."""
-    namespace = LaunchConfiguration('namespace').perform(context).strip().strip('/')
+    namespace = argument(context, 'namespace').strip('/')
     node_name = argument(context, 'node_name') or NODE_NAME
     try:
         subscriptions = get_ros_node(context).get_subscriber_names_and_types_by_node(

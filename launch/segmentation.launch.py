@@ -18,7 +18,6 @@ An argument left empty leaves its parameter to the params file; a given one over
 """
 import os
 from pathlib import Path
-import shutil
 from typing import Any
 
 from ament_index_python.packages import (
@@ -26,11 +25,10 @@ from ament_index_python.packages import (
     get_package_share_directory,
     PackageNotFoundError,
 )
-from featshare_ros.shards import NODE_NAME
+from featshare_ros.launching import argument, END_WITH_LAUNCH, NODE_NAME
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
-from launch.utilities.type_utils import get_typed_value
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -48,9 +46,6 @@ PARAMETER_TYPES: dict[str, type] = {
 OLD_DISTROS = ('humble', 'iron', 'jazzy')
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
-# Without this prefix, a node outlives a launch that is killed, or that fails meanwhile.
-END_WITH_LAUNCH = 'setpriv --pdeathsig TERM' if shutil.which('setpriv') else None
-
 
 def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
     """
@@ -58,35 +53,26 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
 
     :raises ValueError: where an argument is wrong; then nothing is started.
     """
-
-    def argument(name: str, value_type: type = str) -> Any:
-        text = LaunchConfiguration(name).perform(context).strip()
-        try:
-            return get_typed_value(text, value_type) if text else None
-        except ValueError as error:
-            wanted = {int: 'a whole number', bool: 'true or false'}[value_type]
-            raise ValueError(f'{name}:={text} is not {wanted}') from error
-
-    given = {name: argument(name, value_type) for name, value_type in PARAMETER_TYPES.items()}
-    overrides: dict[str, Any] = {
-        name: ParameterValue(value, value_type=PARAMETER_TYPES[name])
-        for name, value in given.items()
-        if value is not None
-    }
-    parameters = argument('params_file') or ''
+    # Without those that were left empty.
+    given = {name: argument(context, name, value_type)
+             for name, value_type in {**PARAMETER_TYPES, 'respawn': bool, 'rviz': bool}.items()
+             if argument(context, name)}
+    overrides: dict[str, Any] = {name: ParameterValue(given[name], value_type=value_type)
+                                 for name, value_type in PARAMETER_TYPES.items() if name in given}
+    parameters = argument(context, 'params_file')
     if not Path(parameters).is_file():
         raise ValueError(f'params_file:={parameters} is not a file')
-    cameras = [name for name in (argument('cameras') or '').replace(',', ' ').split() if name]
+    cameras = [name for name in argument(context, 'cameras').replace(',', ' ').split() if name]
     if cameras:
         overrides['cameras'] = cameras
     # By the convention of image_transport, camera_info is beside the image.
-    image = argument('image') or 'image'
+    image = argument(context, 'image') or 'image'
     folder, slash, _ = image.rpartition('/')
-    camera_info = argument('camera_info') or f'{folder}{slash}camera_info'
-    namespace = (argument('namespace') or '').strip('/')
-    node_name = argument('node_name') or NODE_NAME
-    log_level = ['--log-level', argument('log_level') or 'info']
-    enclave = argument('enclave')
+    camera_info = argument(context, 'camera_info') or f'{folder}{slash}camera_info'
+    namespace = argument(context, 'namespace').strip('/')
+    node_name = argument(context, 'node_name') or NODE_NAME
+    log_level = ['--log-level', argument(context, 'log_level') or 'info']
+    enclave = argument(context, 'enclave')
 
     node = Node(
         package='featshare_ros',
@@ -100,13 +86,13 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
             ('camera_info', camera_info),
         ],
         ros_arguments=[*log_level, *(['--enclave', enclave] if enclave else [])],
-        respawn=bool(argument('respawn', bool)),
+        respawn=given.get('respawn', False),
         respawn_delay=2.0,
         prefix=END_WITH_LAUNCH,
         exec_name='segmentation_node',
         output='screen',
     )
-    if not argument('rviz', bool):
+    if not given.get('rviz'):
         return [node]
     try:
         get_package_prefix('rviz2')
@@ -128,7 +114,7 @@ def start(context: LaunchContext, share: Path) -> list[Node | LogInfo]:
         executable='rviz2',
         namespace=namespace,
         arguments=['-d', str(share / 'config' / 'segmentation.rviz')],
-        parameters=[{'use_sim_time': bool(given['use_sim_time'])}],
+        parameters=[{'use_sim_time': given.get('use_sim_time', False)}],
         remappings=[
             (f'/{NODE_NAME}/overlay', overlay),
             ('/image', shown),

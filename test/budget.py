@@ -11,13 +11,18 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What one input of a fuzz test may cost, and the most that one has cost."""
+"""Inputs of fuzz tests: damaging them, and what one may cost."""
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import random
 import resource
+import struct
 import time
+
+EXTREMES = (0, 1, 0x7f, 0xff, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+"""Integers that take the place of others in damaged inputs."""
 
 
 class Budget:
@@ -45,6 +50,30 @@ class Budget:
             figures['most (MiB)'] = max(figures['most (MiB)'], round(grown, 1))
             assert spent < figures['limit (s)'], f'{name} took {spent:.1f} s'
             assert grown < figures['limit (MiB)'], f'{name} took {grown:.0f} MiB'
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Return content of which bytes are others, missing, repeated or zero."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data))
+        length = rng.choice((1, 2, 8, 100, 4096))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at:at + length] = rng.randbytes(len(data[at:at + length]))
+        elif kind == 2:
+            data[at:at + length] = bytes(len(data[at:at + length]))
+        elif kind == 3 and len(data) > length:
+            del data[at:at + length]
+        elif kind == 4:
+            data[at:at] = data[at:at + length]
+        else:
+            form = rng.choice(('<I', '<Q'))
+            number = rng.choice(EXTREMES) & (2**(8 * struct.calcsize(form)) - 1)
+            data[at:at + struct.calcsize(form)] = struct.pack(form, number)
+    return bytes(data)
 
 
 def _peak_mib() -> float:

@@ -17,7 +17,7 @@ import re
 import time
 from xml.etree import ElementTree
 
-from harness import BEST_EFFORT, image_message, NodeProcess, RELIABLE, Stream, wait_until
+from harness import BEST_EFFORT, FAST, image_message, NodeProcess, RELIABLE, Stream, wait_until
 import numpy as np
 import pytest
 from rclpy.node import NodeNameNonExistentError
@@ -35,8 +35,7 @@ def node(random_checkpoint, faults):
     process = NodeProcess(
         '-p', 'qos_overrides./d/strict/image.subscription.reliability:=reliable', namespace='d',
         faults=faults, weights=random_checkpoint, cameras=f'[{", ".join(CAMERAS)}]',
-        engine='torch', device='cpu', precision='fp32', input_size='[64, 64]', key_interval=3,
-        max_key_age=0.0)
+        key_interval=3, max_key_age=0.0, **FAST)
     process.wait_for_log('segmenting')
     yield process
     faults.write_text('')

@@ -17,11 +17,10 @@ from signal import SIGINT, SIGTERM
 import subprocess
 import sys
 
-from harness import good_image, linked, NodeProcess, wait_until
+from harness import FAST, good_image, linked, NodeProcess, wait_until
 import pytest
 from sensor_msgs.msg import Image
 
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 LONGEST_S = 10
 """Longest time to the end, in seconds: the aim is one; the rest allows for a busy machine."""
 

@@ -25,14 +25,13 @@ from featshare_ros.recovery import (
     GIVEN_UP,
     SupervisedSegmenter,
 )
-from harness import Logger, NodeProcess, Stream, wait_until
+from harness import FAST, Logger, NodeProcess, Stream, wait_until
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 import pytest
 from std_srvs.srv import SetBool, Trigger
 
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 ENGINE, CAMERA = 'segmentation: engine', 'segmentation: camera'
 BUSY = 'images dropped: they arrive faster than|^a gap of .* s between images'
 """Warnings of a camera whose masks come, on a machine that is too busy for all."""

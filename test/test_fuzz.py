@@ -31,7 +31,7 @@ from featshare_ros.node import SegmentationNode
 from featshare_ros.outputs import Publishers
 from featshare_ros.parameters import PARAMETERS
 from featshare_ros.processing import Processor
-from harness import image_message, NodeProcess, wait_until
+from harness import FAST, image_message, NodeProcess, wait_until
 from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -207,8 +207,7 @@ def test_parameters(node):
 
 def test_the_real_node_survives_them_and_goes_on(random_checkpoint, peer):
     process = NodeProcess(
-        namespace='fuzzed', cameras='[raw]', weights=random_checkpoint, engine='torch',
-        device='cpu', precision='fp32', input_size='[64, 64]')
+        namespace='fuzzed', cameras='[raw]', weights=random_checkpoint, **FAST)
     try:
         process.wait_for_log('segmenting')
         masks = peer.collect(Image, '/fuzzed/segmentation/raw/mask')

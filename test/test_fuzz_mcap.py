@@ -23,6 +23,7 @@ import threading
 import zlib
 
 from bags import write_bag
+from budget import mutated
 from featshare_ros.recordings.bag import RecordingError
 from featshare_ros.recordings.bag_input import BagInput, decode
 from featshare_ros.recordings.mcap_file import McapFile
@@ -41,31 +42,6 @@ BUDGET_S = 2.0
 """Limit of the CPU time for one file, in seconds."""
 BUDGET_MIB = 64
 """Limit by which one file may raise the largest memory of the process, in MiB."""
-EXTREMES = (0, 1, 0x7f, 0xff, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Return a file of which bytes are others, missing, repeated or zero."""
-    data = bytearray(content)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data))
-        length = rng.choice((1, 2, 8, 100, 4096))
-        kind = rng.randrange(6)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at:at + length] = rng.randbytes(len(data[at:at + length]))
-        elif kind == 2:
-            data[at:at + length] = bytes(len(data[at:at + length]))
-        elif kind == 3 and len(data) > length:
-            del data[at:at + length]
-        elif kind == 4:
-            data[at:at] = data[at:at + length]
-        else:
-            form = rng.choice(('<I', '<Q'))
-            number = rng.choice(EXTREMES) & (2**(8 * struct.calcsize(form)) - 1)
-            data[at:at + struct.calcsize(form)] = struct.pack(form, number)
-    return bytes(data)
 
 
 def with_checksums(content: bytes) -> bytes:

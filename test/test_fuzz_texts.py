@@ -25,10 +25,10 @@ from pathlib import Path
 import random
 from typing import Any
 
+from budget import mutated
 from featshare_core.labels import CAMVID, LabelSet, load_label_set
 from featshare_core.networks.checkpoint import Config, parse_config
 from featshare_core.networks.weights import CheckpointError
-from test_fuzz_mcap import mutated
 import yaml
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '100'))

@@ -20,7 +20,7 @@ import time
 from diagnostic_msgs.msg import DiagnosticStatus
 from featshare_ros import level_log
 from featshare_ros.level_log import LevelLog
-from harness import NodeProcess, Stream, wait_until
+from harness import FAST, NodeProcess, Stream, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 import pytest
@@ -28,7 +28,6 @@ from std_srvs.srv import SetBool
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / 'docs' / 'robot' / 'ros-interface.md').read_text()
-FAST = {'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -52,7 +51,7 @@ def change(peer, node, transition):
 
 def test_without_diagnostics_the_log_tells_of_topic_camera_and_every_transition(
         random_checkpoint, peer):
-    node = NodeProcess('-r', 'image:=/wrong/image', weights=random_checkpoint, engine='torch',
+    node = NodeProcess('-r', 'image:=/wrong/image', weights=random_checkpoint,
                        publish_diagnostics=False, **FAST)
     try:
         node.wait_for_log('segmenting /wrong/image')
@@ -93,7 +92,7 @@ def test_without_diagnostics_the_log_tells_of_topic_camera_and_every_transition(
 
 @pytest.fixture(scope='module')
 def node(random_checkpoint, faults):
-    process = NodeProcess(faults=faults, weights=random_checkpoint, engine='torch', **FAST)
+    process = NodeProcess(faults=faults, weights=random_checkpoint, **FAST)
     process.wait_for_log('segmenting')
     yield process
     faults.write_text('')
@@ -195,8 +194,8 @@ def test_the_documents_name_every_key_of_every_engine(random_checkpoint, peer, e
     if engine != 'torch':
         pytest.importorskip({'openvino': 'openvino', 'onnx': 'onnxruntime'}[engine])
         pytest.importorskip('onnx')
-    node = NodeProcess(namespace=engine, weights=random_checkpoint, engine=engine, key_interval=3,
-                       **FAST)
+    node = NodeProcess(namespace=engine, weights=random_checkpoint, key_interval=3,
+                       **{**FAST, 'engine': engine})
     try:
         node.wait_for_log('segmenting')
         newest = peer.diagnostics()

@@ -23,7 +23,7 @@ import threading
 import time
 
 from featshare_ros.loss import LossWatch, thinned
-from harness import BEST_EFFORT, image_message, NodeProcess, wait_until
+from harness import BEST_EFFORT, FAST, image_message, NodeProcess, wait_until
 import numpy as np
 import pytest
 import rclpy
@@ -120,7 +120,7 @@ def test_camera_info_of_another_node_or_with_stamps_of_its_own_shows_nothing():
 def node(random_checkpoint):
     process = NodeProcess(
         namespace='loss', weights=random_checkpoint, cameras=f'[{", ".join(CAMERAS)}, large]',
-        engine='torch', device='cpu', precision='fp32', input_size='[64, 64]')
+        **FAST)
     process.wait_for_log('segmenting')
     yield process
     code, _ = process.stop()

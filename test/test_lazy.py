@@ -17,7 +17,16 @@ from unittest import mock
 
 from featshare_ros.camera import Camera
 from featshare_ros.node import SegmentationNode
-from harness import BEST_EFFORT, counts_of, good_image, node_here, RELIABLE, until, wait_until
+from harness import (
+    BEST_EFFORT,
+    counts_of,
+    FAST,
+    good_image,
+    node_here,
+    RELIABLE,
+    until,
+    wait_until,
+)
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 import pytest
@@ -40,9 +49,8 @@ def node(request, monkeypatch, random_checkpoint):
             with mock.patch.object(node, '_subscribe'):
                 diagnose(node)
         monkeypatch.setattr(SegmentationNode, '_diagnose', without_looking)
-    with node_here(weights=random_checkpoint, lazy=True, cameras='[front, rear]', engine='torch',
-                   device='cpu', precision='fp32', input_size='[64, 64]', key_interval=1000,
-                   max_key_age=0.0) as node:
+    with node_here(weights=random_checkpoint, lazy=True, cameras='[front, rear]',
+                   key_interval=1000, max_key_age=0.0, **FAST) as node:
         yield node
 
 
@@ -58,12 +66,16 @@ def test_images_are_received_only_while_somebody_subscribes_to_an_output(node, p
         counts = counts_of(newest, FRONT)
         return counts['received'] == counts['processed'] + counts['dropped'] + counts['failed']
 
+    def publish():
+        for camera in (publisher, rear):
+            camera.publish(good_image())
+
     def counts_after(output):
         """Subscribe until three messages came, and unsubscribe; return the counts."""
         received, before = [], counts_of(newest, FRONT)['processed']
         subscription = peer.node.create_subscription(
             Image, f'{NODE}/front/{output}', received.append, RELIABLE)
-        until(lambda: publisher.publish(good_image()), lambda: len(received) >= 3, output)
+        until(publish, lambda: len(received) >= 3, output)
         peer.node.destroy_subscription(subscription)
         wait_until(lambda: publisher.get_subscription_count() == 0, 20, 'unsubscribing')
         wait_until(lambda: waits() and counts_of(newest, FRONT)['processed'] >= before + 3, 20,

@@ -15,15 +15,13 @@
 import signal
 import time
 
-from harness import image_message, NodeProcess, wait_until
+from harness import FAST, image_message, NodeProcess, wait_until
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
-
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 
 
 def change(peer, node, transition):

@@ -22,6 +22,7 @@ from harness import (
     answered,
     BEST_EFFORT,
     counts_of,
+    FAST,
     good_image,
     image_message,
     LATCHED,
@@ -40,13 +41,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[96, 64]'}
-
 
 @pytest.fixture(scope='module')
 def node(random_checkpoint):
     """One node that most tests share; each uses stamps later than the one before."""
-    process = NodeProcess(weights=random_checkpoint, key_interval=3, **FAST)
+    process = NodeProcess(weights=random_checkpoint, key_interval=3,
+                          **{**FAST, 'input_size': '[96, 64]'})
     process.wait_for_log('segmenting /image')
     yield process
     code, _ = process.stop()

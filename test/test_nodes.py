@@ -19,6 +19,7 @@ import cv2
 from harness import (
     answered,
     counts_of,
+    FAST,
     good_image,
     linked,
     NodeProcess,
@@ -31,8 +32,6 @@ from harness import (
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[96, 64]'}
 
 
 def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkpoint, peer):
@@ -75,7 +74,8 @@ def test_overload_drops_are_counted_exactly_and_no_queue_builds_up(random_checkp
 
 def test_compressed_images_and_masks_of_the_networks_size(random_checkpoint, peer):
     process = NodeProcess(namespace='robot', weights=random_checkpoint,
-                          image_transport='compressed', mask_size='network', **FAST)
+                          image_transport='compressed', mask_size='network',
+                          **{**FAST, 'input_size': '[96, 64]'})
     try:
         process.wait_for_log('segmenting /robot/image/compressed')
         masks = peer.collect(Image, '/robot/segmentation/mask')

@@ -14,11 +14,9 @@
 """The overlay: the labels' own colours, colours of the user's, and the legend."""
 from featshare_core.labels import CAMVID, find_label_set, label_set, LabelSet, named_sets
 from featshare_core.overlay import draw_legend, paint
-from harness import node_here
+from harness import FAST, node_here
 import numpy as np
 import pytest
-
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 
 
 @pytest.mark.parametrize('name', named_sets())

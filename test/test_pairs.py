@@ -13,7 +13,7 @@
 # limitations under the License.
 """Triplets: which frames make a pair, and that both are varied alike."""
 from featshare_core.data.augment import augment, sampling_grid, warp_images, warp_labels
-from featshare_core.data.augmentation import Augmentation
+from featshare_core.data.augmentation_settings import Augmentation
 from featshare_core.data.pairs import (
     draw_view,
     LaggedFrames,

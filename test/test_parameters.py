@@ -16,15 +16,13 @@ import re
 
 from featshare_ros import parameters
 from featshare_ros.node import SegmentationNode
-from harness import NodeProcess, wait_until
+from harness import FAST, NodeProcess, wait_until
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 import pytest
 from rcl_interfaces.msg import ParameterType, SetParametersResult
 import rclpy
 from rclpy.parameter import Parameter
-
-FAST = {'engine': 'torch', 'device': 'cpu', 'precision': 'fp32', 'input_size': '[64, 64]'}
 
 
 def test_what_counts_at_configure_is_set_before_and_refused_after(random_checkpoint, peer):

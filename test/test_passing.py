@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Things that pass: cut out of stills, pasted at two places into a pair of frames."""
-from featshare_core.data.augmentation import Augmentation
+from featshare_core.data.augmentation_settings import Augmentation
 from featshare_core.data.pairs import Triplets
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Labelled, Source

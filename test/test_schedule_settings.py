@@ -47,12 +47,14 @@ def test_a_setting_is_refused_by_name_at_the_start_and_later(name, value, error)
 
 def test_a_misspelt_setting_is_refused():
     """It would have no effect."""
-    schedule = KeyFrameSchedule(4)
-    for thing, name, message in ((schedule, 'interval', 'no setting interval, only key_interval'),
-                                 (VideoSegmenter(Mock()), 'key_interval', 'attribute schedule')):
-        with pytest.raises(AttributeError, match=message):
+    schedule, segmenter = KeyFrameSchedule(4), VideoSegmenter(Mock())
+    for thing, name in ((schedule, 'interval'), (schedule, '_interval'),
+                        (segmenter, 'key_interval'), (segmenter, 'keymode'),
+                        (segmenter, 'labels')):
+        known = getattr(thing, name, None)
+        with pytest.raises(AttributeError, match=f"'{name}'"):
             setattr(thing, name, 1)
-        assert not hasattr(thing, name)
+        assert getattr(thing, name, None) is known
 
 
 def test_settings_of_numpy_are_numbers():

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from featshare_core.data.augmentation import Augmentation
+from featshare_core.data.augmentation_settings import Augmentation
 from featshare_core.data.passing import cut_out, paste
 from featshare_core.data.source import Array, Labelled
 from featshare_core.data.store import FrameStore

@@ -18,7 +18,7 @@ import base64
 from dataclasses import asdict, dataclass
 import math
 from numbers import Real
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple
 import zlib
 
 import cv2
@@ -32,9 +32,6 @@ Picture = npt.NDArray[np.uint8]
 
 GOLDEN = 0.6180339887
 """Offset between the key frames of one stream and those of the next, in intervals."""
-
-SETTINGS = ('key_interval', 'max_key_age', 'change_threshold')
-"""Attributes of a schedule that may be set."""
 
 
 class Turn(NamedTuple):
@@ -92,6 +89,9 @@ class KeyFrameSchedule:
     :raises AttributeError: where another attribute is set.
     """
 
+    __slots__ = ('_change_threshold', '_key_interval', '_key_pictures', '_max_key_age', '_phases',
+                 '_replaced', '_streams')
+
     def __init__(self, key_interval: int, max_key_age: float | None = None,
                  change_threshold: float | None = None) -> None:
         self.key_interval = key_interval
@@ -101,15 +101,6 @@ class KeyFrameSchedule:
         self._streams: dict[str, _Stream] = {}
         self._phases: dict[str, float] = {}
         self._replaced: tuple[_Stream | None, Picture | None] = None, None
-
-    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            """Refuse a misspelt setting, which would have no effect."""
-            if name not in SETTINGS and not name.startswith('_'):
-                raise AttributeError(f'a schedule has no setting {name}, only '
-                                     f'{", ".join(SETTINGS)}')
-            super().__setattr__(name, value)
 
     @property
     def key_interval(self) -> int:

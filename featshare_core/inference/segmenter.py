@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import threading
 from types import TracebackType
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from featshare_core.inference.engine import Engine, Frame, InputSize
 from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import as_rgb, Size
-from featshare_core.inference.schedule import KeyFrameSchedule, SETTINGS
-from featshare_core.labels import LabelSet
+from featshare_core.inference.schedule import KeyFrameSchedule
+from featshare_core.labels import LabelSet, recolored
 from featshare_core.overlay import paint
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,10 @@ class VideoSegmenter:
     segmenter: a lock serialises the frames. ``reset`` never waits for the lock.
     """
 
+    # A misspelt setting, which would have no effect, raises AttributeError.
+    __slots__ = ('__weakref__', '_closed', '_key_mode', '_labels', '_lock', '_resets', 'engine',
+                 'schedule')
+
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
                  key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
         self.engine = engine
@@ -115,18 +119,23 @@ class VideoSegmenter:
         self._closed = False
         # By stream, None for all: setting and taking out an item are atomic.
         self._resets: dict[str | None, None] = {}
-        self.labels = engine.labels
+        self._labels = engine.labels
         self.key_mode = key_mode
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
 
-    if not TYPE_CHECKING:  # type checkers refuse unknown attributes only without it
+    @property
+    def labels(self) -> LabelSet:
+        """The classes, in the order of the mask's ids, with the colours of overlays."""
+        return self._labels
 
-        def __setattr__(self, name: str, value: Any) -> None:
-            """Refuse a setting that would have no effect, such as ``key_interval`` here."""
-            if name in SETTINGS:
-                raise AttributeError(f'set {name} of the attribute schedule, which has the '
-                                     f'settings {", ".join(SETTINGS)}')
-            super().__setattr__(name, value)
+    def recolor(self, colors: LabelSet, origin: str | Path) -> None:
+        """
+        Take the classes' colours from another label set that has the same names, in any order.
+
+        :param origin: where the colours come from, for messages.
+        :raises ValueError: where the two do not have the same names.
+        """
+        self._labels = recolored(self._labels, colors, origin)
 
     @property
     def key_mode(self) -> str:
@@ -222,7 +231,7 @@ class VideoSegmenter:
         # the schedule's also survives a new engine (a recording that is resumed).
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
-                      turn.reason, lag, prediction.timings, prediction.stand_in, self.labels,
+                      turn.reason, lag, prediction.timings, prediction.stand_in, self._labels,
                       (frame.shape[0], frame.shape[1]))
 
     def warm_up(self, sizes: Sequence[Size] = ()) -> None:

@@ -23,7 +23,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
-from featshare_core.data.augmentation import Augmentation
+from featshare_core.data.augmentation_settings import Augmentation
 from featshare_core.labels import parse_yaml
 
 FINAL = 'final.safetensors'

@@ -28,6 +28,7 @@ from typing import Any
 import zlib
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from featshare_ros.launching import NODE_NAME
 from featshare_ros.recordings.bag import RecordedImage
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -39,7 +40,7 @@ from rclpy.qos import qos_profile_sensor_data, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 
-NAMESPACE, NODE_NAME = '/featshare_demo', 'segmentation'
+NAMESPACE = '/featshare_demo'
 START_TIMEOUT = 120.0
 """Longest wait for the node to load, warm up and be discovered, in seconds."""
 LAST_MASK_TIMEOUT = 10.0
