@@ -24,6 +24,7 @@ from featshare_core.evaluation.advise import advice, advise, choose, pareto, Set
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
 from featshare_core.evaluation.provenance import short_fingerprint, write_json
+from featshare_core.evaluation.recipes import find_runs
 from featshare_core.evaluation.trial import _Trial
 from featshare_core.labels import CAMVID, LabelSet
 from featshare_core.networks.checkpoint import Config, load_checkpoint, save_checkpoint
@@ -129,6 +130,11 @@ def test_report_makes_what_is_missing(tmp_path, street, monkeypatch):
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
         'thesis-truncated-0-levels-interval-1.json', 'mine-2-levels-interval-2.json',
         'thesis-2-levels-2-levels-interval-2.json', 'mine-rivals.json'}
+
+
+def test_a_folder_without_runs_is_reported(tmp_path):
+    with pytest.raises(ValueError, match='typo holds none of the runs thesis-baseline, '):
+        find_runs(tmp_path / 'typo')
 
 
 def test_two_results_compared(tmp_path, capsys):
