@@ -374,7 +374,7 @@ def test_encode_refuses(pixels: np.ndarray, encoding: str) -> None:
 
 def test_the_documents_name_every_encoding() -> None:
     text = (Path(__file__).parents[1] / 'docs' / 'robot' / 'ros-interface.md').read_text()
-    section = text[text.index('## Images'):text.index('Depth and measurements')]
+    section = text[text.index('## Images\n'):text.index('Depth and measurements')]
     patterns = set(re.findall('`(.+?)`', section)) - {'step'}
     unnamed = [encoding for encoding in SUPPORTED_ENCODINGS
                if not any(fnmatch.fnmatch(encoding, pattern) for pattern in patterns)]
