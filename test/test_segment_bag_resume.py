@@ -28,7 +28,6 @@ from featshare_core.inference.options import from_arguments
 from featshare_core.inference.segmenter import VideoSegmenter
 from featshare_ros.recordings import mcap_file
 from featshare_ros.recordings.mcap_file import McapFile
-from featshare_ros.recordings.mcap_records import STATE
 from featshare_ros.recordings.segment_bag import _parse, main
 from featshare_ros.recordings.segment_recording import Job, segment_recording
 import pytest
@@ -261,32 +260,32 @@ def test_damage_of_a_complete_output_is_found(tmp_path, unbroken, random_checkpo
     options = arguments(source, tmp_path / 'out', random_checkpoint)
     assert main(options) == 0
     capsys.readouterr()
-    last = (tmp_path / 'out' / 'out_0.mcap').read_bytes().rindex(STATE.encode()) - 300
-    for name, at, most in (('out_0.mcap', last, 20), ('out_0.mcap', 0.999, 0),
+    for name, at, most in (('out_0.mcap', 0.6, 40), ('out_0.mcap', 0.999, 0),
                            ('metadata.yaml', 0.5, 0)):
         file = tmp_path / 'out' / name
         content = bytearray(file.read_bytes())
-        begin = at if at > 1 else int(at * len(content))
+        begin = int(at * len(content))
         content[begin:begin + 4096] = bytes(len(content[begin:begin + 4096]))
         file.write_bytes(content)
         assert main([*options, '--resume']) == 0
-        new = int(re.search(r'60 images, (\d+) of them in this run', capsys.readouterr().out)[1])
+        printed, complaints = capsys.readouterr()
+        new = int(re.search(r'60 images, (\d+) of them in this run', printed)[1])
+        lost = re.search(r'out_0.mcap is damaged: [1-9]\d* finished chunks', complaints)
+        assert bool(lost) == (at == 0.6)
         assert new <= most
         assert without_times(tmp_path / 'out') == expected
     assert main([*options, '--resume']) == 0
     assert 'complete already' in capsys.readouterr().out
-    # Before finished chunks, at the start or further on: nothing is truncated.
+    # At the start, before all finished chunks: nothing is truncated.
     file = tmp_path / 'out' / 'out_0.mcap'
-    whole = file.read_bytes()
-    for begin in (3000, int(0.6 * len(whole))):
-        content = bytearray(whole)
-        content[begin:begin + 100] = bytes(100)
-        file.write_bytes(content)
-        assert main([*options, '--resume']) == 1
-        said = capsys.readouterr().err
-        assert re.search(r'out_0.mcap is damaged, .* the \d+ finished chunks after', said)
-        assert 'remove the output and start again' in said
-        assert file.read_bytes() == content
+    content = bytearray(file.read_bytes())
+    content[3000:3100] = bytes(100)
+    file.write_bytes(content)
+    assert main([*options, '--resume']) == 1
+    said = capsys.readouterr().err
+    assert 'out_0.mcap is damaged at its start' in said
+    assert 'remove the output and start again' in said
+    assert file.read_bytes() == content
     assert (tmp_path / 'out' / 'metadata.yaml').exists()
 
 

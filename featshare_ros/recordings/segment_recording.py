@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 import json
 from pathlib import Path
 import shutil
+import sys
 import threading
 import time
 
@@ -315,7 +316,7 @@ def _open(output: Path, path: Path, channels: list[Channel],
     try:
         file = McapFile(path, channels)
         try:
-            _refuse_other(file, output, path, settings)
+            _check(file, output, path, settings)
             if not file.settings:  # new, or a crash came before its first message
                 file.begin(settings)
         except BaseException:
@@ -330,18 +331,25 @@ def _open(output: Path, path: Path, channels: list[Channel],
     return file
 
 
-def _refuse_other(file: McapFile, output: Path, path: Path, settings: dict[str, str]) -> None:
-    """Raise RecordingError where a file has other settings, or finished chunks after damage."""
+def _check(file: McapFile, output: Path, path: Path, settings: dict[str, str]) -> None:
+    """
+    Print how many finished chunks a damage costs.
+
+    :raises RecordingError: where the file has other settings, or is damaged at its start.
+    """
     other = [name for name, value in settings.items()
              if file.settings and file.settings.get(name, EARLIER.get(name)) != value]
     if other:
         raise RecordingError(f'{output} was started with other settings, so that --resume cannot '
                              f'continue it: {", ".join(other)}')
     lost = file.lost_chunks
-    if lost:
-        raise RecordingError(f'{path} is damaged, so that --resume cannot continue the {lost} '
-                             f'finished chunks after the damage: remove the output and start '
+    if lost and not file.state:
+        raise RecordingError(f'{path} is damaged at its start, so that --resume cannot continue '
+                             f'the {lost} finished chunks after it: remove the output and start '
                              f'again')
+    if lost:
+        print(f'{path} is damaged: {lost} finished chunks from there on are segmented again',
+              file=sys.stderr, flush=True)
 
 
 def _is_complete(file: McapFile, path: Path, channels: list[Channel]) -> bool:
