@@ -171,9 +171,10 @@ class TrainConfig:
             raise ValueError(f'network.{name} is unknown; known are type, {", ".join(options)}')
         if not self.train:
             raise ValueError('train is empty: it lists the data sets to learn from')
-        if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
-            raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
-                             f'{self.size} is below 32')
+        if any(side < 32 or side % 32 for side in self.crop):
+            raise ValueError(f'crop {self.crop} is not made of multiples of 32 above 0')
+        if min(self.size) < 32:
+            raise ValueError(f'size {self.size} has a side of less than 32 pixels')
         if not self.shared_levels or (
                 'levels' in options and not all(0 <= s < self.levels for s in self.shared_levels)):
             raise ValueError(f'shared_levels {self.shared_levels} are not within 0 to '
@@ -234,9 +235,9 @@ def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any],
     """
     Read a configuration.
 
-    A file may name another, beside it, as ``extends``, whose keys it replaces; a later file's
-    keys replace those of the earlier ones; ``settings`` replace the files' keys, ``overrides``
-    both. Mappings are merged.
+    A file may name another as ``extends``, relative to its own folder, whose keys it replaces;
+    a later file's keys replace those of the earlier ones; ``settings`` replace the files' keys,
+    ``overrides`` both. Mappings are merged.
 
     :param settings: texts ``KEY=VALUE``: a key nested by dots and its value in YAML, as in
         ``loss.match_weight=0`` or ``shared_levels=[1, 2]``.
@@ -275,7 +276,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} holds no mapping of keys to values')
     base = content.pop('extends', None)
     content = _lifted(content)
-    return content if base is None else _merge(_read(path.parent / base), content)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ValueError(f'{path}: extends: {base!r} is no file name')
+    extended = path.parent / base
+    if not extended.exists():
+        raise FileNotFoundError(f'{path} extends {base}, which does not exist (looked for '
+                                f'{extended.absolute()})')
+    return _merge(_read(extended), content)
 
 
 def _lifted(content: Mapping[str, Any]) -> dict[str, Any]:
