@@ -60,11 +60,11 @@ def segment_command(arguments: argparse.Namespace) -> None:
     could be read are written before.
     """
     options = from_arguments(SegmenterOptions, arguments)
-    check_options(options)
     state = _open(arguments, options)
     if state.get('complete'):
         print(f'{arguments.output} is complete already: {state["frame"]} masks')
         return
+    check_options(options)
     preparing(options.weights)
     with closing(make_segmenter(options)) as segmenter:
         if 'frame' not in state:

@@ -34,11 +34,7 @@ import threading
 from types import FrameType
 
 from featshare_core.arguments import add_common
-from featshare_core.inference.options import (
-    add_segmenter_options,
-    check_options,
-    from_arguments,
-)
+from featshare_core.inference.options import add_segmenter_options, from_arguments
 from featshare_core.packages import explain
 from featshare_core.progress import preparing, reporter
 from featshare_ros.images import FULL_RANGE
@@ -76,7 +72,6 @@ def _segment_one(source: Path, output: Path, job: Job, resume: bool) -> int:
             show = reporter('segmenting', 'images', total, done - 1)
         show(done)
 
-    check_options(job)
     preparing(job.weights)
     try:
         with _first_signal_sets(stop):
