@@ -20,8 +20,8 @@ from typing import Any
 
 from featshare_core.text import parse_size
 
-STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong '
-          'arguments; 130 interrupted')
+STATUS = ('exit status: 0 done; 1 failed, or input that was damaged or incomplete; 2 wrong usage '
+          'that is found while the options are read; 130 interrupted')
 
 
 def version() -> str:

@@ -30,6 +30,7 @@ from featshare_core.arguments import check_output
 from featshare_core.durable import sync_tree
 from featshare_core.inference.options import (
     add_segmenter_options,
+    check_options,
     from_arguments,
     make_segmenter,
     SegmenterOptions,
@@ -63,6 +64,7 @@ def segment_command(arguments: argparse.Namespace) -> None:
     if state.get('complete'):
         print(f'{arguments.output} is complete already: {state["frame"]} masks')
         return
+    check_options(options)
     preparing(options.weights)
     with closing(make_segmenter(options)) as segmenter:
         if 'frame' not in state:
@@ -86,6 +88,9 @@ def _open(arguments: argparse.Namespace, options: SegmenterOptions) -> dict[str,
     output, path = arguments.output, arguments.output / STATE
     if arguments.input.resolve() == output.resolve():
         raise ValueError(f'{output} is the input too: masks would replace its images')
+    if (arguments.input / STATE).is_file():
+        raise ValueError(f'{arguments.input} is an output of featshare segment (it holds {STATE}):'
+                         f' its images are masks; name the folder of the pictures')
     if output.exists() and not output.is_dir():
         raise ValueError(f'{output} is a file, not a folder to write into')
     if arguments.resume and arguments.video:

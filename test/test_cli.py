@@ -166,11 +166,19 @@ def test_what_cannot_be_done_is_reported(tmp_path, random_checkpoint, capsys):
     (tmp_path / 'file').write_text('')
     assert 'is a file, not a folder' in failure(tmp_path / 'empty', tmp_path / 'file')
     assert 'is the input too' in failure(tmp_path / 'empty', tmp_path / 'empty')
+    (tmp_path / 'masks').mkdir()
+    (tmp_path / 'masks' / 'segment.json').write_text('{}')
+    (tmp_path / 'masks' / '1.png').write_bytes(b'x')
+    assert 'masks is an output of featshare segment' in failure(tmp_path / 'masks',
+                                                                tmp_path / 'out')
     (tmp_path / 'empty' / 'bad.jpg').write_bytes(b'x')
     assert 'would have the same mask' in failure(tmp_path / 'empty', tmp_path / 'out')
     video = write_video(tmp_path / 'v.mp4', 1)
     assert 'did not write: name another folder' in failure(video, tmp_path / 'empty')
     assert 'v.mp4 exists already; --over' in failure(video, tmp_path / 'out', '--video', video)
+    error = failure(video, tmp_path / 'out', '--key-mode', 'deferred')
+    assert 'key_mode deferred is for live images alone' in error
+    assert 'preparing' not in error
     assert 'a video cannot be continued' in failure(video, tmp_path / 'out', '--video',
                                                     tmp_path / 'o.mp4', '--resume')
 

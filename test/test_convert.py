@@ -210,6 +210,18 @@ def test_all_missing_settings_are_named_in_one_message_with_a_command(tmp_path, 
         assert ('give --' in said, 'does not fit' in said or 'is no fcn' in said) == (False, True)
 
 
+def test_an_example_has_a_normalisation_only_where_it_may_have_to_be_looked_up(tmp_path, capsys):
+    torch.save(STATE, tmp_path / 'mine.pth')
+    for arguments, given in ((['--architecture', 'Unet', '--encoder', 'tu-tf_efficientnet_lite0'],
+                              False), (['--architecture', 'fcn_resnet50'], False),
+                             (['--architecture', 'Unet', '--encoder', 'dpn68'], False),
+                             (UNET, True)):
+        status, said = converted(capsys, tmp_path / 'mine.pth', tmp_path / 'x', *arguments)
+        assert status == 1
+        assert ('--mean 0.485 0.456 0.406 --std' in said,
+                "(--mean and --std are ImageNet's; without" in said) == (given, given), said
+
+
 def test_an_existing_checkpoint_is_replaced_on_request_alone(tmp_path, capsys):
     (tmp_path / 'mine.safetensors').write_bytes(b'precious')
     for output in ('mine', 'mine.safetensors'):

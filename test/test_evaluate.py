@@ -105,8 +105,10 @@ def test_what_is_wrong_is_reported(tmp_path, checkpoint, capsys):
         write_video(tmp_path / 'short'), '--interval', '9')
     assert '5.png holds the id 12; known are 0 to 10 and 255' in failure(
         write_video(tmp_path / 'odd', last_id=12))
-    assert 'the network tells apart sky, building, ' in failure(
-        write_video(tmp_path / 'other', classes=3))
+    error = failure(write_video(tmp_path / 'other', classes=3))
+    assert 'the network tells apart sky, building, ' in error
+    assert '; --mapping FILE says which of its classes each id is' in error
+    assert 'preparing' not in error
     broken = write_video(tmp_path / 'broken')
     (broken / 'val' / 'frames' / 'drive' / '3.png').unlink()
     assert 'has no frame' in failure(broken)

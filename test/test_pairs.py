@@ -85,7 +85,9 @@ def test_simulated_motion_at_distance_zero_is_none():
 
 def test_shares_and_distances_are_checked():
     few = store_of([5, 5])
-    with pytest.raises(ValueError, match='no labelled frame with another 5'):
+    with pytest.raises(ValueError, match=(
+            r'grey: distances are 1 to 5, but no labelled frame has more than 4 frames before it, '
+            r'and there are no stills: set distances: \[1, 4\]$')):
         Triplets([few], [1], (32, 32), Augmentation(), 0, (1, 5))
     with pytest.raises(ValueError, match='not within 0 to 15'):
         Triplets([few], [1], (32, 32), Augmentation(), 0, (1, 16))

@@ -168,7 +168,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys):
     assert main(['pareto', str(tmp_path / 'other.json')]) == 1
     assert 'other.json is no result of featshare pareto' in capsys.readouterr().err
     assert main(['pareto', str(tmp_path / 'none.json'), '--data', 'camvid']) == 1
-    assert 'data camvid need --root, their folder' in capsys.readouterr().err
+    assert '--data camvid needs --root FOLDER' in capsys.readouterr().err
     assert main(['pareto', str(tmp_path / 'none.json'), '--data', 'camvid', '--root', 'x',
                  '--weights', '/a/final.safetensors', '/b/final.safetensors']) == 1
     assert 'give each checkpoint another name' in capsys.readouterr().err

@@ -123,3 +123,13 @@ def test_a_run_says_and_keeps_what_it_does(tmp_path, capfd, monkeypatch):
         rows = [row for row in csv.DictReader(lines) if row.get('step/loss')]
     assert [int(row['step']) for row in rows] == [0, 1, 2]
     assert all(float(row['step/loss']) > 0 and float(row['step/lr']) > 0 for row in rows)
+
+
+def test_a_missing_extended_file_is_named_with_the_file_that_extends_it(tmp_path):
+    path = write(tmp_path / 'rel.yaml', {'extends': 'train/baseline.yaml'})
+    with pytest.raises(FileNotFoundError, match=(
+            rf'^{path} extends train/baseline.yaml, which does not exist \(looked for '
+            rf'{tmp_path}/train/baseline.yaml\)$')):
+        load_config([path], {})
+    with pytest.raises(ValueError, match='extends: 3 is no file name'):
+        load_config([write(tmp_path / 'number.yaml', {'extends': 3})], {})

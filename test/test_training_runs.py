@@ -154,7 +154,8 @@ def test_a_run_does_not_go_on_with_another_configuration(tmp_path):
     scores = train_file(path, tmp_path / 'run')
     again = train_file(path, tmp_path / 'run')
     assert again == scores
-    with pytest.raises(LearningError, match=r'had another lr, seed: name another output'):
+    with pytest.raises(LearningError, match=(
+            r'the run that is here had another lr, seed: name another output')):
         train_file(path, tmp_path / 'run', {'lr': 1e-3, 'seed': 1})
 
 

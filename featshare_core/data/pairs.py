@@ -117,6 +117,8 @@ class Triplets(Dataset[dict[str, Any]]):
         if augmentation.passing and not self._things:
             raise ValueError('augmentation.passing: it is for pairs of frames, and no still of '
                              'the data shows a thing to cut out')
+        for store in stores:
+            _check_distances(store, low, high)
         self._reaching = [{d: reaching(store, d) for d in range(low, high + 1)}
                           for store in stores]
 
@@ -155,16 +157,18 @@ class Triplets(Dataset[dict[str, Any]]):
 
 
 def reaching(store: FrameStore, distance: int) -> list[Labelled]:
-    """
-    Return the samples with a frame ``distance`` before them, and the stills.
+    """Return the samples with a frame ``distance`` before them, and the stills."""
+    return [s for s in store.source.samples if len(s.frames) > distance or len(s.frames) == 1]
 
-    :raises ValueError: where there is none.
-    """
-    samples = [s for s in store.source.samples if len(s.frames) > distance or len(s.frames) == 1]
-    if not samples:
-        raise ValueError(f'{store.source.name} has no labelled frame with another {distance} '
-                         f'frames before it, and no stills')
-    return samples
+
+def _check_distances(store: FrameStore, low: int, high: int) -> None:
+    """Refuse a data set without stills whose videos are too short for the distances."""
+    if reaching(store, high):
+        return
+    most = max((len(sample.frames) - 1 for sample in store.source.samples), default=0)
+    remedy = f': set distances: [{low}, {most}]' if most >= low else ''
+    raise ValueError(f'{store.source.name}: distances are {low} to {high}, but no labelled frame '
+                     f'has more than {most} frames before it, and there are no stills{remedy}')
 
 
 class LaggedFrames(Dataset[dict[str, Any]]):

@@ -182,11 +182,10 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
         why = 'a smaller input is better than sharing' if chosen.input_size else \
             'the whole network fits the budget on every frame'
         lines += [f'    key_interval: 1  # {why}']
-    if chosen.key_age is not None:
-        lines += [f'    max_key_age: {chosen.key_age:.2f}  # the age that these scores were '
-                  f'measured up to']
-    elif chosen.interval > 1:
-        lines += ['    max_key_age: 0.0  # no limit: the rate of the images is not known']
+    if chosen.interval > 1:  # otherwise every frame is a key frame, and no age is to be limited
+        age = '0.0  # no limit: the rate of the images is not known' if chosen.key_age is None \
+            else f'{chosen.key_age:.2f}  # the age that these scores were measured up to'
+        lines += [f'    max_key_age: {age}']
     if chosen.input_size:
         width, height = chosen.input_size.split('x')
         lines += [f'    input_size: [{width}, {height}]']

@@ -27,7 +27,7 @@ from featshare_core.evaluation.videos import DataChoice, RATES, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.engine import Engine
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.export.models import ExportedModels
+from featshare_core.inference.export.models import ExportedModels, read_config
 from featshare_core.inference.pixels import network_size
 from featshare_core.networks.checkpoint import load_checkpoint
 from featshare_core.networks.weights import is_exported
@@ -47,11 +47,11 @@ def evaluate(weights: str | Path, data: DataChoice, interval: int,
     :returns: provenance, and what ``accuracy.Score.summary`` returns, in percent.
     :raises ValueError, FileNotFoundError: where data, interval or checkpoint do not fit.
     """
-    source = data.open()  # before the network, which takes longer
+    # Before the network is prepared, which takes longer.
+    video = data.video(data.open(), read_config(weights).labels, interval)
+    key_frames = video.passes(interval)
     preparing(shown(weights))
     engine = make_engine(weights, 'auto', device, precision, shared_levels, aligned=aligned)
-    video = data.video(source, engine.labels, interval)
-    key_frames = video.passes(interval)
     counted = score({'': engine}, video, interval,
                     track(key_frames, f'{shown(weights)}, {data.name}', 'key frames'), things)['']
     levels = cut(weights, shared_levels)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+import sys
 import time
 
 from featshare_core.evaluation.accuracy import (
@@ -32,7 +33,7 @@ from featshare_core.evaluation.provenance import shown
 from featshare_core.evaluation.unlabelled import Footage
 from featshare_core.inference.engine import Engine, Frame
 from featshare_core.networks.weights import absolute_weights
-from featshare_core.progress import track
+from featshare_core.progress import preparing, track
 import numpy as np
 
 INTERVALS = (2, 3, 5, 10)
@@ -102,12 +103,15 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     first = next(frames, None)
     if first is None:
         raise ValueError(f'{footage.name} holds no frame')
+    preparing(shown(weights))
     trials = []
     for method in methods_of(weights, (first.shape[0], first.shape[1]), None, device, 'auto',
                              INTERVALS):
         if method.kind != 'rival':
             trials += [_Trial(engine, method.shared_levels or 0, label, method.intervals)
                        for label, engine in method.engines.items()]
+    print(f'measuring {sum(len(trial.intervals) for trial in trials)} settings on at most '
+          f'{FRAMES - 1} frames', file=sys.stderr, flush=True)
     whole = trials[0].engine
     trials[0].input_size = ''  # its own
     for trial in trials:

@@ -196,7 +196,7 @@ class DataChoice:
         if self.mapping is not None and self.kind != 'folder':
             raise ValueError(f'--mapping is for --data folder, not for {self.kind}')
         if self.root is None and self.kind != 'traffic':
-            raise ValueError(f'data {self.kind} need --root, their folder')
+            raise ValueError(f'--data {self.kind} needs --root FOLDER')
 
     @property
     def name(self) -> str:
@@ -276,7 +276,12 @@ class DataChoice:
         mapped = None
         if self.mapping is not None:
             mapped, source = source.labels.names, in_classes(source, labels, self.mapping)
-        video = Video(source, labels)
+        try:
+            video = Video(source, labels)
+        except ValueError as error:
+            remedy = '; --mapping FILE says which of its classes each id is' \
+                if self.kind == 'folder' else ''
+            raise ValueError(f'{error}{remedy}') from error
         classes = {video.class_of(index) for index, name in enumerate(source.labels.names)
                    if mapped is None or name in mapped}
         scored = [s for s in source.samples if len(s.frames) >= interval]

@@ -108,14 +108,13 @@ def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others:
     return kind(**{**given, **others})
 
 
-def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
+def check_options(options: SegmenterOptions) -> None:
     """
-    Load the segmenter of the options.
+    Refuse options that no network can be run with.
 
-    :raises CheckpointError, RuntimeError, ImportError, ValueError: as
-        ``VideoSegmenter.from_checkpoint``; ValueError also for ``key_mode`` ``deferred``.
+    :raises ValueError: for ``key_mode`` ``deferred``, or a ``change_threshold`` that is out of
+        range or has no effect.
     """
-    from featshare_core.inference.segmenter import VideoSegmenter
     if options.key_mode == 'deferred':
         raise ValueError('key_mode deferred is for live images alone: which features a frame '
                          'uses depends on timing, so that two runs would give different masks; '
@@ -125,6 +124,17 @@ def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
     if options.key_policy != 'change' \
             and options.change_threshold != SegmenterOptions.change_threshold:
         raise ValueError('change_threshold has no effect without key_policy change')
+
+
+def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
+    """
+    Load the segmenter of the options.
+
+    :raises CheckpointError, RuntimeError, ImportError, ValueError: as
+        ``VideoSegmenter.from_checkpoint``, and ``check_options``.
+    """
+    from featshare_core.inference.segmenter import VideoSegmenter
+    check_options(options)
     return VideoSegmenter.from_checkpoint(
         options.weights, options.key_interval, options.device, options.precision,
         options.shared_levels, options.max_key_age or None, options.input_size,

@@ -77,10 +77,12 @@ def add_convert_command(subparsers: Any) -> None:
     command.add_argument('--labels',
                          help='classes in the order of the logits: camvid, cityscapes, ade20k, '
                               'voc, coco-stuff, mapillary, or a file of names, with or without '
-                              'colours; default: those that a folder of transformers names')
+                              'colours; required for a file; default: those that a folder of '
+                              'transformers names')
     command.add_argument('--input-size', type=size_argument, metavar='WxH',
                          help='of the images it was trained on, as in 640x480; default: as the '
-                              'albumentations_config_eval.json beside the weights says')
+                              'albumentations_config_eval.json beside the weights says; without '
+                              'that, required')
     command.add_argument('--architecture', help='of a file: Unet, FPN, ..., or fcn_resnet50')
     command.add_argument('--encoder', help='of a file: resnet34, tu-convnext_tiny, ...')
     command.add_argument('--arguments', default='{}', metavar='JSON',

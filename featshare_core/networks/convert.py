@@ -29,6 +29,7 @@ from featshare_core.networks.normalisation import (
     as_text,
     assumed_normalisation,
     choose_normalisation,
+    OTHERS,
     take_buffers,
 )
 from featshare_core.networks.smp.build import divide, smp_model
@@ -147,7 +148,8 @@ def _check_complete(source: Path, found: Pretrained, labels: LabelSet | None,
     """
     Refuse to convert with settings missing.
 
-    The message names all of them, and has a complete command as an example.
+    The message names all of them, and has a complete command as an example. Mean and deviation
+    are in the example only where they are known, or may need the network to be looked up.
 
     :param labels, input_size, architecture, encoder, normalisation: what is known; None or ''
         where it is not.
@@ -165,10 +167,16 @@ def _check_complete(source: Path, found: Pretrained, labels: LabelSet | None,
         example.append(f'--architecture {architecture or "Unet"}')
     if not source.is_dir() and architecture != FCN:
         example.append(f'--encoder {encoder or "resnet34"}')
-    example.append(as_options(normalisation or IMAGENET))
+    remark = ''
+    if normalisation:
+        example.append(as_options(normalisation))
+    elif architecture != FCN and not encoder.startswith(('tu-', *OTHERS)):
+        example.append(as_options(IMAGENET))
+        remark = ("\n(--mean and --std are ImageNet's; without these options, those of the "
+                  "encoder's weights are looked up online)")
     reason = f' ({found.label_problem})' if found.label_problem and not labels else ''
     raise ValueError(f'{source} does not contain all settings{reason}: give '
-                     f'{", ".join(missing)}, for example\n    {" ".join(example)}')
+                     f'{", ".join(missing)}, for example\n    {" ".join(example)}{remark}')
 
 
 def _numbered(state: State, source: Path) -> LabelSet:

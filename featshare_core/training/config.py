@@ -176,9 +176,10 @@ class TrainConfig:
             raise ValueError(f'network.{name} is unknown; known are type, {", ".join(options)}')
         if not self.train:
             raise ValueError('train is empty: it lists the data sets to learn from')
-        if min(self.size) < 32 or min(self.crop) < 32 or any(side % 32 for side in self.crop):
-            raise ValueError(f'crop {self.crop} is not made of multiples of 32, or size '
-                             f'{self.size} is below 32')
+        if any(side < 32 or side % 32 for side in self.crop):
+            raise ValueError(f'crop {self.crop} is not made of multiples of 32 above 0')
+        if min(self.size) < 32:
+            raise ValueError(f'size {self.size} has a side of less than 32 pixels')
         levels = self.network_options.get('levels', self.levels)
         if 'levels' in options and levels not in range(1, MAX_LEVELS + 1):
             raise ValueError(f'levels must be 1 to {MAX_LEVELS}, not {levels}')
@@ -244,9 +245,9 @@ def load_config(paths: Sequence[str | Path], overrides: Mapping[str, Any],
     """
     Read a configuration.
 
-    A file may name another, beside it, as ``extends``, whose keys it replaces; a later file's
-    keys replace those of the earlier ones; ``settings`` replace the files' keys, ``overrides``
-    both. Mappings are merged.
+    A file may name another as ``extends``, relative to its own folder, whose keys it replaces;
+    a later file's keys replace those of the earlier ones; ``settings`` replace the files' keys,
+    ``overrides`` both. Mappings are merged.
 
     :param settings: texts ``KEY=VALUE``: a key nested by dots and its value in YAML, as in
         ``loss.match_weight=0`` or ``shared_levels=[1, 2]``.
@@ -285,7 +286,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} holds no mapping of keys to values')
     base = content.pop('extends', None)
     content = _lifted(content)
-    return content if base is None else _merge(_read(path.parent / base), content)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ValueError(f'{path}: extends: {base!r} is no file name')
+    extended = path.parent / base
+    if not extended.exists():
+        raise FileNotFoundError(f'{path} extends {base}, which does not exist (looked for '
+                                f'{extended.absolute()})')
+    return _merge(_read(extended), content)
 
 
 def _lifted(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -353,5 +353,5 @@ class Learner(lightning.LightningModule):
         other = sorted(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         if other:
             raise LearningError(
-                f'the run that was interrupted here had another {", ".join(other)}: name another '
+                f'the run that is here had another {", ".join(other)}: name another '
                 f'output folder, or remove this one')
