@@ -57,7 +57,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     node.autostart()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
     camera = Camera('image', arguments.size, arguments.rate,
                     (arguments.frames + 10) / arguments.rate)
     camera.wait_until_ready()
@@ -66,6 +67,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     time.sleep(1.0)
     device = 'none' if node._segmenter is None else node._segmenter.engine['device']
     executor.shutdown()
+    thread.join(5.0)
     node.destroy_node()
     rclpy.try_shutdown()
     figures: dict[str, object] = {

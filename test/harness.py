@@ -154,9 +154,10 @@ class Peer:
 
     def close(self):
         self.executor.shutdown(timeout_sec=2)
+        # Destroyed while the thread still waits for it, the node can end the process.
+        self._thread.join(5)
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
-        self._thread.join(5)
 
     def collect(self, kind, topic, qos=RELIABLE):
         """Return a list that grows with every message of a topic."""
