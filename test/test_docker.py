@@ -116,14 +116,18 @@ def test_the_entry_point_becomes_the_command_in_the_workspace(tmp_path: Path) ->
         'export SOURCED="$NOT_SET$WORKSPACE"\n')
     process = subprocess.Popen(
         ['sh', str(ROOT / 'docker' / 'entrypoint.sh'), 'sh', '-c',
-         'trap "exit 7" INT; echo $$ "$SOURCED" "$1"; while :; do sleep 0.01; done', '-', 'a b'],
+         'trap "exit 7" TERM; echo $$ "$SOURCED" "$1"; while :; do sleep 0.01; done', '-', 'a b'],
         env={'PATH': os.environ['PATH'], 'WORKSPACE': str(tmp_path)}, stdout=subprocess.PIPE,
         text=True)
     assert process.stdout is not None
     with process, process.stdout:
         assert process.stdout.readline() == f'{process.pid} {tmp_path} a b\n'
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 7
+        # Not SIGINT, which the shell ignores where the tests run in the background.
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(20) == 7
+        finally:
+            process.kill()
 
 
 def test_the_entry_point_fails_without_a_workspace(tmp_path: Path) -> None:
