@@ -50,7 +50,7 @@ def check(context: LaunchContext) -> None:
                              f'camera of the node {NODE_NAME}')
     if argument(context, 'costmap', bool) and os.environ.get('ROS_DISTRO') == 'humble':
         # Its nav2_costmap_2d puts the node into the namespace /costmap, whatever it is given.
-        raise ValueError("the costmap needs Jazzy or later: with Humble, give costmap:=false and "
+        raise ValueError('the costmap needs Jazzy or later: with Humble, give costmap:=false and '
                          "add the layer to your Nav2's costmap")
     for package in NEEDED + NEEDED_BY_COSTMAP * argument(context, 'costmap', bool):
         try:

@@ -125,7 +125,7 @@ class VideoSegmenter:
 
     @property
     def labels(self) -> LabelSet:
-        """The classes, in the order of the mask's ids, with the colours of overlays."""
+        """Return the classes, in the order of the mask's ids, with the colours of overlays."""
         return self._labels
 
     def recolor(self, colors: LabelSet, origin: str | Path) -> None:

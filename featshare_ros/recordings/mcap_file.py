@@ -156,7 +156,7 @@ class McapFile:
     @property
     def lost_chunks(self) -> int:
         """
-        Number of finished chunks that cannot be continued, as the file is damaged before them.
+        Return how many finished chunks cannot be continued: the file is damaged before them.
 
         A crash leaves none: settings and chunks reach the disk one after the other.
         """
