@@ -22,17 +22,15 @@ images come from another process over DDS, slowly enough that none waits for the
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from pathlib import Path
 import platform
 import threading
 import time
 
 from camera import Camera
+from figures import engine_parser, report
+from live_node import prepare_environment
 import numpy as np
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -83,23 +81,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', default='1280x720')
+    parser = engine_parser(__doc__, '1280x720')
     parser.add_argument('--rate', type=float, default=5.0, help='images a second')
     parser.add_argument('--frames', type=int, default=100)
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--weights', default='default')
-    parser.add_argument('--json', type=Path)
-    arguments = parser.parse_args()
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
-    for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
-        os.environ.setdefault(variable, str(REPOSITORY / 'config' / 'fastdds_large_images.xml'))
-    text = json.dumps(measure(arguments), indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + '\n')
+    prepare_environment()
+    report(parser, measure)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ of images. The age is from publishing to the callback.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 import shlex
@@ -33,6 +32,7 @@ from typing import Any
 
 from camera import Camera
 from featshare_core.evaluation.provenance import provenance
+from figures import report
 from live_node import prepare_environment
 import numpy as np
 
@@ -98,12 +98,8 @@ def main() -> None:
     parser.add_argument('--rate', type=float, default=10, help='images a second')
     parser.add_argument('--seconds', type=float, default=10)
     parser.add_argument('--json', type=Path)
-    arguments = parser.parse_args()
     prepare_environment()
-    text = json.dumps(measure(arguments), indent=1)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + '\n')
+    report(parser, measure)
 
 
 if __name__ == '__main__':
