@@ -270,6 +270,8 @@ def test_what_is_installed_and_fast_is_timed(stubs, monkeypatch):
 def test_what_is_not_installed_or_unknown_is_reported(monkeypatch):
     with pytest.raises(ValueError, match='none of auto, torch, graphs'):
         make_engine(engine='tensorflow')
+    with pytest.raises(TypeError, match="True or False, not 'no'"):
+        make_engine(full_size='no')
     for engine, device, message in (
             ('graphs', 'cpu', 'graphs runs on cuda, not on cpu'),
             ('openvino', 'cuda', 'openvino runs on cpu, not on cuda'),

@@ -36,7 +36,7 @@ LOOPBACK = {'0100007F', '0000000000000000FFFF00000100007F'}
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
     folder = tmp_path_factory.mktemp('archive')
-    write_bag(folder / 'monday' / 'one', cameras=('front',), frames=60, size=(480, 640))
+    write_bag(folder / 'monday' / 'one', cameras=('front',), frames=24, size=(480, 640))
     write_bag(folder / 'monday' / 'two', cameras=('front',), frames=6, storage='sqlite3')
     (folder / 'broken.mcap').write_bytes(b'no recording at all')
     return folder
@@ -116,7 +116,7 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
     assert set(addresses) <= LOOPBACK
     assert status == 1  # for the broken one
     assert re.search(r'broken +failed .*unreadable or truncated', said)
-    assert re.search(r'monday/one +resumed +60 ', said)
+    assert re.search(r'monday/one +resumed +24 ', said)
     assert re.search(r'monday/two +done +6 ', said)
     assert without_times(output / 'monday' / 'one') == without_times(plain)
     assert len(outputs(output / 'monday' / 'two')['/segmentation/timing']) == 6
@@ -166,7 +166,6 @@ def listening(pids):
             for line in Path(f'/proc/net/{name}').read_text().splitlines()[1:]]
     return [row[1].partition(':')[0] for row in rows
             if row[3] == '0A' and f'socket:[{row[9]}]' in sockets]
-
 
 
 def test_without_ray(archive, tmp_path):

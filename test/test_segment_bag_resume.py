@@ -102,8 +102,8 @@ def test_cut_anywhere(tmp_path, unbroken, random_checkpoint, monkeypatch):
     file = tmp_path / 'out' / 'out_0.mcap'
     whole = file.read_bytes()
     random.seed(3)
-    for at in (0, 5, 3000, len(whole) - 1, *(random.randrange(len(whole)) for _ in range(4))):
-        for zeros in (0, 50_000) if at < 4000 else (50_000,):
+    for at in (0, 3000, len(whole) - 1, *(random.randrange(len(whole)) for _ in range(3))):
+        for zeros in (0, 50_000) if at == 3000 else (50_000,):
             file.write_bytes(whole[:at] + bytes(zeros))
             (tmp_path / 'out' / 'metadata.yaml').unlink()
             assert main([*options, '--resume']) == 0, at

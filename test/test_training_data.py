@@ -59,7 +59,7 @@ def test_a_class_without_a_pixel_is_not_learned_in_silence(binary, tmp_path, mon
     monkeypatch.setattr('featshare_core.progress.INTERVAL', 0)
     config = load_config([binary], {})
     train, val = stores(config, tmp_path)
-    assert f'reading {tmp_path.name}, train: 2 of 2 frames, ' in capsys.readouterr().err
+    assert f'reading {tmp_path.name} train: 2 of 2 frames, ' in capsys.readouterr().err
     with pytest.raises(ValueError, match=r'train \(.*no pixel is labelled lane. Its masks hold '
                        r'only 0 and 255, as .*allow_absent_classes: true accepts it'):
         classes_without_labels(config, [train], val)

@@ -77,4 +77,4 @@ def cityscapes_source(root: Path, split: str, annotations: str = 'gtFine') -> So
     def read_mask(mask: str, frame: str) -> Array:
         return read_ids(mask, frame, table)
 
-    return Source('cityscapes', CITYSCAPES, samples, read_image, read_mask)
+    return Source(f'cityscapes {split}', CITYSCAPES, samples, read_image, read_mask)

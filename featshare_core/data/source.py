@@ -63,6 +63,7 @@ class Source:
     """
     A data set that training or validation draws from.
 
+    :param name: for messages, with the split where there are several.
     :param read_image: from a frame's name to HxWx3 uint8 RGB.
     :param read_mask: from (mask's name, frame's name) to HxW class ids or ``UNLABELLED``; it
         raises ValueError, naming the file, for another size, an unknown id, a damaged file.
@@ -148,4 +149,4 @@ def camvid_source(root: Path, split: str) -> Source:
     def read_mask(mask: str, frame: str) -> Array:
         return read_camvid(Path(frame), masks[frame])[1]
 
-    return Source('camvid', CAMVID, samples, read_image, read_mask)
+    return Source(f'camvid {split}', CAMVID, samples, read_image, read_mask)

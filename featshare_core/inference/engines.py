@@ -152,10 +152,13 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :raises CheckpointError: where the weights cannot be used.
     :raises RuntimeError: where the device is missing, or the engine does not work here.
     :raises ImportError: where the packages of the engine asked for are not installed.
+    :raises TypeError: where ``full_size`` is no bool.
     :raises ValueError: where another argument is out of range, or the engine does not run on the
         device, in the precision, or these weights.
     """
     _check_words(engine, precision)
+    if not isinstance(full_size, bool):
+        raise TypeError(f'full_size must be True or False, not {full_size!r}')
     size = as_input_size(input_size)
     exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):

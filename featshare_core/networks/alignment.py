@@ -73,8 +73,7 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     for ours, theirs, radius, unit, cross in others:
         height, width = ours.shape[-2:]
         if cross:
-            start = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
-            start = start[:, :, :height, :width]  # Nx2xhxw of this level
+            start = _twice_as_fine(moved)[:, :, :height, :width]  # Nx2xhxw of this level
         else:
             start, also = chosen(ours, theirs, moved, also, unit), None
         moved = start + _search(ours, _sampled(theirs, start, unit), radius, unit, cross)
@@ -101,12 +100,10 @@ def matched(level: Level) -> tuple[Tensor, Tensor]:
     it is smooth; both are weighted by a softmax of the costs.
     """
     ours, theirs, radius, unit, _ = level
-    count, _, height, width = ours.shape
+    height, width = ours.shape[-2:]
     side = torch.arange(-radius, radius + 1, device=ours.device)
     shifts = torch.stack(torch.meshgrid(side, side, indexing='xy')).view(2, -1)  # 2xP
-    # Nx2xPxhxw
-    places = shifts.float()[None, :, :, None, None].expand(count, -1, -1, height, width)
-    costs = _differences(ours, _taken(theirs, places.flatten(2, 3)))
+    costs = _shifted_differences(ours, theirs, radius)  # NxPxhxw
     y = torch.arange(height, device=ours.device)[:, None] + shifts[1, :, None, None]  # Pxhx1
     x = torch.arange(width, device=ours.device) + shifts[0, :, None, None]  # Px1xw
     outside = ((y < 0) | (y >= height) | (x < 0) | (x >= width)).to(costs.dtype)  # Pxhxw
@@ -142,8 +139,8 @@ def chosen(ours: Tensor, theirs: Tensor, coarse: Tensor, smooth: Tensor | None,
     candidates = torch.cat(fields if smooth is None else [*fields, smooth], 1)
     candidates = F.interpolate(candidates, scale_factor=2)[:, :, :height, :width]
     candidates = candidates.unflatten(1, (-1, 2))  # NxPx2xhxw
-    costs = _differences(
-        ours, _sampled(theirs, candidates.transpose(1, 2).flatten(2, 3), unit))
+    sampled = _sampled(theirs, candidates.transpose(1, 2).flatten(2, 3), unit)  # NxCx(Ph)xw
+    costs = _differences(ours, sampled.unflatten(2, (-1, height)))
     weights = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS))).softmax(1)
     return (weights[:, :, None] * candidates).sum(1)
 
@@ -163,6 +160,15 @@ def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
         moved = F.interpolate(moved / unit if nearest else moved, (height, width),
                               mode='bilinear', align_corners=False)
     return _taken(features, moved.float()) if nearest else _sampled(features, moved, unit)
+
+
+def _twice_as_fine(moved: Tensor) -> Tensor:
+    """Return Nx2x2hx2w, bilinear interpolation of Nx2xhxw displacements."""
+    # Products with its matrices: OpenVINO takes longer to resize tensors of two channels.
+    down, across = (F.interpolate(torch.eye(side, device=moved.device)[None], scale_factor=2,
+                                  mode='linear', align_corners=False)[0]  # side x 2 side
+                    for side in moved.shape[-2:])
+    return down.T @ moved @ across
 
 
 def _halved(current: Tensor, key: Tensor) -> Frames:
@@ -193,17 +199,11 @@ def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
 
 
 def _taken(features: Tensor, moved: Tensor) -> Tensor:
-    """
-    Return NxCxhxw features of the nearest cells; channels last, so that rows are copied.
-
-    As in ``_sampled``, there may be P displacements for each cell.
-    """
+    """Return NxCxhxw features of the nearest cells; channels last, so that rows are copied."""
     count, channels, height, width = features.shape
     # Integers from here on: an engine may compute floats in bf16, which cannot count to 257.
     x, y = (torch.arange(side, device=moved.device) for side in (width, height))
-    still = torch.stack(torch.meshgrid(x, y, indexing='xy'))
-    if moved.shape[-2] > height:
-        still = still.repeat(1, moved.shape[-2] // height, 1)  # 2x(Ph)xw
+    still = torch.stack(torch.meshgrid(x, y, indexing='xy'))  # 2xhxw
     x, y = (still + moved.round().long()).unbind(1)  # Nxhxw each
     cell = torch.add(x.clamp(0, width - 1), y.clamp(0, height - 1), alpha=width)
     if count > 1:
@@ -216,44 +216,45 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     """
     Return Nx2xhxw, the expected shift: the mean of all shifts, weighted by a softmax of the costs.
 
-    :param ours, theirs, radius, cross: see ``_match``.
-    :param unit: length of a cell in the result.
-    """
-    weights = _match(ours, theirs, radius, cross).softmax(1)
-    if cross:
-        up, left, _, right, down = weights.split(1, 1)
-        return unit * torch.cat((right - left, down - up), 1)
-    shifts = unit * torch.arange(-radius, radius + 1, dtype=weights.dtype, device=ours.device)
-    shifts = torch.stack(torch.meshgrid(shifts, shifts, indexing='xy')).view(2, -1, 1, 1)
-    return F.conv2d(weights, shifts)
-
-
-def _match(ours: Tensor, theirs: Tensor, radius: int, cross: bool) -> Tensor:
-    """
-    Return NxPxhxw, how well each of P shifts matches: ``-SHARPNESS`` times its relative cost.
-
     :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
     :param radius: largest shift along each axis, in cells.
+    :param unit: length of a cell in the result.
     :param cross: search shifts of one cell along one axis only, five in all.
     """
-    height, width = ours.shape[-2:]
-    padded = F.pad(theirs, (radius,) * 4, mode='replicate')
-    outside = F.pad(torch.zeros(1, 1, height, width, device=ours.device), (radius,) * 4,
-                    value=OUTSIDE)
+    count, channels, height, width = ours.shape
     steps = range(2 * radius + 1)
-    places = [(slice(None), slice(None), slice(y, y + height), slice(x, x + width))
-              for y in steps for x in steps if not cross or y == radius or x == radius]
+    corners = [(x, y) for y in steps for x in steps if not cross or radius in (x, y)]
+    places = [(slice(None), slice(y, y + height), slice(x, x + width)) for x, y in corners]
+    # Tensors of three axes: with four, OpenVINO moves the channels last here, and then back.
+    padded = F.pad(theirs.flatten(0, 1), (radius,) * 4, mode='replicate')
     # All P shifts at once: few large operations cost less than many small ones.
-    costs = _differences(ours, torch.cat([padded[place] for place in places], 2))
-    never = -SHARPNESS * torch.cat([outside[place] for place in places], 1)
-    return _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) + never)
+    shifted = torch.stack([padded[place] for place in places], 1)  # (NC)xPxhxw
+    costs = _differences(ours, shifted.unflatten(0, (count, channels)))  # NxPxhxw
+    outside = F.pad(torch.zeros(1, height, width, device=ours.device), (radius,) * 4,
+                    value=OUTSIDE)
+    never = -SHARPNESS * torch.cat([outside[place] for place in places])  # Pxhxw
+    weights = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) + never).softmax(1)
+    shifts = unit * (torch.tensor(corners, dtype=costs.dtype, device=costs.device) - radius)
+    return (shifts.T @ weights.flatten(2)).unflatten(2, (height, width))
+
+
+def _shifted_differences(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
+    """Return NxPxhxw costs of all shifts of up to ``radius`` cells; the border is repeated."""
+    count, channels, height, width = ours.shape
+    padded = F.pad(theirs.flatten(0, 1), (radius,) * 4, mode='replicate')
+    side = torch.arange(2 * radius + 1, device=ours.device)[:, None]
+    y, x = ((side + torch.arange(length, device=ours.device)).flatten()
+            for length in (height, width))
+    # One axis after the other, so that the second copies whole rows.
+    shifted = padded[:, :, x][:, y]  # (NC)x(Sh)x(Sw), S squared is P
+    shifted = shifted.view(count, channels, -1, height, len(side), width)
+    costs = torch.linalg.vector_norm(shifted - ours[:, :, None, :, None], 1, 1)  # NxSxhxSxw
+    return costs.transpose(2, 3).flatten(1, 2)
 
 
 def _differences(ours: Tensor, candidates: Tensor) -> Tensor:
-    """Return NxPxhxw costs: how NxCxhxw features differ from P candidates, NxCx(Ph)xw."""
-    height = ours.shape[-2]
-    return torch.linalg.vector_norm(
-        candidates.unflatten(2, (-1, height)) - ours[:, :, None], 1, 1)
+    """Return NxPxhxw costs: how NxCxhxw features differ from P candidates, NxCxPxhxw."""
+    return torch.linalg.vector_norm(candidates - ours[:, :, None], 1, 1)
 
 
 def _scale(costs: Tensor) -> Tensor:
@@ -262,5 +263,5 @@ def _scale(costs: Tensor) -> Tensor:
 
 
 def _smoothed(costs: Tensor) -> Tensor:
-    """Return costs averaged over 3x3 cells, which reduces ambiguous matches."""
+    """Return NxPxhxw costs averaged over 3x3 cells, which reduces ambiguous matches."""
     return F.avg_pool2d(costs, 3, 1, 1, count_include_pad=False)

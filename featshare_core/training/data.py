@@ -60,7 +60,7 @@ def open_store(entry: DataEntry, data: Path, size: tuple[int, int], lags: int,
         source = folder_source(root, entry.split)
     store = FrameStore(source, size)
     is_first = os.environ.get('LOCAL_RANK', '0') == '0'  # of the processes on this machine
-    store.load(lags, processes, partial(track, label=f'reading {source.name}, {entry.split}',
+    store.load(lags, processes, partial(track, label=f'reading {source.name}',
                                         unit='frames') if is_first else iter)
     return store
 
