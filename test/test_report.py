@@ -19,8 +19,9 @@ import sys
 from unittest.mock import Mock
 
 import cv2
+import featshare_core
 from featshare_core.cli import main
-from featshare_core.evaluation import report
+from featshare_core.evaluation import provenance, report
 from featshare_core.evaluation.advise import advice, advise, choose, pareto, Setting, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
@@ -136,6 +137,12 @@ def test_report_makes_what_is_missing(tmp_path, street, monkeypatch):
 def test_a_folder_without_runs_is_reported(tmp_path):
     with pytest.raises(ValueError, match='typo holds none of the runs thesis-baseline, '):
         find_runs(tmp_path / 'typo')
+
+
+def test_results_name_the_version_that_runs(monkeypatch):
+    """Not that of an older installation, beside which a source tree is used."""
+    monkeypatch.setattr(provenance, 'version', lambda package: '0.0.1')
+    assert provenance.versions()['featshare_ros'] == featshare_core.__version__ != '0.0.1'
 
 
 def test_two_results_compared(tmp_path, capsys):

@@ -22,10 +22,11 @@ import platform
 import subprocess
 from typing import Any
 
+from featshare_core import __version__
 from featshare_core.durable import write_durably
 from featshare_core.machine import processor
 
-PACKAGES = ('featshare_ros', 'torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
+PACKAGES = ('torch', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
 
 def provenance(command: str, device: str) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def machine(device: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that speed depends on."""
-    found = {'python': platform.python_version()}
+    # An installed featshare_ros may be older than the source tree that runs.
+    found = {'python': platform.python_version(), 'featshare_ros': __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
