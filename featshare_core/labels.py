@@ -19,18 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featshare_core.yaml_text import parse_yaml
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 UNLABELLED = 255
 """The id of a pixel without a class: ignored in losses and scores, drawn black."""
 LONGEST_NAME = 100
 """Limit of a class name, in characters."""
-MOST_VALUES = 1_000_000
-"""Largest number of values that a YAML text may stand for."""
-MOST_MERGED = 10_000
-"""Largest number of entries of a mapping, those of its merge keys included."""
 
 
 @dataclass(frozen=True)
@@ -72,49 +68,6 @@ class LabelSet:
         table = np.zeros((256, 3), np.uint8)
         table[:len(self.colors)] = self.colors
         return table
-
-
-class _Loader(yaml.SafeLoader):
-    """
-    Refuses mappings that grow by merge keys.
-
-    Before PyYAML 6.0.2, a key that is merged twice stands twice; then a few nested merges are
-    millions of entries.
-    """
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MOST_MERGED:
-            raise yaml.YAMLError(f'a mapping has more than {MOST_MERGED} entries')
-
-
-def parse_yaml(text: str, origin: str | Path) -> Any:
-    """
-    Return what a YAML text holds.
-
-    :param origin: where the text comes from, for messages.
-    :raises ValueError: where it is not valid YAML, or stands for more than ``MOST_VALUES``; the
-        message begins with ``origin``.
-    """
-    try:
-        content = yaml.load(text, _Loader)
-        if _count_values(content, {}) <= MOST_VALUES:
-            return content
-    except Exception as error:  # PyYAML lets pass whatever its constructors raise
-        reason = error if isinstance(error, yaml.YAMLError) else repr(error)
-        raise ValueError(f'{origin} is not valid YAML: {reason}') from error
-    raise ValueError(f'{origin} stands for more than {MOST_VALUES} values by its aliases')
-
-
-def _count_values(content: Any, known: dict[int, int]) -> int:
-    """Return the number of values in lists and mappings, those of aliases counted each time."""
-    if not isinstance(content, (dict, list, tuple)):
-        return 1
-    if id(content) not in known:
-        known[id(content)] = MOST_VALUES  # a value that holds itself has no end
-        parts = content.values() if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_count_values(part, known) for part in parts)
-    return known[id(content)]
 
 
 def load_label_set(path: str | Path) -> LabelSet:

@@ -33,7 +33,9 @@ MESSAGES = ('sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle
 
 FORBIDDEN = {
     CORE: (ROS, 'rclpy', 'rosbags', *MESSAGES),
-    f'{CORE}.labels': (CORE,),
+    f'{CORE}.yaml_text': (CORE,),
+    f'{CORE}.labels': (NETWORKS, INFERENCE, TRAINING, EVALUATION, f'{CORE}.data',
+                       f'{CORE}.overlay', f'{CORE}.cli'),
     NETWORKS: (INFERENCE, TRAINING, EVALUATION, f'{CORE}.data', f'{CORE}.cli'),
     INFERENCE: (TRAINING, EVALUATION, f'{CORE}.data'),
     f'{INFERENCE}.cpu': (f'{INFERENCE}.cuda', f'{INFERENCE}.engines', f'{INFERENCE}.segmenter'),

@@ -26,7 +26,8 @@ from featshare_core.data.source import (
     read_image,
     Source,
 )
-from featshare_core.labels import LabelSet, load_label_set, parse_yaml, UNLABELLED
+from featshare_core.labels import LabelSet, load_label_set, UNLABELLED
+from featshare_core.yaml_text import parse_yaml
 import numpy as np
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')

@@ -24,7 +24,7 @@ import typing
 from typing import Any, Literal, TypeVar, Union
 
 from featshare_core.data.augmentation_settings import Augmentation
-from featshare_core.labels import parse_yaml
+from featshare_core.yaml_text import parse_yaml
 
 FINAL = 'final.safetensors'
 """Name of the checkpoint in a run's folder."""
