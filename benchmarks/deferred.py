@@ -63,13 +63,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {
         'size': arguments.size, 'rate': arguments.rate, 'interval': arguments.interval,
         'engine': engine.name, 'precision': engine.precision, 'device': engine.device,
-        'network': engine.network_name}
+        'network': engine.network_name, 'runs': {}}
     for mode, values in taken.items():
         p50, p99, worst = np.percentile(values, (50, 99, 100))
-        figures[mode] = {'ms': {'p50': round(p50, 2), 'p99': round(p99, 2),
-                                'worst': round(worst, 2)},
-                         'p99_over_p50': round(p99 / p50, 2),
-                         'frames by lag': dict(sorted(lags[mode].items()))}
+        figures['runs'][f'{arguments.weights}, {arguments.rate:g} Hz, {mode}'] = [{
+            'p50': round(p50, 2), 'p99': round(p99, 2), 'worst': round(worst, 2),
+            'p99_over_p50': round(p99 / p50, 2),
+            'frames by lag': dict(sorted(lags[mode].items()))}]
     return figures
 
 

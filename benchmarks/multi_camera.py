@@ -61,8 +61,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         rate = arguments.frames / (time.perf_counter() - start)
         figures[str(cameras)] = {
             'frames_per_second': round(rate, 1),
-            'ms': {f'p{q}': round(float(np.percentile(taken, q)), 2) for q in (50, 99, 100)},
-            'resident_mib': round(resident_bytes() / 2**20),
+            'ms': {name: round(float(np.percentile(taken, q)), 2)
+                   for name, q in (('p50', 50), ('p99', 99), ('worst', 100))},
+            'memory_mib': round(resident_bytes() / 2**20),
             'growth_mib': round((resident_bytes() - before) / 2**20, 1)}
         for stream in streams:
             segmenter.forget(stream)

@@ -22,8 +22,6 @@ images come from another process over DDS, slowly enough that none waits for the
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import threading
 import time
 
@@ -39,7 +37,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     from featshare_ros.node import SegmentationNode
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
-    import torch
 
     samples: list[tuple[bool, float, float]] = []
     counted = CameraStatistics.processed
@@ -69,13 +66,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     node.destroy_node()
     rclpy.try_shutdown()
     figures: dict[str, object] = {
-        'size': arguments.size, 'device': device, 'machine': platform.processor() or
-        platform.machine(), 'cores': os.cpu_count(), 'torch': torch.__version__,
+        'size': arguments.size, 'hz': arguments.rate, 'device': device,
         'frames': len(samples[10:])}
     latency, engine = np.array([sample[1:] for sample in samples[10:]]).T
     for name, values in (('latency', latency), ('engine', engine), ('overhead', latency - engine)):
-        figures[f'{name}_ms'] = {f'p{q}': round(float(np.percentile(values, q)), 2)
-                                 for q in (50, 95, 100)}
+        figures[f'{name}_ms'] = {kind: round(float(np.percentile(values, q)), 2)
+                                 for kind, q in (('p50', 50), ('p95', 95), ('worst', 100))}
     return figures
 
 
