@@ -60,6 +60,14 @@ def test_a_shift_is_found(shift, size):
     assert difference < (key - current)[:, :, 20:-20, 20:-20].abs().mean() / 3 + 0.1
 
 
+def test_autocast_does_not_round_the_search():
+    current, key = shifted(6, -4, (96, 128), 20)
+    frames = F.avg_pool2d(current, 2), F.avg_pool2d(key, 2), current, key
+    with torch.autocast('cpu', torch.bfloat16):
+        found = displacement(*frames)
+    torch.testing.assert_close(found, displacement(*frames), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('shift', [(1, 0), (-3, 1), (5, -7)])
 @pytest.mark.parametrize('size', [(192, 256), (186, 250)])
 def test_parts_of_a_cell_are_found_on_finer_features(shift, size):

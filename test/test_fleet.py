@@ -97,7 +97,7 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
         """Kill the process that writes the recording, in the middle of it."""
         end = time.monotonic() + 60
         while not killed and time.monotonic() < end:
-            if file.exists() and file.stat().st_size > 10_000_000:
+            if file.exists() and file.stat().st_size > 3_000_000:
                 addresses.extend(listening(descendants(process.pid)))
                 killed.extend(writers(file))
                 for pid in killed:

@@ -68,6 +68,19 @@ def test_its_masks_are_those_of_the_network(exported, video):
     assert max(same) < 1
 
 
+def test_motion_faster_than_in_the_calibration_is_found(exported):
+    """The search is not in int8: displacements would be cut off at the largest calibrated one."""
+    picture = RenderedStreet(640, 360, seed=0).frame(0)[0]
+    before, after = (np.ascontiguousarray(picture[100:228, x:x + 256]) for x in (150, 230))
+    masks = []
+    for weights in ('light', exported):
+        engine = make_engine(weights, 'openvino', 'cpu', 'fp32',
+                             input_size=(256, 128) if weights == 'light' else None)
+        engine.key(before)
+        masks.append(engine.current(after).mask)
+    assert (masks[0] == masks[1]).mean() > 0.95  # in int8 throughout, 0.73
+
+
 def test_deferred_key_frames_run_in_int8_too(exported, video):
     segmenter = VideoSegmenter(make_engine(exported, 'openvino', 'cpu', 'fp32'), 2,
                                key_mode='deferred')

@@ -14,6 +14,7 @@
 """Reports from results kept as JSON, and the advice that is drawn from them."""
 from dataclasses import replace
 import json
+from pathlib import Path
 import re
 import sys
 from unittest.mock import Mock
@@ -21,7 +22,7 @@ from unittest.mock import Mock
 import cv2
 import featshare_core
 from featshare_core.cli import main
-from featshare_core.evaluation import provenance, report
+from featshare_core.evaluation import provenance, report, tables
 from featshare_core.evaluation.advise import advice, advise, choose, pareto, Setting, settings
 from featshare_core.evaluation.latency import Times
 from featshare_core.evaluation.pages import results_page
@@ -33,6 +34,8 @@ from featshare_core.networks.checkpoint import Config, load_checkpoint, save_che
 import numpy as np
 import pytest
 import torch
+
+LATENCY = Path(__file__).parents[1] / 'docs/results/latency/cpu-512x512/default-2-levels.json'
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +95,7 @@ def test_report_makes_what_is_missing(tmp_path, street, monkeypatch):
                 'thesis: 2 shared levels, L1, alpha(d), exponential learning rate | 65 | 58.6 |'
                 '  |  |  |  |'
                 '\n| ours, same recipe (200 steps, batch 8, 320x256) | ', '| ours, same recipe | ',
-                'ours: per-frame baseline | not measured', 'ours: truncated (-2 levels) (final',
+                'ours: per-frame baseline | not measured',
                 'ours: mine.safetensors, 2 levels', 'repeat the mask', 'optical flow',
                 'per frame at half resolution', 'commit'):
         assert row in text, row
@@ -119,24 +122,38 @@ def test_report_makes_what_is_missing(tmp_path, street, monkeypatch):
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
         'mine-2-levels-interval-2.json', 'mine-rivals.json'}
 
-    # So are a truncated network that was trained again, and other frames of the same name.
+    # So are the rivals, with a truncated network as one more, and other frames of the same name.
+    assert 'truncated (-2 levels), per frame' not in text
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
-    save(truncated, 1, shared_levels=0, levels=2)
+    command += ['--truncated', str(truncated)]
     assert main(command) == 0
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
-        'thesis-truncated-0-levels-interval-1.json', 'mine-rivals.json'}
+        'mine-rivals.json', 'report.json'}
+    text = (output / 'camvid-val.md').read_text()
+    for row in ('truncated (-2 levels), per frame', 'ours: truncated (-2 levels) (final'):
+        assert row in text, row
     results = {path: path.read_bytes() for path in output.rglob('*.json')}
     mask = next((street / 'valannot').iterdir())
     cv2.imwrite(str(mask), np.zeros_like(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)))
     assert main(command) == 0
     assert {path.name for path in results if path.read_bytes() != results[path]} == {
         'thesis-truncated-0-levels-interval-1.json', 'mine-2-levels-interval-2.json',
-        'thesis-2-levels-2-levels-interval-2.json', 'mine-rivals.json'}
+        'thesis-2-levels-2-levels-interval-2.json', 'mine-rivals.json',
+        'final-0-levels-interval-1.json'}
 
 
 def test_a_folder_without_runs_is_reported(tmp_path):
     with pytest.raises(ValueError, match='typo holds none of the runs thesis-baseline, '):
         find_runs(tmp_path / 'typo')
+
+
+def test_a_truncated_network_stands_beside_its_own_whole_one():
+    whole, other, truncated = (
+        {**measured, 'network': network} for network, measured in zip(
+            ('fpn', 'light', 'fpn'), 3 * [json.loads(LATENCY.read_text())]))
+    lines = tables.latency_table([whole, other], truncated).splitlines()
+    cells = next(line for line in lines if line.startswith('| truncated')).split('|')
+    assert float(cells[4]) > 0 and not cells[5].strip()
 
 
 def test_results_name_the_version_that_runs(monkeypatch):

@@ -77,4 +77,5 @@ def cityscapes_source(root: Path, split: str, annotations: str = 'gtFine') -> So
     def read_mask(mask: str, frame: str) -> Array:
         return read_ids(mask, frame, table)
 
-    return Source(f'cityscapes {split}', CITYSCAPES, samples, read_image, read_mask)
+    kind = split if annotations == 'gtFine' else f'{split}, {annotations}'
+    return Source(f'cityscapes {kind}', CITYSCAPES, samples, read_image, read_mask)

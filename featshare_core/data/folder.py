@@ -81,7 +81,7 @@ def folder_source(root: Path, split: str, mapping: Path | None = None) -> Source
     def read_mask(mask: str, frame: str) -> Array:
         return read_ids(mask, frame, table)
 
-    return Source(f'{root.name} {split}', labels, samples, read_image, read_mask)
+    return Source(f'{root.resolve().name} {split}', labels, samples, read_image, read_mask)
 
 
 def load_mapping(path: Path) -> tuple[LabelSet, np.ndarray]:

@@ -14,6 +14,7 @@
 """Where a figure comes from (machine, versions, commit, checkpoint), and the files of results."""
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 import json
 import os
@@ -22,7 +23,6 @@ import platform
 import subprocess
 from typing import Any
 
-from featshare_core import __version__
 from featshare_core.durable import write_durably
 from featshare_core.machine import processor
 
@@ -46,8 +46,11 @@ def machine(device: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that speed depends on."""
-    # An installed featshare_ros may be older than the source tree that runs.
-    found = {'python': platform.python_version(), 'featshare_ros': __version__}
+    found = {'python': platform.python_version()}
+    with suppress(PackageNotFoundError):  # neither a source tree nor installed
+        # An installed featshare_ros may be older than the source tree that runs.
+        from featshare_core import __version__
+        found['featshare_ros'] = __version__
     for name in PACKAGES:
         try:
             found[name] = version(name)

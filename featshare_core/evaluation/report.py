@@ -162,14 +162,14 @@ def write_report(plan: Plan) -> Path:
     """
     command = plan.command()
     runs: dict[str, Path] = {}
-    truncated_name = None
+    truncated: tuple[str | None, str | None] = plan.truncated, None
     if plan.thesis is not None:
         if plan.train:
             recipes.train_runs(plan.thesis, plan.data, plan.device)
         runs = recipes.find_runs(plan.thesis)
         if plan.truncated is None and TRUNCATED in runs:
-            truncated_name = ROWS[TRUNCATED].run
-            plan = replace(plan, truncated=str(runs[TRUNCATED]))
+            # Its scores stand with the thesis's: it was not trained as long as ``weights``.
+            truncated = str(runs[TRUNCATED]), ROWS[TRUNCATED].run
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
     longest = min(plan.longest, reach)
     # One set of frames for all tables and figures.
@@ -181,11 +181,10 @@ def write_report(plan: Plan) -> Path:
         'deployed': [scored(plan, *pair, plan.interval) for pair in pairs],
         'by_lag': [scored(plan, *pair, longest) for pair in pairs],
         'baseline': [scored(plan, plan.baseline, None, 1)] if plan.baseline else [],
-        'truncated': [scored(plan, plan.truncated, None, 1, truncated_name)]
-        if plan.truncated else [],
+        'truncated': [scored(plan, plan.truncated, None, 1)] if plan.truncated else [],
         'latencies': [timed(plan, *pair) for pair in pairs],
-        'truncated_latency': [timed(plan, plan.truncated, None, truncated_name)]
-        if plan.truncated else [],
+        'truncated_latency': [timed(plan, truncated[0], None, truncated[1])]
+        if truncated[0] else [],
         'rivals': [kept(
             plan.folder / f'{stem(first)}-rivals.json',
             lambda found: found['sha256'] == digits and of_data(found, plan)

@@ -189,7 +189,7 @@ def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
     rows = [[thesis.BASELINE, thesis.BASELINE_MS, thesis.BASELINE_MS,
              *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
             [thesis.TRUNCATED, '', thesis.TRUNCATED_MS,
-             *(_truncated_ms(truncated) for _ in results)]]
+             *(_truncated_ms(truncated, r) for r in results)]]
     for interval in INTERVALS:
         ours = []
         for result in results:
@@ -206,8 +206,12 @@ def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
     return table(head, rows)
 
 
-def _truncated_ms(truncated: Result | None) -> str:
-    return MISSING if truncated is None else f'{truncated["ms"][truncated["best"]]["key"]:.1f}'
+def _truncated_ms(truncated: Result | None, result: Result) -> str:
+    if truncated is None:
+        return MISSING
+    if truncated['network'] != result['network']:
+        return ''  # it has the deep levels of another network removed
+    return f'{truncated["ms"][truncated["best"]]["key"]:.1f}'
 
 
 def _ceiling(result: Result, interval: int) -> str:
@@ -254,6 +258,8 @@ def score_table(results: Sequence[Result], baseline: Result | None, truncated: R
             amount, ours = recipes[name]
             rows.append([f'ours, same recipe{f" ({amount})" if amount else ""}', *_scores(ours)])
     for name, single in ((thesis.BASELINE, baseline), (thesis.TRUNCATED, truncated)):
+        if single is None and name in recipes:
+            continue
         rows.append([f'ours: {name}' + (f' ({single["weights"]})' if single else ''),
                      percent(single['miou']['key']) if single else MISSING, '', '', '',
                      _consistency(single, 'key') if single else '', ''])
@@ -297,8 +303,6 @@ def rival_table(result: Result) -> str:
     rows = [[name, *map(percent, row['miou']['per_lag']), percent(row['miou']['weighted']),
              percent(row['vc8']['deployed']) if row['vc8'] else '-', f'{row["ms"]["mean"]:.1f}',
              f'{row["ms"]["worst_lag"]:.1f}'] for name, row in result['rows'].items()]
-    if not any(name.startswith('truncated') for name in result['rows']):
-        rows.append(['truncated (-2 levels), per frame', MISSING, *[''] * (len(head) - 2)])
     return table(head, rows)
 
 

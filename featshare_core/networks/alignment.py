@@ -22,6 +22,8 @@ as in PatchMatch, so that a small fast thing keeps a motion of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -73,7 +75,8 @@ def displacement(current: Tensor, key: Tensor, finer: Tensor | None = None,
     for ours, theirs, radius, unit, cross in others:
         height, width = ours.shape[-2:]
         if cross:
-            start = _twice_as_fine(moved)[:, :, :height, :width]  # Nx2xhxw of this level
+            start = F.interpolate(moved, scale_factor=2, mode='bilinear', align_corners=False)
+            start = start[:, :, :height, :width]  # Nx2xhxw of this level
         else:
             start, also = chosen(ours, theirs, moved, also, unit), None
         moved = start + _search(ours, _sampled(theirs, start, unit), radius, unit, cross)
@@ -162,15 +165,6 @@ def warp(features: Tensor, moved: Tensor, nearest: bool = False) -> Tensor:
     return _taken(features, moved.float()) if nearest else _sampled(features, moved, unit)
 
 
-def _twice_as_fine(moved: Tensor) -> Tensor:
-    """Return Nx2x2hx2w, bilinear interpolation of Nx2xhxw displacements."""
-    # Products with its matrices: OpenVINO takes longer to resize tensors of two channels.
-    down, across = (F.interpolate(torch.eye(side, device=moved.device)[None], scale_factor=2,
-                                  mode='linear', align_corners=False)[0]  # side x 2 side
-                    for side in moved.shape[-2:])
-    return down.T @ moved @ across
-
-
 def _halved(current: Tensor, key: Tensor) -> Frames:
     # A side of one cell is not pooled: OpenVINO 2026.4 crashes where it is below the window.
     cell = [min(2, int(side)) for side in current.shape[-2:]]
@@ -222,9 +216,10 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     :param cross: search shifts of one cell along one axis only, five in all.
     """
     count, channels, height, width = ours.shape
-    steps = range(2 * radius + 1)
-    corners = [(x, y) for y in steps for x in steps if not cross or radius in (x, y)]
-    places = [(slice(None), slice(y, y + height), slice(x, x + width)) for x, y in corners]
+    steps = range(-radius, radius + 1)
+    shifts = [(x, y) for y in steps for x in steps if not cross or 0 in (x, y)]
+    places = [(slice(None), slice(radius + y, radius + y + height),
+               slice(radius + x, radius + x + width)) for x, y in shifts]
     # Tensors of three axes: with four, OpenVINO moves the channels last here, and then back.
     padded = F.pad(theirs.flatten(0, 1), (radius,) * 4, mode='replicate')
     # All P shifts at once: few large operations cost less than many small ones.
@@ -234,8 +229,10 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
                     value=OUTSIDE)
     never = -SHARPNESS * torch.cat([outside[place] for place in places])  # Pxhxw
     weights = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) + never).softmax(1)
-    shifts = unit * (torch.tensor(corners, dtype=costs.dtype, device=costs.device) - radius)
-    return (shifts.T @ weights.flatten(2)).unflatten(2, (height, width))
+    # A sum of single shifts, not a product of matrices: autocast and int8 would round that.
+    means = (reduce(add, (step * weight for step, weight in zip(steps, weights.split(1, 1))
+                          if step)) for steps in zip(*shifts))
+    return unit * torch.cat(tuple(means), 1)
 
 
 def _shifted_differences(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:

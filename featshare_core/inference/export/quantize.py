@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import logging
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,8 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     Return OpenVINO models most of whose layers compute in int8.
 
     Weights are quantised per channel. Activations are quantised per tensor, by their ranges on the
-    frames. Biases are corrected. These are NNCF's defaults.
+    frames. Biases are corrected. These are NNCF's defaults. The displacement search is not
+    quantised: displacements larger than the calibration's would be cut off.
 
     :param models: ONNX models.
     :param pairs: hxwx3 uint8 frames of the models' size: a key frame and a current frame each. The
@@ -45,6 +47,8 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     except ImportError as error:
         raise ImportError(f'int8 needs NNCF and OpenVINO ({error}): pip install nncf openvino '
                           f'onnx') from error
+    # One line for each node that is not quantised is of no use.
+    logging.getLogger('nncf').setLevel(logging.WARNING)
     core = ov.Core()
     key, current = (core.read_model(model) for model in (models.key, models.current))
     network = core.compile_model(key, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
@@ -62,7 +66,24 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     with TemporaryDirectory() as folder:
         path = Path(folder, 'model.xml')
         for model, inputs in ((key, keys), (current, currents)):
-            int8 = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
+            whole = nncf.IgnoredScope(names=_search(model), validate=False)
+            int8 = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs),
+                                 ignored_scope=whole)
             ov.save_model(int8, path)
             made.append((path.read_bytes(), path.with_suffix('.bin').read_bytes()))
     return Models(made[0][0], made[1][0], made[0][1], made[1][1])
+
+
+def _search(model: Any) -> list[str]:
+    """Return the names of the nodes of an OpenVINO model that tell where features are sampled."""
+    names: set[str] = set()
+    nodes = [node.input_value(1).get_node() for node in model.get_ordered_ops()
+             if node.get_type_name() in ('GridSample', 'Gather')]
+    while nodes:
+        node = nodes.pop()
+        if node.get_friendly_name() in names or node.get_type_name() in (
+                'Constant', 'Parameter', 'Convolution', 'GroupConvolution'):
+            continue
+        names.add(node.get_friendly_name())
+        nodes += [value.get_node() for value in node.input_values()]
+    return sorted(names)
