@@ -79,7 +79,7 @@ GOALS = (
     *(_cpu(SHARE, weights, levels, 'current_over_key', bound)
       for levels, bound in ((2, 0.75), (3, 0.55)) for weights in WEIGHTS),
     Goal('time that the node adds to the engine, worst, ms', 'CPU, `default`',
-         'speed/node-cpu.json', 'overhead_ms.worst', 5),
+         'speed/bench-cpu.json', 'questions.node_overhead.overhead_ms.worst', 5),
     *(_cuda(KEY_GAIN, f'{weights}, {size}, 2 levels', 'ratios.eager_key_over_best_key', bound,
             least=True)
       for size, bound in (('512x512', 6), ('1024x512', 3)) for weights in WEIGHTS),
@@ -114,15 +114,19 @@ def _sections(results: Path) -> Iterator[str]:
     def read(name: str) -> Result:
         return read_result(results / 'speed' / f'{name}.json')
 
-    cpu = [read_result(path) for path in sorted((results / CPU).glob('*.json'))]
-    cuda, sizes = read('cuda'), read('sizes-cpu')
+    measured = [read_result(path) for path in sorted((results / CPU).glob('*.json'))]
+    cpu = [one for one in measured if one['shared_levels']]  # no truncated network
+    cuda, bench = read('cuda'), read('bench-cpu')
+
+    def answer(name: str) -> Result:
+        return {**bench['questions'][name], **bench}
+
     commits = ' and '.join(dict.fromkeys(f'`{one["commit"]}`' for one in cpu))
     yield '# Speed'
     yield (f'Engines on a CPU measured at {commits}, engines on CUDA measured at '
            f'`{cuda["commit"]}`, {cuda["note"]}; each table names its own commit, machine and '
-           'command. All but *Int8* and *First mask* are of an earlier displacement search, '
-           'which took 1 to 5 % less of a current frame on a CPU; *before the search at strides '
-           '64 and 4* that was another 4 to 6 %. On CUDA neither has been measured. Drawn by '
+           'command. *Before the search at strides 64 and 4* means an earlier displacement '
+           'search; what the present one costs on CUDA has not been measured. Drawn by '
            '`python -m featshare_core.evaluation.pages` from the JSON files in '
            '[results](results).')
     yield ('Batch 1, from the uint8 image in host memory to the mask in host memory. A key frame '
@@ -133,14 +137,12 @@ def _sections(results: Path) -> Iterator[str]:
     yield (f'512x512, {cpu[0]["frames"]} frames. {_origin(cpu[0])}:\n\n'
            + '\n'.join(f'    {one["command"]}' for one in cpu))
     yield _engine_table(cpu)
+    larger = [one for one in bench['frames'] if one['size'] != cpu[0]['size']]
+    timed = [one['frames'] for one in larger]
     yield ('Every engine, and the work behind each ratio: '
-           '[results on CamVid](results/camvid-val.md#table-51-latency). Other image sizes, '
-           f'`{sizes["weights"]}`, OpenVINO. {_source(sizes)}')
-    yield table(['images, shared levels', 'key ms', 'current ms', 'current / key', 'per frame ms',
-                 f'interval {INTERVAL} / per frame'],
-                [[f'{_size(row["size"])}, {row["shared_levels"]}', row['key_ms'],
-                  row['current_ms'], row['current_over_key'], row['per_frame_ms'],
-                  row['average_over_per_frame']] for row in sizes['rows']])
+           '[results on CamVid](results/camvid-val.md#table-51-latency). Larger images, '
+           f'{min(timed)} to {max(timed)} frames. {_source(bench)}')
+    yield _engine_table(larger)
     yield '## Int8'
     int8 = read('int8-cpu')
     yield (f'{int8["size"]}, 2 shared levels, OpenVINO on one thread. CPU time in ms of a key '
@@ -157,8 +159,8 @@ def _sections(results: Path) -> Iterator[str]:
     yield '## Cameras'
     yield ('One engine, `default`, 2 shared levels, interval 5, 1280x720 images, frames of the '
            'cameras in turn, without pauses.')
-    for name in ('cameras-cpu', 'cameras-cuda'):
-        yield from _cameras(read(name))
+    for one in (answer('multi_camera'), read('cameras-cuda')):
+        yield from _cameras(one)
     live = read('live-cameras-cuda')
     yield (f'Through DDS and the node, {live["hz"]} Hz per camera, 10 s ({live["method"]}). '
            f'{_source(live)}')
@@ -169,8 +171,7 @@ def _sections(results: Path) -> Iterator[str]:
     yield '## The node'
     yield ('From the callback with the image to the published mask, one camera, 1280x720, '
            '`default`, ms, p50 / p95 / worst.')
-    for name in ('node-cpu', 'node-cuda'):
-        one = read(name)
+    for one in (answer('node_overhead'), read('node-cuda')):
         yield _source(one)
         kinds = {'latency': 'latency_ms', 'of which the engine': 'engine_ms',
                  'of which the node': 'overhead_ms'}
@@ -180,14 +181,13 @@ def _sections(results: Path) -> Iterator[str]:
     yield '## Deferred key frames'
     yield ('512x512, interval 5; latency counts from the time at which a frame is due. `deferred` '
            'reduces the latency of key frames only if the device has computing capacity to spare.')
-    for name in ('deferred-cpu', 'deferred-cuda'):
-        one = read(name)
+    for one in (answer('deferred'), read('deferred-cuda')):
         yield _source(one)
         yield table(['', 'ms, p50 / p99 / worst', 'p99 / p50'],
                     [[kind, _three(run), run['p99_over_p50']]
                      for kind, runs in one['runs'].items() for run in runs])
     yield '## First mask'
-    start = read('first-mask-cpu')
+    start = answer('first_mask')
     yield ('The real node, started while a camera already publishes images of '
            f'{start["size"]}, a size that the network was not trained on, at '
            f'{start["rate_hz"]} Hz: once with an empty cache (*not met*), and once more (*met*). '
@@ -265,4 +265,4 @@ def _three(values: Mapping[str, Any]) -> str:
 
 def _ms(value: float) -> str:
     """Return milliseconds to three digits, and to no more than the result has."""
-    return f'{value:.3g}'
+    return f'{value:.0f}' if value >= 1000 else f'{value:.3g}'
