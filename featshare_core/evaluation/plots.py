@@ -65,7 +65,7 @@ def _save(figure: Any, path: Path) -> None:
 
 def plot_lags(path: Path, results: Sequence[Result]) -> None:
     """Draw mIoU by lag, a curve for each checkpoint and cut."""
-    figure, axes = _axes()
+    figure, axes = _axes(9.0)
     for result, (colour, style) in zip(results, _styles(results)):
         scores = result['miou']['per_lag']
         axes.plot(range(len(scores)), scores, style, color=colour, marker='.',
@@ -74,7 +74,7 @@ def plot_lags(path: Path, results: Sequence[Result]) -> None:
     axes.set_xlabel('lag: frames since the key frame' + (f', at {hz:g} Hz' if hz else ''))
     axes.set_ylabel(f'mIoU %, {results[0]["data"]["name"]}')
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
+    figure.legend(loc='outside right upper', frameon=False, fontsize=8, handlelength=4)
     _save(figure, path)
 
 
@@ -89,7 +89,7 @@ def _styles(results: Sequence[Result]) -> list[tuple[str, str]]:
 def plot_tradeoff(path: Path, scores: Sequence[Result], timed: Sequence[Result],
                   baseline: Result | None) -> None:
     """Draw weighted mIoU against the average of a frame: a point for each interval."""
-    figure, axes = _axes()
+    figure, axes = _axes(9.0)
     latency = {(t['weights'], t['shared_levels']): t for t in timed}
     styles = _styles(scores)
     for result, (colour, style) in zip(scores, styles):
@@ -112,7 +112,7 @@ def plot_tradeoff(path: Path, scores: Sequence[Result], timed: Sequence[Result],
                     f'{one["device"].split(" ")[0]}, {" and ".join(engines)}\n'
                     'at the points: frames from key to key frame')
     axes.set_ylabel(f'weighted mIoU %, {scores[0]["data"]["name"]}')
-    axes.legend(frameon=False)
+    figure.legend(loc='outside right upper', frameon=False, fontsize=8, handlelength=4)
     _save(figure, path)
 
 
