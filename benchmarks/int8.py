@@ -35,6 +35,8 @@ from typing import Any
 
 INTERVAL = 5
 ROUNDS = 40
+FRAMES_BEFORE = 14
+"""Number of frames before each scored frame, as in the report."""
 LIMIT = 'ONEDNN_MAX_CPU_ISA'
 """The environment variable that limits oneDNN, and OpenVINO with it, to an instruction set."""
 
@@ -79,7 +81,8 @@ def featshare(*arguments: str) -> None:
 def accuracy(weights: str, root: str, folder: Path) -> dict[str, float]:
     """Return mIoU in percent on CamVid val: key frames, and the mean over the interval."""
     featshare('evaluate', '--weights', weights, '--interval', str(INTERVAL), '--data', 'camvid',
-              '--root', root, '--frames-before', '14', '--json', str(folder / 'score.json'))
+              '--root', root, '--frames-before', str(FRAMES_BEFORE), '--json',
+              str(folder / 'score.json'))
     score = json.loads((folder / 'score.json').read_text())
     miou = score['miou']
     return {'key': round(miou['key'], 1), 'mean': round(miou['weighted'], 1),

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""YAML that users and others wrote, read within bounds of work and memory."""
+"""YAML from users and third parties, parsed within limits of time and memory."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +22,7 @@ import yaml
 MOST_VALUES = 1_000_000
 """Largest number of values that a YAML text may stand for."""
 MOST_MERGED = 10_000
-"""Largest number of entries of a mapping, those of its merge keys included."""
+"""Largest number of entries in a mapping, including those from merge keys."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,8 +44,8 @@ def parse_yaml(text: str, origin: str | Path) -> Any:
     Return what a YAML text holds.
 
     :param origin: where the text comes from, for messages.
-    :raises ValueError: where it is not valid YAML, or stands for more than ``MOST_VALUES``; the
-        message begins with ``origin``.
+    :raises ValueError: where it is not valid YAML, or stands for more than ``MOST_VALUES`` values;
+        the message begins with ``origin``.
     """
     try:
         content = yaml.load(text, _Loader)
@@ -58,7 +58,7 @@ def parse_yaml(text: str, origin: str | Path) -> Any:
 
 
 def _count_values(content: Any, known: dict[int, int]) -> int:
-    """Return the number of values in lists and mappings, those of aliases counted each time."""
+    """Return the number of values; an alias counts as all that it stands for."""
     if not isinstance(content, (dict, list, tuple)):
         return 1
     if id(content) not in known:

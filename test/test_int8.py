@@ -69,7 +69,7 @@ def test_its_masks_are_those_of_the_network(exported, video):
 
 
 def test_motion_faster_than_in_the_calibration_is_found(exported):
-    """The search is not in int8: displacements would be cut off at the largest calibrated one."""
+    """int8 would clip displacements at the largest one of the calibration."""
     picture = RenderedStreet(640, 360, seed=0).frame(0)[0]
     before, after = (np.ascontiguousarray(picture[100:228, x:x + 256]) for x in (150, 230))
     masks = []
@@ -78,7 +78,7 @@ def test_motion_faster_than_in_the_calibration_is_found(exported):
                              input_size=(256, 128) if weights == 'light' else None)
         engine.key(before)
         masks.append(engine.current(after).mask)
-    assert (masks[0] == masks[1]).mean() > 0.95  # in int8 throughout, 0.73
+    assert (masks[0] == masks[1]).mean() > 0.95  # 0.73 with the search in int8
 
 
 def test_deferred_key_frames_run_in_int8_too(exported, video):

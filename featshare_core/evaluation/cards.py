@@ -148,7 +148,7 @@ def _read(results: Path, weights: str, cut: int, interval: int) -> Result:
 
 
 def _loss(results: Path, weights: str, cut: int, interval: int) -> tuple[float, float]:
-    """Return points of mIoU below lag 0: of the mean over all lags, and of the worst lag."""
+    """Return points of mIoU below lag 0: the mean over all lags, the worst lag from 1 on."""
     by_lag = _read(results, weights, cut, max(INTERVALS))['miou']['per_lag'][:interval]
     return by_lag[0] - sum(by_lag) / interval, by_lag[0] - min(by_lag[1:])
 

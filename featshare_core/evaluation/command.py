@@ -288,7 +288,8 @@ def add_evaluation_commands(subparsers: Any) -> None:
     add_data(command, required=False)
     command.add_argument('--baseline', metavar='WEIGHTS', help='a per-frame checkpoint')
     command.add_argument('--truncated', metavar='WEIGHTS',
-                         help='one without the deep levels; default: that of --thesis')
+                         help='one without the deep levels; default: that of --thesis, in '
+                              'Table 5.1 only')
     command.add_argument('--thesis', type=Path, metavar='RUNS',
                          help="a folder with runs by the thesis's recipe, under their names in "
                               'docs/models/training.md (thesis-baseline, ...): Table 5.2 has '

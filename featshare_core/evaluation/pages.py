@@ -131,7 +131,8 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     data, interval = first['data'], first['interval']
     yield f'# Results on {folder}'
     commits = dict.fromkeys(
-        f'`{r["commit"]}`' for r in (*deployed, *by_lag, *baseline, *truncated, *rivals))
+        f'`{r["commit"]}`' for r in (*deployed, *by_lag, *baseline, *truncated, *latencies,
+                                     *(one for _, one in read_recipes(file).values()), *rivals))
     changed = ' (+: with changes that were not committed)' * any('+' in one for one in commits)
     yield (f'Measured at {", ".join(commits)}{changed} by\n\n    '
            f'{read_result(file)["command"]}\n\n'
@@ -155,10 +156,12 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
     for name, measured in _latency_folders(file.parents[1], latencies):
         yield (f'{name}, {measured[0]["frames"]} frames each, best engine '
                f'{", ".join(dict.fromkeys(r["best"] for r in measured))}; '
-               f'{tables.origin(measured[0])}:\n\n{tables.commands(measured)}')
+               f'{tables.origin(measured[0])}:\n\n'
+               f'{tables.commands([*measured, *truncated_latency])}')
         yield tables.latency_table(measured, next(iter(truncated_latency), None))
         yield ('In brackets: the ratio to the per-frame baseline of the same run; then, for ours, '
-               'the ratio that multiply-adds alone would give.')
+               'the ratio that multiply-adds alone would give. A truncated network stands only '
+               'under the checkpoints of its own network.')
         yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'

@@ -108,9 +108,9 @@ def plot_tradeoff(path: Path, scores: Sequence[Result], timed: Sequence[Result],
         axes.axhline(baseline['miou']['key'], color='#777777', linewidth=1, linestyle=':',
                      label='per-frame baseline')
     one, engines = timed[0], dict.fromkeys(t['best'] for t in timed)
-    axes.set_xlabel(f'ms a frame on average at {one["size"][0]}x{one["size"][1]}, '
+    axes.set_xlabel(f'mean ms per frame at {one["size"][0]}x{one["size"][1]}, '
                     f'{one["device"].split(" ")[0]}, {" and ".join(engines)}\n'
-                    'at the points: frames from key to key frame')
+                    'labels: key frame interval')
     axes.set_ylabel(f'weighted mIoU %, {scores[0]["data"]["name"]}')
     figure.legend(loc='outside right upper', frameon=False, fontsize=8, handlelength=4)
     _save(figure, path)
@@ -148,7 +148,7 @@ def plot_pareto(path: Path, result: Result) -> None:
                 axes.annotate(point['label'], (point['time'], point[accuracy]),
                               xytext=(-4, 5) if above else (4, -9), textcoords='offset points',
                               ha='right' if above else 'left', fontsize=7, color=colour)
-        axes.set_xlabel('time a frame, of the per-frame network at full size')
+        axes.set_xlabel('time per frame / that of the per-frame network at full size')
         axes.set_title({'mean': 'mean over the interval', 'worst': 'worst lag'}[accuracy],
                        fontsize=10)
         axes.set_xlim(left=0)
@@ -161,7 +161,7 @@ def plot_pareto(path: Path, result: Result) -> None:
     handles, names = panels[0].get_legend_handles_labels()
     threads = result['threads']
     figure.legend(handles, names, loc='outside lower center', ncols=3, frameon=False, fontsize=8,
-                  title='at the points: the input size, or the frames from key to key frame; '
+                  title='labels: input size or key frame interval; '
                   + {'cpu': 'CPU time', 'wall': 'time that passes'}[result['clock']]
                   + (f', {threads} thread{"s" * (threads != 1)}' if threads else '')
                   + f', {result["engine"]}, {result["precision"]}', title_fontsize=8)

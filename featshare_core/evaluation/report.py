@@ -162,13 +162,14 @@ def write_report(plan: Plan) -> Path:
     """
     command = plan.command()
     runs: dict[str, Path] = {}
+    # The checkpoint whose latency is shown, and the name of its file.
     truncated: tuple[str | None, str | None] = plan.truncated, None
     if plan.thesis is not None:
         if plan.train:
             recipes.train_runs(plan.thesis, plan.data, plan.device)
         runs = recipes.find_runs(plan.thesis)
         if plan.truncated is None and TRUNCATED in runs:
-            # Its scores stand with the thesis's: it was not trained as long as ``weights``.
+            # Only its latency stands beside ours: it is trained for fewer steps.
             truncated = str(runs[TRUNCATED]), ROWS[TRUNCATED].run
     reach = max(len(sample.frames) for sample in plan.data.open().samples)
     longest = min(plan.longest, reach)

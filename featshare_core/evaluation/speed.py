@@ -115,18 +115,21 @@ def _sections(results: Path) -> Iterator[str]:
         return read_result(results / 'speed' / f'{name}.json')
 
     measured = [read_result(path) for path in sorted((results / CPU).glob('*.json'))]
-    cpu = [one for one in measured if one['shared_levels']]  # no truncated network
+    cpu = [one for one in measured if one['shared_levels']]  # without the truncated network
     cuda, bench = read('cuda'), read('bench-cpu')
+    origin = 'command', 'commit', 'machine'
 
     def answer(name: str) -> Result:
-        return {**bench['questions'][name], **bench}
+        # One of bench.py's runs, which all have its command, commit and machine.
+        return {**bench['questions'][name], **{key: bench[key] for key in origin}}
 
     commits = ' and '.join(dict.fromkeys(f'`{one["commit"]}`' for one in cpu))
     yield '# Speed'
     yield (f'Engines on a CPU measured at {commits}, engines on CUDA measured at '
            f'`{cuda["commit"]}`, {cuda["note"]}; each table names its own commit, machine and '
-           'command. *Before the search at strides 64 and 4* means an earlier displacement '
-           'search; what the present one costs on CUDA has not been measured. Drawn by '
+           'command. *Without the search at strides 64 and 4*: a current frame takes longer with '
+           'these steps of the displacement search; how much on CUDA has not been measured. Drawn '
+           'by '
            '`python -m featshare_core.evaluation.pages` from the JSON files in '
            '[results](results).')
     yield ('Batch 1, from the uint8 image in host memory to the mask in host memory. A key frame '
@@ -176,7 +179,7 @@ def _sections(results: Path) -> Iterator[str]:
         kinds = {'latency': 'latency_ms', 'of which the engine': 'engine_ms',
                  'of which the node': 'overhead_ms'}
         yield table(['rate', *(kind for kind, key in kinds.items() if key in one)],
-                    [[f'{one["hz"]} Hz', *(_three(one[key]) for key in kinds.values()
+                    [[f'{one["hz"]:g} Hz', *(_three(one[key]) for key in kinds.values()
                                            if key in one)]])
     yield '## Deferred key frames'
     yield ('512x512, interval 5; latency counts from the time at which a frame is due. `deferred` '
@@ -264,5 +267,5 @@ def _three(values: Mapping[str, Any]) -> str:
 
 
 def _ms(value: float) -> str:
-    """Return milliseconds to three digits, and to no more than the result has."""
+    """Return milliseconds to three significant digits, from 1000 on to whole ones."""
     return f'{value:.0f}' if value >= 1000 else f'{value:.3g}'

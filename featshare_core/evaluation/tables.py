@@ -184,7 +184,11 @@ def latency_text(result: Result) -> str:
 
 
 def latency_table(results: Sequence[Result], truncated: Result | None) -> str:
-    """Return Table 5.1: the average frame's ms by interval, and its ratio to the baseline."""
+    """
+    Return Table 5.1: the average frame's ms by interval, and its ratio to the baseline.
+
+    :param truncated: the latency of a truncated network, shown beside results of its network.
+    """
     head = ['ms per frame', 'thesis, 1 level', 'thesis, 2 levels', *map(title, results)]
     rows = [[thesis.BASELINE, thesis.BASELINE_MS, thesis.BASELINE_MS,
              *(f'{r["baseline"][r["best"]]:.1f}' for r in results)],
@@ -290,7 +294,7 @@ def interval_table(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         scores = result['miou']['per_lag']
-        cells = [f'{sum(scores[:i]) / i:.1f} / {min(scores[:i]):.1f}' if i <= len(scores) else '-'
+        cells = [f'{sum(scores[:i]) / i:.1f} / {min(scores[1:i]):.1f}' if i <= len(scores) else '-'
                  for i in INTERVALS]
         rows.append([title(result), *cells])
     return table(['weighted / worst mIoU %', *(f'interval {i}' for i in INTERVALS)], rows)

@@ -177,8 +177,8 @@ class VideoSegmenter:
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises ImportError: where the packages of the named engine are not installed.
         :raises RuntimeError: where the named CUDA device is missing, or the engine does not start.
-        :raises TypeError: where ``key_interval`` is no integer, ``full_size`` no bool, or another
-            setting no number.
+        :raises TypeError: where ``key_interval`` is not an integer, ``full_size`` not a bool, or
+            another setting not a number.
         :raises ValueError: where another argument is out of range, or the engine does not run on
             the device, in the precision, or these weights.
         """

@@ -193,7 +193,7 @@ def _sampled(features: Tensor, moved: Tensor, unit: float) -> Tensor:
 
 
 def _taken(features: Tensor, moved: Tensor) -> Tensor:
-    """Return NxCxhxw features of the nearest cells; channels last, so that rows are copied."""
+    """Return NxCxhxw features of the cells nearest to Nx2xhxw displacements, in cells."""
     count, channels, height, width = features.shape
     # Integers from here on: an engine may compute floats in bf16, which cannot count to 257.
     x, y = (torch.arange(side, device=moved.device) for side in (width, height))
@@ -202,6 +202,7 @@ def _taken(features: Tensor, moved: Tensor) -> Tensor:
     cell = torch.add(x.clamp(0, width - 1), y.clamp(0, height - 1), alpha=width)
     if count > 1:
         cell = cell + torch.arange(count, device=moved.device)[:, None, None] * (height * width)
+    # Channels last, so that whole rows are copied.
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)  # (Nhw)xC
     return rows[cell].permute(0, 3, 1, 2)
 
@@ -213,14 +214,14 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
     :param ours, theirs: NxCxhxw features of the current frame and of the key frame.
     :param radius: largest shift along each axis, in cells.
     :param unit: length of a cell in the result.
-    :param cross: search shifts of one cell along one axis only, five in all.
+    :param cross: search along one axis at a time: 4 * radius + 1 shifts.
     """
     count, channels, height, width = ours.shape
     steps = range(-radius, radius + 1)
     shifts = [(x, y) for y in steps for x in steps if not cross or 0 in (x, y)]
     places = [(slice(None), slice(radius + y, radius + y + height),
                slice(radius + x, radius + x + width)) for x, y in shifts]
-    # Tensors of three axes: with four, OpenVINO moves the channels last here, and then back.
+    # Three axes: with four, OpenVINO converts to channels last here, and back again.
     padded = F.pad(theirs.flatten(0, 1), (radius,) * 4, mode='replicate')
     # All P shifts at once: few large operations cost less than many small ones.
     shifted = torch.stack([padded[place] for place in places], 1)  # (NC)xPxhxw
@@ -229,22 +230,28 @@ def _search(ours: Tensor, theirs: Tensor, radius: int, unit: int, cross: bool) -
                     value=OUTSIDE)
     never = -SHARPNESS * torch.cat([outside[place] for place in places])  # Pxhxw
     weights = _smoothed(costs / (_scale(costs) * (-1 / SHARPNESS)) + never).softmax(1)
-    # A sum of single shifts, not a product of matrices: autocast and int8 would round that.
-    means = (reduce(add, (step * weight for step, weight in zip(steps, weights.split(1, 1))
-                          if step)) for steps in zip(*shifts))
-    return unit * torch.cat(tuple(means), 1)
+    # Shift by shift: autocast would compute a product of matrices in bf16.
+    parts = weights.split(1, 1)  # P of Nx1xhxw
+    means = [reduce(add, (distance * part for distance, part in zip(axis, parts) if distance))
+             for axis in zip(*shifts)]  # x and y
+    return unit * torch.cat(means, 1)
 
 
 def _shifted_differences(ours: Tensor, theirs: Tensor, radius: int) -> Tensor:
-    """Return NxPxhxw costs of all shifts of up to ``radius`` cells; the border is repeated."""
+    """
+    Return NxPxhxw costs of all shifts of up to ``radius`` cells, row by row: x changes fastest.
+
+    :param ours, theirs: NxCxhxw features of the current frame and of the key frame; the latter's
+        border is repeated.
+    """
     count, channels, height, width = ours.shape
     padded = F.pad(theirs.flatten(0, 1), (radius,) * 4, mode='replicate')
     side = torch.arange(2 * radius + 1, device=ours.device)[:, None]
     y, x = ((side + torch.arange(length, device=ours.device)).flatten()
             for length in (height, width))
-    # One axis after the other, so that the second copies whole rows.
-    shifted = padded[:, :, x][:, y]  # (NC)x(Sh)x(Sw), S squared is P
-    shifted = shifted.view(count, channels, -1, height, len(side), width)
+    # One axis after the other, so that the second copies whole rows. S squared is P.
+    shifted = padded[:, :, x][:, y]  # (NC)x(Sh)x(Sw)
+    shifted = shifted.view(count, channels, -1, height, len(side), width)  # NxCxSxhxSxw
     costs = torch.linalg.vector_norm(shifted - ours[:, :, None, :, None], 1, 1)  # NxSxhxSxw
     return costs.transpose(2, 3).flatten(1, 2)
 

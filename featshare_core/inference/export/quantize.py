@@ -30,8 +30,8 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     Return OpenVINO models most of whose layers compute in int8.
 
     Weights are quantised per channel. Activations are quantised per tensor, by their ranges on the
-    frames. Biases are corrected. These are NNCF's defaults. The displacement search is not
-    quantised: displacements larger than the calibration's would be cut off.
+    frames. Biases are corrected. These are NNCF's defaults. The displacement search is left in
+    floating point: int8 would clip displacements at the largest one of the calibration.
 
     :param models: ONNX models.
     :param pairs: hxwx3 uint8 frames of the models' size: a key frame and a current frame each. The
@@ -47,7 +47,7 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     except ImportError as error:
         raise ImportError(f'int8 needs NNCF and OpenVINO ({error}): pip install nncf openvino '
                           f'onnx') from error
-    # One line for each node that is not quantised is of no use.
+    # NNCF logs a line for each node that it leaves out.
     logging.getLogger('nncf').setLevel(logging.WARNING)
     core = ov.Core()
     key, current = (core.read_model(model) for model in (models.key, models.current))
@@ -66,23 +66,28 @@ def quantized(models: Models, pairs: Sequence[Sequence[Frame]]) -> Models:
     with TemporaryDirectory() as folder:
         path = Path(folder, 'model.xml')
         for model, inputs in ((key, keys), (current, currents)):
-            whole = nncf.IgnoredScope(names=_search(model), validate=False)
+            search = nncf.IgnoredScope(names=_search(model), validate=False)
             int8 = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs),
-                                 ignored_scope=whole)
+                                 ignored_scope=search)
             ov.save_model(int8, path)
             made.append((path.read_bytes(), path.with_suffix('.bin').read_bytes()))
     return Models(made[0][0], made[1][0], made[0][1], made[1][1])
 
 
 def _search(model: Any) -> list[str]:
-    """Return the names of the nodes of an OpenVINO model that tell where features are sampled."""
+    """
+    Return the names of an OpenVINO model's nodes that find where key features are sampled.
+
+    They lead from the shallow half's last layers to the indices of Gather and the grids of
+    GridSample.
+    """
     names: set[str] = set()
     nodes = [node.input_value(1).get_node() for node in model.get_ordered_ops()
              if node.get_type_name() in ('GridSample', 'Gather')]
     while nodes:
         node = nodes.pop()
         if node.get_friendly_name() in names or node.get_type_name() in (
-                'Constant', 'Parameter', 'Convolution', 'GroupConvolution'):
+                'Constant', 'Parameter', 'Convolution', 'GroupConvolution', 'MatMul'):
             continue
         names.add(node.get_friendly_name())
         nodes += [value.get_node() for value in node.input_values()]
