@@ -301,7 +301,9 @@ def add_segment_command(subparsers: Any) -> None:
         'segment', help='masks for a video file or a folder of images',
         description=segment_command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=segment_command)
-    command.add_argument('input', type=Path, help='a video file, or a folder of images')
+    command.add_argument('input', type=Path,
+                         help='a video file, or a folder of images: one video, in the order of '
+                              'their names (for unrelated pictures, --key-interval 1)')
     command.add_argument('output', type=Path, help='the folder to write into')
     command.add_argument('--overlay', action='store_true', help='write coloured overlays too')
     command.add_argument('--video', type=Path, metavar='OUT.mp4',

@@ -24,7 +24,7 @@ from featshare_core.data.synthetic import RenderedStreet
 from featshare_core.labels import CAMVID, CITYSCAPES
 from featshare_core.networks.checkpoint import Config, save_checkpoint
 from featshare_ros.demo import __main__ as demo
-from featshare_ros.demo.preparation import SAMPLES, SLOWDOWNS
+from featshare_ros.demo.preparation import MOST_DROPPED, SAMPLES, SLOWDOWNS
 from featshare_ros.demo.replay import ReplayError, Run
 from featshare_ros.demo.report import draw_legend, OverlayVideo, write_contact_sheet
 from featshare_ros.recordings.bag import open_recording, RecordedImage, write_recording
@@ -156,8 +156,10 @@ def replayed_at(table: str, fps: int) -> float:
     if row[1] == f'{fps} Hz, as recorded':
         assert fps != FAST
         return fps
-    slower = re.fullmatch(rf'([\d.]+) of {fps} Hz: this machine needs \d+ ms per frame, '
-                          r'\d+ ms or more for one in ten', row[1])
+    slower = re.fullmatch(
+        rf'([\d.]+) of {fps} Hz: (this machine needs \d+ ms per frame, \d+ ms or more for one in '
+        rf'ten|at [\d.]+ Hz this machine dropped more than {MOST_DROPPED:.0%} of the frames)',
+        row[1])
     assert slower is not None, row[1]
     assert slower[1] in {f'{fps / factor:.3g}' for factor in SLOWDOWNS[1:]}
     return float(slower[1])

@@ -135,10 +135,13 @@ def _sections(results: Path) -> Iterator[str]:
     yield ('Batch 1, from the uint8 image in host memory to the mask in host memory. A key frame '
            'runs the whole network, a current frame the shallow half; "per frame" is the same '
            'network without sharing, on the same engine. Compare only figures of one table: '
-           'machines and their load differ.')
+           'machines and their load differ. The machines are shared: a ratio varies by some '
+           'hundredths from run to run, and at times by more.')
     yield '## CPU'
     yield (f'512x512, {cpu[0]["frames"]} frames. {_origin(cpu[0])}:\n\n'
-           + '\n'.join(f'    {one["command"]}' for one in cpu))
+           + '\n'.join(f'    {one["command"]}' for one in cpu)
+           + '\n\nOpenVINO computes in bf16 on this CPU; on one without bf16, or with PyTorch '
+           'alone, see [Int8](#int8) and [every engine](results/camvid-val.md#table-51-latency).')
     yield _engine_table(cpu)
     larger = [one for one in bench['frames'] if one['size'] != cpu[0]['size']]
     timed = [one['frames'] for one in larger]
@@ -227,7 +230,7 @@ def _engine_table(results: Sequence[Result]) -> str:
             f'{ratios["eager_current_over_best_current"]:.1f}'])
     return table(['checkpoint, images', 'key ms, p50 / p99', 'current ms, p50 / p99',
                   'current / key', 'per frame ms', f'interval {INTERVAL} / per frame',
-                  'eager fp32 ms, key / current', 'times faster, key / current'], rows)
+                  'eager fp32 ms, key / current', 'times faster than eager, key / current'], rows)
 
 
 def _three_ms(one: dict[str, float] | None) -> str:

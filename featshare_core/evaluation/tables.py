@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featshare_core.evaluation import thesis
-from featshare_core.evaluation.latency import EAGER, INTERVALS
+from featshare_core.evaluation.latency import EAGER, INTERVAL, INTERVALS
 from featshare_core.evaluation.pareto import front
 
 Result = Mapping[str, Any]
@@ -233,17 +233,20 @@ def engine_table(results: Sequence[Result]) -> str:
         for name, ms in result['ms'].items():
             eager = result['ms'].get(EAGER)
             rows.append([title(result), name, f'{ms["key"]:.1f}', f'{ms["current"]:.1f}',
-                         f'{ms["current"] / ms["key"]:.2f}',
+                         f'{ms["current"] / ms["key"]:.2f}', f'{result["baseline"][name]:.1f}',
+                         f'{result["average_over_baseline"][name][str(INTERVAL)]:.2f}',
                          *(f'{eager[kind] / ms[kind]:.2f}' if eager else MISSING
                            for kind in ('key', 'current'))])
         rows.append([title(result), 'work: multiply-adds, G', f'{work["key"]["gmacs"]:.2f}',
                      f'{work["current"]["gmacs"]:.2f}',
-                     f'{work["current_over_key"]["gmacs"]:.2f}', '', ''])
+                     f'{work["current_over_key"]["gmacs"]:.2f}', '', '', '', ''])
         rows.append([title(result), 'work: MB read and written', *(
             f'{work[mode]["weight_mb"] + work[mode]["activation_mb"]:.0f}'
-            for mode in ('key', 'current')), f'{work["current_over_key"]["bytes"]:.2f}', '', ''])
-    return table(['checkpoint', 'engine', 'key ms', 'current ms', 'current / key',
-                  'key, times faster than eager', 'current, times faster'], rows)
+            for mode in ('key', 'current')), f'{work["current_over_key"]["bytes"]:.2f}',
+            '', '', '', ''])
+    return table(['checkpoint', 'engine', 'key ms', 'current ms', 'current / key', 'per frame ms',
+                  f'interval {INTERVAL} / per frame', 'key, times faster than eager',
+                  'current, times faster'], rows)
 
 
 def score_table(results: Sequence[Result], baseline: Result | None, truncated: Result | None,

@@ -89,6 +89,7 @@ def convert(source: Path, labels: LabelSet | None = None,
         found = read_folder(source)
         architecture, encoder = found.architecture, found.encoder
     else:
+        architecture = FCN if architecture == 'fcn-resnet50' else architecture  # our own name
         found = Pretrained(architecture, encoder, dict(arguments or {}), read_state(source),
                            transform=read_eval_transform(source.parent))
     state, others = one_network(

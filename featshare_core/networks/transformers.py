@@ -129,6 +129,8 @@ def class_names(folder: Path, config: Mapping[str, Any]) -> LabelSet:
     :raises CheckpointError: where it names none, or not one for each id from 0 on.
     """
     path, names = folder / CONFIG_FILE, config.get('id2label')
+    if names is None:
+        raise CheckpointError(f'{path} names no classes (id2label is missing)')
     ids = [str(index) for index in range(len(names))] if isinstance(names, Mapping) else []
     if not isinstance(names, Mapping) or sorted(names) != sorted(ids):
         raise CheckpointError(f'{path}: id2label is no mapping from the ids 0, 1, ... to names')

@@ -360,7 +360,8 @@ def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
     hints = typing.get_type_hints(kind)
     for name in value:
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, 1)
+            near = difflib.get_close_matches(str(name), hints, 1) or [
+                hint for hint in hints if hint.startswith(str(name))]
             hint = f'did you mean {prefix}{near[0]}?' if near else f'known are {", ".join(hints)}'
             raise ValueError(f'{prefix}{name} is unknown; {hint}')
     for entry in fields(kind):  # type: ignore[arg-type]
