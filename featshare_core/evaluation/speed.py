@@ -183,7 +183,7 @@ def _sections(results: Path) -> Iterator[str]:
                  'of which the node': 'overhead_ms'}
         yield table(['rate', *(kind for kind, key in kinds.items() if key in one)],
                     [[f'{one["hz"]:g} Hz', *(_three(one[key]) for key in kinds.values()
-                                           if key in one)]])
+                                             if key in one)]])
     yield '## Deferred key frames'
     yield ('512x512, interval 5; latency counts from the time at which a frame is due. `deferred` '
            'reduces the latency of key frames only if the device has computing capacity to spare.')
