@@ -241,7 +241,7 @@ def test_upernet(tmp_path, monkeypatch):
     ({'hidden_sizes': [3, 3, 3, 3]}, r'those of none of mit_b0, .* mit_b5'),
     ({'hidden_sizes': [64, 128, 320, 512]}, r'patch_embed1\.proj\.weight has shape .32, 3, 7, 7'),
     ({'decoder_hidden_size': 1 << 20}, r'decoder\.mlp_stage.* has shape .24, 256., not'),
-    ({'id2label': {'0': 'a', '2': 'b'}}, 'no mapping from the ids'), ({'id2label': None}, 'no m'),
+    ({'id2label': {'0': 'a', '2': 'b'}}, 'no mapping from the ids'), ({'id2label': None}, 'names no'),
     ({'id2label': {'0': 'a', '1': 'a'}}, 'id2label: a class name occurs twice'),
     ({'id2label': {'0': 'a', '1': 'b'}}, 'has 19 logits, and the label set has 2 classes'),
     ({'model_type': 'upernet', 'backbone_config': {'model_type': 'swin'}}, "UPerNet on 'swin'"),
