@@ -58,7 +58,7 @@ def require_classes(masks: Iterable[Array], classes: Collection[int], names: Seq
                   f'white, but {UNLABELLED} means no class: write 1 for white, or name a mapping '
                   f'file with the lines "0: {names[0]}" and "{UNLABELLED}: {without[0]}"')
     elif seen <= {UNLABELLED}:
-        reason = (f'. Its masks hold only {UNLABELLED}, which means no class, or ids that the '
+        reason = (f'. Its masks hold only {UNLABELLED}, which means no class, or ids that a '
                   'mapping file does not name')
     escape = f'. {allow} accepts it' if len(without) < len(classes) else ''
     raise ValueError(f'{where}: no pixel is labelled {" or ".join(without)}{reason}{escape}')

@@ -160,9 +160,12 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
                f'{tables.commands([*measured, *truncated_latency])}')
         yield tables.latency_table(measured, next(iter(truncated_latency), None))
         yield ('In brackets: the ratio to the per-frame baseline of the same run; then, for ours, '
-               'the ratio that multiply-adds alone would give. A truncated network stands only '
-               'under the checkpoints of its own network; how accurate one is that was trained as '
-               'long as they were has not been measured.')
+               'the ratio that multiply-adds alone would give.')
+        if truncated_latency:
+            unknown = '' if truncated else \
+                '; how accurate one is that was trained as long as they were has not been measured'
+            yield ('A truncated network stands only under the checkpoints of its own network'
+                   f'{unknown}.')
         yield 'Every engine, and the work of a frame:'
         yield tables.engine_table(measured)
     yield '## Table 5.2: accuracy'
