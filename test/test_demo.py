@@ -35,15 +35,25 @@ import torch
 
 FRAMES, FPS, SIZE = 24, 8, (320, 192)
 FAST = 200
-"""Rate in Hz at which the node drops images: DDS and Python alone take longer than 5 ms."""
+"""Rate in Hz that the small network hardly keeps up with, and ``slow_checkpoint`` never does."""
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network: its masks are nonsense, the way there is the same."""
+    return untrained(tmp_path_factory.mktemp('weights'), (96, 64))
+
+
+@pytest.fixture(scope='module')
+def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that takes more than twice 1 / FAST per frame on two fast cores."""
+    return untrained(tmp_path_factory.mktemp('weights'), (256, 160))
+
+
+def untrained(folder: Path, input_size: tuple[int, int]) -> Path:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp('weights') / 'untrained.safetensors'
-    config = Config('fpn-densenet121', CAMVID, (96, 64), {'shared_levels': 2})
+    path = folder / 'untrained.safetensors'
+    config = Config('fpn-densenet121', CAMVID, input_size, {'shared_levels': 2})
     save_checkpoint(path, config.build(), config)
     return path
 
@@ -129,9 +139,10 @@ def test_demo(checkpoint: Path, tmp_path: Path, fps: int) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_replay_that_drops_frames_is_repeated_slower(checkpoint: Path, tmp_path: Path) -> None:
+def test_replay_that_drops_frames_is_repeated_slower(slow_checkpoint: Path,
+                                                     tmp_path: Path) -> None:
     done = run('--recording', street(tmp_path / 'street', FAST), '--output', tmp_path,
-               '--weights', checkpoint, '--device', 'cpu', before=(
+               '--weights', slow_checkpoint, '--device', 'cpu', before=(
                    'from featshare_ros.demo import preparation\n'
                    'preparation.choose_slowdown = lambda *_: 1.0'))
     assert done.returncode == 0, done.stderr
@@ -154,7 +165,6 @@ def replayed_at(table: str, fps: int) -> float:
     row = re.search(r'\| replayed at +\| (.*?) +\|\n', table)
     assert row is not None
     if row[1] == f'{fps} Hz, as recorded':
-        assert fps != FAST
         return fps
     slower = re.fullmatch(
         rf'([\d.]+) of {fps} Hz: (this machine needs \d+ ms per frame, \d+ ms or more for one in '

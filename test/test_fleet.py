@@ -24,6 +24,8 @@ import time
 from bags import outputs, without_times, write_bag
 from featshare_ros.recordings import fleet
 from featshare_ros.recordings.bag import RecordingError
+from featshare_ros.recordings.mcap_file import CHUNK_BYTES
+from featshare_ros.recordings.mcap_records import PREFIX, STATE
 from featshare_ros.recordings.segment_bag import _parse, main
 import pytest
 
@@ -97,7 +99,7 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
         """Kill the process that writes the recording, in the middle of it."""
         end = time.monotonic() + 60
         while not killed and time.monotonic() < end:
-            if file.exists() and file.stat().st_size > 3_000_000:
+            if has_finished_chunk(file):
                 addresses.extend(listening(descendants(process.pid)))
                 killed.extend(writers(file))
                 for pid in killed:
@@ -128,6 +130,16 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
         (tmp_path / 'broken').rename(archive / 'broken.mcap')
     said = capsys.readouterr().out
     assert '2 recordings: 2 skipped' in said
+
+
+def has_finished_chunk(file):
+    """Return whether a chunk and the state after it, from which a run continues, are written."""
+    if not file.exists() or file.stat().st_size < CHUNK_BYTES:
+        return False
+    written = file.read_bytes()
+    name = written.find(STATE.encode())
+    record = name - 4 - PREFIX.size  # the name follows its length
+    return name >= 0 and len(written) >= name - 4 + PREFIX.unpack_from(written, record)[1]
 
 
 def writers(file):
