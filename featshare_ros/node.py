@@ -99,6 +99,7 @@ class SegmentationNode(LifecycleNode):
             values = self._values.current
             if self._values.problems:
                 raise ValueError('; '.join(self._values.problems.values()))
+            self._values.undivided = parameters.undivided(values)
             colors = values['label_colors_file']
             self._colors = find_label_set(colors) if colors else None
             self.get_logger().info(f'loading {values["weights"]}; on a new machine it is exported '
@@ -228,7 +229,8 @@ class SegmentationNode(LifecycleNode):
         width, height = values['input_size']
         segmenter = VideoSegmenter.from_checkpoint(
             values['weights'], device=values['device'], precision=values['precision'],
-            engine=values['engine'], shared_levels=values['shared_levels'] or None,
+            engine=values['engine'],
+            shared_levels=0 if self._values.undivided else values['shared_levels'] or None,
             input_size=(width, height) if width else None,
             full_size=values['mask_size'] == 'image')
         try:
@@ -283,7 +285,7 @@ class SegmentationNode(LifecycleNode):
         if self._segmenter is not None:
             self._segmenter.close()
         self._segmenter = None
-        self._values.configured = False
+        self._values.configured = self._values.undivided = False
 
     @property
     def working(self) -> bool:

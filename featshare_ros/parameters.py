@@ -22,6 +22,7 @@ from typing import Any
 
 from featshare_core.inference.engines import ENGINE_NAMES
 from featshare_core.inference.segmenter import KEY_MODES
+from featshare_core.networks.weights import is_exported
 from featshare_ros.images import FULL_RANGE
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -32,6 +33,10 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+RECONFIGURE = ('first call `ros2 lifecycle set NODE` with deactivate, if it is active, and '
+               'cleanup')
+"""What to do before a parameter that is read when the node is configured can be set."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ PARAMETERS = (
          'take from the key frame; 0: as in the checkpoint. More than the network has is an '
          'error.', limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
-         'the whole network on every frame.', live=True, limits=(1, 1000)),
+         'the whole network on every frame, and undivided where the node is configured with it: a '
+         'larger interval then needs another configuration.', live=True, limits=(1, 1000)),
     # The loss of accuracy depends on time rather than on frames; docs/models/models.md has
     # figures. At camera rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
@@ -139,7 +145,8 @@ class Values:
     The most recent values of the node's parameters.
 
     ``problems`` holds the reason, by parameter, for each value given at start that was refused;
-    configuring must fail on them. The node sets ``configured`` while it is configured.
+    configuring must fail on them. The node sets ``configured`` while it is configured, and
+    ``undivided`` while its network is loaded as the function of that name says.
 
     :param apply: called when values have changed; on Humble, which has no callback after setting,
         on the thread that reads ``current``.
@@ -148,7 +155,7 @@ class Values:
     def __init__(self, node: Node, apply: Callable[[], None]) -> None:
         self._node = node
         self._apply = apply
-        self.configured = False
+        self.configured = self.undivided = False
         self.problems = declare(node)
         self._newest = values(node)
         node.add_on_set_parameters_callback(self._validate)
@@ -165,7 +172,7 @@ class Values:
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         # Nothing is applied here: another callback may still refuse the same set.
-        return validate(parameters, self._newest if self.configured else None)
+        return validate(parameters, self._newest if self.configured else None, self.undivided)
 
     def _on_set(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
@@ -263,12 +270,19 @@ def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
             if values['key_policy'] == 'change' else None}
 
 
+def undivided(values: Mapping[str, Any]) -> bool:
+    """Return whether no frame shares features, so that the network need not be divided."""
+    return values['key_interval'] == 1 and values['key_mode'] == 'blocking' \
+        and not values['shared_levels'] and not is_exported(values['weights'])
+
+
 def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | None = None,
-             ) -> SetParametersResult:
+             undivided: bool = False) -> SetParametersResult:
     """
     Accept or refuse a set of parameters as a whole; rclpy has checked types and ranges.
 
     :param configured: the values with which the node is configured; None where it is not.
+    :param undivided: whether its network is not divided; see ``Values``.
     """
     specs = {spec.name: spec for spec in PARAMETERS}
     for parameter in parameters:
@@ -285,8 +299,11 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
                             f'{", ".join(spec.choices)}')
         if configured is not None and not spec.live and not _same(value, configured[spec.name]):
             return _refused(f'parameter {spec.name} takes effect when the node is configured, and '
-                            'it is: first call `ros2 lifecycle set NODE` with deactivate, if it '
-                            'is active, and cleanup')
+                            f'it is: {RECONFIGURE}')
+        if undivided and ((spec.name == 'key_interval' and value > 1)
+                          or (spec.name == 'key_mode' and value == 'deferred')):
+            return _refused(f'parameter {spec.name}: nothing can be shared, since the network was '
+                            f'loaded undivided, with key_interval 1; {RECONFIGURE}')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:

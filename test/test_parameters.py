@@ -55,6 +55,43 @@ def test_what_counts_at_configure_is_set_before_and_refused_after(random_checkpo
     assert code == 0, node.log
 
 
+def test_at_interval_1_the_network_is_undivided_and_stays_so(random_checkpoint, peer):
+    """A divided network takes longer on key frames, and with interval 1 there are no others."""
+    node = NodeProcess(weights=str(random_checkpoint), **FAST)
+
+    def reconfigure(interval):
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP, None,
+                           Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            if transition is None:
+                assert peer.set_parameters(node.name, key_interval=interval).successful
+                continue
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert peer.call(ChangeState, f'{node.name}/change_state', request,
+                             timeout=60).success
+
+    larger = {'key_interval': 5}, {'key_mode': 'deferred'}
+    try:
+        wait_until(lambda: 'segmenting' in node.log, 60, 'the node is active')
+        for values in larger:  # there and back, to compare
+            assert peer.set_parameters(node.name, key_interval=1, key_mode='blocking').successful
+            assert peer.set_parameters(node.name, **values).successful
+        assert peer.set_parameters(node.name, key_mode='blocking').successful
+        assert 'whole on every frame' not in node.log
+        reconfigure(1)
+        assert 'whole on every frame' in node.log
+        for values in larger:
+            result = peer.set_parameters(node.name, **values)
+            assert not result.successful
+            assert 'the network was loaded undivided' in result.reason
+            assert 'cleanup' in result.reason
+        reconfigure(5)
+        assert node.log.rindex('2 shared levels') > node.log.rindex('whole on every frame')
+        assert peer.set_parameters(node.name, key_interval=6).successful
+    finally:
+        code, _ = node.stop()
+    assert code == 0, node.log
+
+
 @pytest.fixture(params=['Iron', 'Humble'])
 def node(request, monkeypatch):
     """The node in this process, also as where rclpy has no post-set callback."""

@@ -195,9 +195,10 @@ def scores(weights, per_lag):
 
 
 def test_settings_by_hand():
-    found = settings(scores('big', [60.0, 54.0, 51.0]), Times(key=[30.0, 34.0], current=[8.0]))
-    assert [(s.interval, s.average, s.miou, s.drop) for s in found] == [
-        (1, 32.0, 60.0, 0.0), (2, 20.0, 57.0, 6.0), (3, 16.0, 55.0, 9.0)]
+    found = settings(scores('big', [60.0, 54.0, 51.0]), Times(key=[30.0, 34.0], current=[8.0]),
+                     Times(key=[28.0, 30.0], current=[29.0]))
+    assert [(s.shared_levels, s.interval, s.average, s.miou, s.drop) for s in found] == [
+        (0, 1, 29.0, 60.0, 0.0), (2, 2, 20.0, 57.0, 6.0), (2, 3, 16.0, 55.0, 9.0)]
     assert found[2].worst == 34.0
     assert found[2].key_age == pytest.approx(0.2)
 
@@ -236,9 +237,10 @@ def test_advice_from_the_shipped_scores(tmp_path):
             'interval': len(per_lag)})
     text = advise(1e6, None, 'cpu', (80, 60), tmp_path)
     assert 'images of 80x60' in text
-    assert '| fast | 2 | 1 |' in text  # the whole network: the most accurate
+    assert '| fast | 0 | 1 |' in text  # the whole network: the most accurate
     # Without max_key_age: every frame is a key frame.
-    assert text.endswith('    weights: fast\n    shared_levels: 2\n    key_interval: 1')
+    assert text.endswith('    weights: fast\n    key_interval: 1  # the whole network fits the '
+                         'budget on every frame')
     with pytest.raises(ValueError, match='no setting takes 0 ms'):
         advise(0.0, None, 'cpu', (80, 60), tmp_path)
 

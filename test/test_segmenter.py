@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 from featshare_core.inference.device import choose_device, choose_precision
+from featshare_core.inference.engines import installed_engines
 from featshare_core.inference.memory import return_free_memory
 from featshare_core.inference.pixels import network_size
 from featshare_core.inference.segmenter import Result, VideoSegmenter
@@ -119,6 +120,27 @@ def test_a_new_image_size_is_a_key_frame_of_that_size(segmenter):
     result = segmenter.segment(frames(1, size=(64, 64))[0])
     assert result.key_reason == 'size'
     assert result.mask.shape == (64, 64)
+
+
+@pytest.mark.parametrize('engine', sorted({'torch', 'openvino', 'onnx'}
+                                            & {*installed_engines('cpu')}))
+def test_without_current_frames_the_network_is_not_divided(random_checkpoint, engine):
+    def loaded(**options):
+        return VideoSegmenter.from_checkpoint(random_checkpoint, device='cpu', engine=engine,
+                                              precision='fp32', **options)
+    with loaded(key_interval=1) as whole, loaded(key_interval=1, shared_levels=2) as divided:
+        assert (whole.engine.shared_levels, divided.engine.shared_levels) == (0, 2)
+        assert whole.engine.network_name.endswith('fpn-densenet121, whole on every frame')
+        for interval, mode in ((1, 'blocking'), (2, 'deferred')):
+            # Nothing to share, and nothing to defer: the mask stays that of the whole network.
+            whole.schedule.key_interval, whole.key_mode = interval, mode
+            for frame in frames(4):
+                other = whole.segment(frame).mask != divided.segment(frame).mask
+                assert other.mean() < 1e-3  # rounding
+        for runner in getattr(whole.engine, '_runners', {}).values():
+            assert runner._current is runner._key  # compiled once
+    with loaded(key_interval=1, key_mode='deferred') as deferred:
+        assert deferred.engine.shared_levels == 2  # every frame is a current frame
 
 
 def test_the_input_size_and_the_masks_size_can_be_chosen(random_checkpoint):

@@ -81,14 +81,20 @@ def _shipped(home: Path, name: str) -> Path:
     return home / 'weights' / f'{name}.safetensors'
 
 
-def settings(scores: dict[str, Any], times: Times) -> list[Setting]:
-    """Return every interval that a checkpoint and cut were scored for, from 1."""
+def settings(scores: dict[str, Any], times: Times, whole: Times) -> list[Setting]:
+    """
+    Return every interval that a checkpoint and cut were scored for; at 1 nothing is shared.
+
+    :param whole: of the undivided network, whose masks are those of key frames.
+    """
     by_lag, hz = scores['miou']['per_lag'], scores['data']['hz']
-    return [Setting(scores['weights'], scores['shared_levels'], interval,
-                    times.average(interval), max(times.key),
-                    sum(by_lag[:interval]) / interval, by_lag[0] - min(by_lag[:interval]),
-                    interval / hz)
-            for interval in range(1, len(by_lag) + 1)]
+    return [Setting(scores['weights'], 0, 1, whole.average(1), max(whole.key), by_lag[0], 0.0,
+                    None),
+            *(Setting(scores['weights'], scores['shared_levels'], interval,
+                      times.average(interval), max(times.key),
+                      sum(by_lag[:interval]) / interval, by_lag[0] - min(by_lag[:interval]),
+                      interval / hz)
+              for interval in range(2, len(by_lag) + 1))]
 
 
 def pareto(found: Iterable[Setting]) -> list[Setting]:
@@ -147,9 +153,12 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
     engines = {str(index): make_engine(_shipped(home, one['weights']), 'auto', device,
                                        shared_levels=one['shared_levels'])
                for index, one in enumerate(scores)}
+    engines |= {name: make_engine(_shipped(home, name), 'auto', device, shared_levels=0)
+                for name in {one['weights'] for one in scores}}
     times = time_engines(engines, street_video(size), FRAMES,
                          lambda turns: track(turns, 'timing', 'turns'))
-    found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
+    found = [s for index, one in enumerate(scores)
+             for s in settings(one, times[str(index)], times[one['weights']])]
     chosen = choose(found, budget, max_drop)
     engine = engines['0']
     title = (f'{engine.device}, engine {engine.name}, {engine.precision}, images of '

@@ -101,6 +101,9 @@ class Engine(ABC):
     network_name: str
     """Name of the network, for display."""
 
+    shared_levels: int = 0
+    """Number of levels that current frames reuse; 0: every frame runs the whole network."""
+
     trained_size: tuple[int, int]
     """(height, width) of the images that the network was trained on."""
 
@@ -178,8 +181,9 @@ def drop_oldest(prepared: OrderedDict[Size, Prepared], used: Collection[Size]) -
 def named(config: Config, shared_levels: int) -> str:
     """Return the network's name and its cut, for display."""
     words = (value for value in config.options.values() if isinstance(value, str))
-    name = f'{" ".join((config.network, *words))}, {shared_levels} shared levels'
-    if config.options.get('aligned'):
+    name = f'{" ".join((config.network, *words))}, ' + (
+        f'{shared_levels} shared levels' if shared_levels else 'whole on every frame')
+    if shared_levels and config.options.get('aligned'):
         name += ', aligned, mending' if config.options.get('mending') else ', aligned'
     return name
 

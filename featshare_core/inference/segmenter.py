@@ -26,6 +26,7 @@ from featshare_core.inference.engines import make_engine
 from featshare_core.inference.pixels import as_rgb, Size
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet, recolored
+from featshare_core.networks.weights import is_exported
 from featshare_core.overlay import paint
 import numpy as np
 import numpy.typing as npt
@@ -162,10 +163,12 @@ class VideoSegmenter:
         :param path_or_name: a .safetensors file, the name of a shipped checkpoint, a folder, or a
             name that ``featshare pull`` fetched: see ``networks.weights.find_weights``.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
-            every frame.
+            every frame, undivided unless ``shared_levels`` is given: nothing is shared then if
+            ``schedule.key_interval`` is raised later.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        :param shared_levels: number of levels that current frames reuse; None: the checkpoint's.
+        :param shared_levels: number of levels that current frames reuse; None: the checkpoint's;
+            0: every frame runs the whole network.
         :param max_key_age: seconds of stamps after which a key frame is due; None for no limit.
         :param input_size: (width, height) to run the network at, or text such as ``640x480``; None
             for the checkpoint's number of pixels in the image's aspect ratio.
@@ -182,6 +185,9 @@ class VideoSegmenter:
         :raises ValueError: where another argument is out of range, or the engine does not run on
             the device, in the precision, or these weights.
         """
+        if key_interval == 1 and key_mode == 'blocking' and shared_levels is None \
+                and not is_exported(path_or_name):
+            shared_levels = 0  # a divided network takes longer on key frames
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
@@ -217,7 +223,8 @@ class VideoSegmenter:
         size = (*frame.shape[:2], *self.engine.fit(frame, stream))
         turn = self.schedule.next(stream, size, stamp, frame, source)
         # For any other reason than the interval, the older features are of no use.
-        deferred = key_mode == 'deferred' and turn.reason == 'interval'
+        deferred = key_mode == 'deferred' and turn.reason == 'interval' \
+            and self.engine.shared_levels > 0
         run = self.engine.defer if deferred else \
             self.engine.key if turn.reason else self.engine.current
         try:

@@ -57,7 +57,7 @@ class HostEngine(Engine):
     def __init__(self, config: Config, multiple: int, shared_levels: int,
                  input_size: tuple[int, int] | None = None, full_size: bool = True) -> None:
         self.labels, self.licence = config.labels, config.licence
-        self.network_name = named(config, shared_levels)
+        self.network_name, self.shared_levels = named(config, shared_levels), shared_levels
         self.trained_size = config.input_size[1], config.input_size[0]
         self._multiple = multiple
         self._input_size = checked_input_size(input_size, multiple)

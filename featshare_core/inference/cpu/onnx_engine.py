@@ -74,9 +74,10 @@ class _Runner:
         # Threads that spin while they wait take the cores from the decoding of images.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         where = {'device_id': str(index)} if provider in ON_CUDA else {}
-        self._key, self._current = (
-            ort.InferenceSession(model, options, providers=[(PROVIDERS[provider], where)])
-            for model in (models.key, models.current))
+        self._key = ort.InferenceSession(models.key, options,
+                                         providers=[(PROVIDERS[provider], where)])
+        self._current = self._key if models.is_whole else ort.InferenceSession(
+            models.current, options, providers=[(PROVIDERS[provider], where)])
         # Where a provider lacks a library, ONNX Runtime runs on the CPU and only prints a line.
         if self._key.get_providers()[0] != PROVIDERS[provider]:
             raise RuntimeError(f'ONNX Runtime cannot start its {PROVIDERS[provider]}: its output '

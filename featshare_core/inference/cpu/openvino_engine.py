@@ -57,9 +57,9 @@ class _Runner:
         # each with fewer threads, would all compute on the same ones.
         self._pinned = threads >= usable_physical_cores()
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
-        self._key, self._current = (
-            self._compiled(self._read(*model), self._threads)
-            for model in (self._key_model, (models.current, models.current_weights)))
+        self._key = self._compiled(self._read(*self._key_model), self._threads)
+        self._current = self._key if models.is_whole else self._compiled(
+            self._read(models.current, models.current_weights), self._threads)
 
     def _read(self, model: bytes, weights: bytes) -> ov.Model:
         return _as_computed(self._core.read_model(model, weights), self._precision)

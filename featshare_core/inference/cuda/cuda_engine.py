@@ -70,6 +70,7 @@ class CudaEngine(Engine):
         if device.type == 'cuda':
             self.device += f' ({torch.cuda.get_device_name(device)})'
         self.labels, self.licence = config.labels, config.licence
+        self.shared_levels = network.shared_levels
         self.network_name = named(config, network.shared_levels)
         self.trained_size = config.input_size[1], config.input_size[0]
         self._multiple = network.input_multiple

@@ -68,14 +68,19 @@ class Models(NamedTuple):
     ONNX models of one image size; ``image`` is 1xhxwx3 uint8 RGB.
 
     ``key`` yields ``logits`` (1xCxh'xw') and ``shared0``, ``shared1``, ...; ``current`` takes
-    these beside its ``image`` and yields ``logits``. Models in int8 are in OpenVINO's format,
-    which keeps the weights separately.
+    these beside its ``image`` and yields ``logits``; without shared levels it is the same model.
+    Models in int8 are in OpenVINO's format, which keeps the weights separately.
     """
 
     key: bytes
     current: bytes
     key_weights: bytes = b''
     current_weights: bytes = b''
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both are the same model: without shared levels."""
+        return (self.key, self.key_weights) == (self.current, self.current_weights)
 
 
 class ModelSource(ABC):
@@ -157,8 +162,9 @@ class NetworkModels(ModelSource):
         with torch.inference_mode():
             shared = self._key(image)[1:]
         names = [f'shared{index}' for index in range(len(shared))]
-        return Models(_onnx(self._key, (image,), ['image'], ['logits', *names]),
-                      _onnx(self._current, (image, *shared), ['image', *names], ['logits']))
+        key = _onnx(self._key, (image,), ['image'], ['logits', *names])
+        return Models(key, key if not shared else _onnx(
+            self._current, (image, *shared), ['image', *names], ['logits']))
 
 
 class ExportedModels(ModelSource):
