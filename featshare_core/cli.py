@@ -22,6 +22,7 @@ from featshare_core.arguments import add_common
 from featshare_core.doctor.command import add_doctor_command
 from featshare_core.evaluation.command import add_evaluation_commands
 from featshare_core.export_command import add_export_command
+from featshare_core.inference.memory import keep_freed_blocks
 from featshare_core.networks.command import add_convert_command
 from featshare_core.packages import explain
 from featshare_core.segment_command import add_segment_command
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_doctor_command(commands)
     add_weights_commands(commands)
     options = parser.parse_args(arguments)
+    if arguments is None:  # otherwise the process is another program's
+        keep_freed_blocks()
     try:
         options.run(options)
     except (ValueError, RuntimeError, OSError, ImportError) as error:

@@ -209,7 +209,10 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield '## Accuracy against time'
         yield (f'![mIoU against time]({folder}/{pareto.stem}.png)\n\nOf {found["frames"]} '
                f'frames, on {tables.origin(found)}:\n\n{tables.commands([found])}\n\n'
-               'In bold: no other point is both faster and at least as accurate.')
+               'The best of each kind within a share of the time of the per-frame network at full '
+               'size, and all points; in bold: no other point is both faster and at least as '
+               'accurate.')
+        yield tables.budget_table(found)
         yield tables.pareto_table(found)
 
 

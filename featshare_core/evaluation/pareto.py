@@ -45,10 +45,18 @@ import torch
 
 SCALES = (1.0, 0.93, 0.87, 0.8, 0.73, 0.67)
 """Sides of the per-frame network's input, of the full one's."""
-INTERVALS = (1, 2, 3, 4, 5, 10)
+INTERVALS = (2, 3, 4, 5, 10)
 """Intervals of feature sharing, in frames."""
 RIVAL_INTERVALS = (2, 3, 4, 5)
 """Intervals of the alternatives, in frames."""
+ACCURACIES = {'mean': 'mIoU %, mean over the interval', 'worst': 'mIoU %, worst lag',
+              'things': 'IoU % of things, worst lag'}
+"""What accuracy is, by its name in a point."""
+BUDGETS = (0.9, 0.7, 0.5, 0.4, 0.3)
+"""Times for which the best of each kind is looked up, in a point's unit."""
+KINDS = {'per frame': 'per frame, any input size', 'sharing': 'feature sharing',
+         'rival': 'mask repeated or moved, or Clockwork'}
+"""Titles of the kinds of methods."""
 CLOCKS = {'cpu': time.process_time, 'wall': time.perf_counter}
 """Seconds of the process on all cores together, and seconds that pass."""
 
@@ -58,7 +66,7 @@ class Method:
     """
     A line of the plot.
 
-    :param kind: ``per frame``, ``sharing`` or ``rival``.
+    :param kind: a key of ``KINDS``.
     :param engines: by the label of its point: an input size; '' where points are intervals.
     """
 
@@ -198,21 +206,30 @@ def points_of(scored: Score, label: str, intervals: Collection[int],
     :param label: of the point, where it is not its interval.
     :param unit: milliseconds that are 1 on the axis of time.
     :returns: ``label``, ``interval``, ``ms`` a frame on average, ``time`` in the unit, and mIoU in
-        percent over the frames of an interval: their ``mean``, and that of the ``worst`` lag.
+        percent over the frames of an interval: their ``mean``, and that of the ``worst`` lag;
+        ``things`` is the worst lag's mean over the classes of things alone, None without any.
     """
     ms = [float(np.median(times)) for times in scored.milliseconds]
     miou = miou_per_lag(scored.matrices, scored.scored)['per_lag']
+    held = np.isin(np.arange(len(scored.names)), list(scored.things.classes)) & scored.scored
+    things = miou_per_lag(scored.matrices, held)['per_lag'] if held.any() else []
     return [{'label': label or str(interval), 'interval': interval,
              'ms': float(np.mean(ms[:interval])), 'time': float(np.mean(ms[:interval])) / unit,
-             'mean': float(np.mean(miou[:interval])), 'worst': min(miou[:interval])}
+             'mean': float(np.mean(miou[:interval])), 'worst': min(miou[:interval]),
+             'things': min(things[:interval], default=None)}
             for interval in intervals]
+
+
+def accuracies(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of ``ACCURACIES`` that all points have."""
+    return [name for name in ACCURACIES if all(point.get(name) is not None for point in points)]
 
 
 def front(points: Sequence[Mapping[str, Any]], accuracy: str) -> list[Mapping[str, Any]]:
     """
     Return the points than which none is both faster and at least as accurate, by time.
 
-    :param accuracy: ``mean`` or ``worst``.
+    :param accuracy: ``mean``, ``worst`` or ``things``.
     """
     best, kept = -np.inf, []
     for point in sorted(points, key=lambda one: (one['time'], -one[accuracy])):

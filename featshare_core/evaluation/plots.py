@@ -22,7 +22,7 @@ from typing import Any
 
 from featshare_core.durable import write_durably
 from featshare_core.evaluation.latency import INTERVALS
-from featshare_core.evaluation.pareto import front
+from featshare_core.evaluation.pareto import accuracies, ACCURACIES, front, KINDS
 from featshare_core.evaluation.tables import Result, title
 from featshare_core.labels import LabelSet
 import numpy as np
@@ -117,13 +117,14 @@ def plot_tradeoff(path: Path, scores: Sequence[Result], timed: Sequence[Result],
 
 
 def plot_pareto(path: Path, result: Result) -> None:
-    """Draw mIoU against time, mean and worst lag side by side, with the front of all points."""
+    """Draw each accuracy against time, side by side, with the front of all points."""
     pyplot = _pyplot()
-    figure, panels = pyplot.subplots(1, 2, figsize=(13.0, 6.0), layout='constrained', sharey=True)
-    methods = result['methods']
+    methods, first = result['methods'], result['weights'][0]
     points = [point for method in methods for point in method['points']]
-    first, kinds = result['weights'][0], ('per frame', 'sharing', 'rival')
-    for axes, accuracy in zip(panels, ('mean', 'worst')):
+    shown = accuracies(points)
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(6.5 * len(shown), 6.0),
+                                     layout='constrained')
+    for axes, accuracy in zip(panels, shown):
         axes.grid(True, color='#dddddd', linewidth=0.8)
         axes.set_axisbelow(True)
         for side in ('top', 'right'):
@@ -131,7 +132,8 @@ def plot_pareto(path: Path, result: Result) -> None:
         best = front(points, accuracy)
         axes.step([p['time'] for p in best], [p[accuracy] for p in best], where='post',
                   color='#bbbbbb', linewidth=6, alpha=0.5, zorder=0, label='front')
-        counts = dict.fromkeys(kinds, 0)
+        counts = dict.fromkeys(KINDS, 0)
+        labels: list[tuple[Result, str, bool]] = []
         for method in methods:
             kind, here = method['kind'], method['points']
             index = counts[kind]
@@ -143,21 +145,16 @@ def plot_pareto(path: Path, result: Result) -> None:
                           kind, MARKERS[-1 - index % 3]),
                       markersize=5, linewidth=1.2, label=method['name'],
                       markerfacecolor='white' if kind == 'rival' else colour)
-            above = kind == 'per frame'
-            for point in here:
-                axes.annotate(point['label'], (point['time'], point[accuracy]),
-                              xytext=(-4, 5) if above else (4, -9), textcoords='offset points',
-                              ha='right' if above else 'left', fontsize=7, color=colour)
+            labels += [(point, colour, kind == 'per frame') for point in here]
         axes.set_xlabel('time per frame / that of the per-frame network at full size')
-        axes.set_title({'mean': 'mean over the interval', 'worst': 'worst lag'}[accuracy],
-                       fontsize=10)
+        axes.set_ylabel(f'{ACCURACIES[accuracy]}, {result["data"]["name"]}')
         axes.set_xlim(left=0)
-    panels[0].set_ylabel(f'mIoU %, {result["data"]["name"]}')
-    # Masks that are no longer of use would squeeze together what decides.
-    lowest = min(p['worst'] for m in methods if m['kind'] != 'rival' for p in m['points'])
-    highest = max(p['mean'] for p in points)
-    panels[0].set_ylim(lowest - 0.15 * (highest - lowest) - 0.5,
-                       highest + 0.1 * (highest - lowest) + 0.5)
+        # Masks that are no longer of use would squeeze together what decides.
+        useful = [p[accuracy] for m in methods if m['kind'] != 'rival' for p in m['points']]
+        lowest, highest = min(useful), max(point[accuracy] for point in points)
+        axes.set_ylim(lowest - 0.15 * (highest - lowest) - 0.5,
+                      highest + 0.1 * (highest - lowest) + 0.5)
+        _label(axes, labels, accuracy)
     handles, names = panels[0].get_legend_handles_labels()
     threads = result['threads']
     figure.legend(handles, names, loc='outside lower center', ncols=3, frameon=False, fontsize=8,
@@ -166,6 +163,21 @@ def plot_pareto(path: Path, result: Result) -> None:
                   + (f', {threads} thread{"s" * (threads != 1)}' if threads else '')
                   + f', {result["engine"]}, {result["precision"]}', title_fontsize=8)
     _save(figure, path)
+
+
+def _label(axes: Any, labels: Sequence[tuple[Result, str, bool]], accuracy: str) -> None:
+    """Write the labels of points, each with its colour, left or right, that overlap no other."""
+    taken: list[tuple[float, float]] = []
+    wide, high = (abs(a - b) for a, b in (axes.get_xlim(), axes.get_ylim()))
+    for point, colour, left in labels:
+        place = point['time'] / wide, point[accuracy] / high  # shares of the panel
+        near = 0.055 if left else 0.028
+        if any(abs(place[0] - x) < near and abs(place[1] - y) < 0.022 for x, y in taken):
+            continue
+        taken.append(place)
+        axes.annotate(point['label'], (point['time'], point[accuracy]), annotation_clip=True,
+                      xytext=(-4, 5) if left else (4, -9), textcoords='offset points',
+                      ha='right' if left else 'left', fontsize=7, color=colour)
 
 
 def plot_classes(path: Path, results: Sequence[Result]) -> None:

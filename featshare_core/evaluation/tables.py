@@ -19,7 +19,7 @@ from typing import Any
 
 from featshare_core.evaluation import thesis
 from featshare_core.evaluation.latency import EAGER, INTERVAL, INTERVALS
-from featshare_core.evaluation.pareto import front
+from featshare_core.evaluation.pareto import accuracies, ACCURACIES, BUDGETS, front, KINDS
 
 Result = Mapping[str, Any]
 MISSING = 'not measured'
@@ -316,17 +316,37 @@ def rival_table(result: Result) -> str:
 def pareto_table(result: Result) -> str:
     """Return every point of the plot of accuracy against time, by line."""
     points = [point for method in result['methods'] for point in method['points']]
-    fronts = {accuracy: front(points, accuracy) for accuracy in ('mean', 'worst')}
+    fronts = {accuracy: front(points, accuracy) for accuracy in accuracies(points)}
 
     def score(point: Result, accuracy: str) -> str:
         on_it = any(point is one for one in fronts[accuracy])
         return f'**{point[accuracy]:.1f}**' if on_it else f'{point[accuracy]:.1f}'
 
     rows = [[method['name'], point['label'], f'{point["time"]:.2f}', f'{point["ms"]:.1f}',
-             score(point, 'mean'), score(point, 'worst')]
+             *(score(point, accuracy) for accuracy in fronts)]
             for method in result['methods'] for point in method['points']]
-    return table(['', 'input size or interval', 'time / per frame', 'ms per frame', 'mIoU %, mean',
-                  'mIoU %, worst lag'], rows)
+    return table(['', 'input size or interval', 'time / per frame', 'ms per frame',
+                  *(ACCURACIES[accuracy] for accuracy in fronts)], rows)
+
+
+def budget_table(result: Result) -> str:
+    """Return the most accurate point of each kind of method, within shares of the time."""
+    points = [point for method in result['methods'] for point in method['points']]
+
+    def best(kind: str, budget: float, accuracy: str) -> str:
+        within = [(point[accuracy], f'{method["name"].partition(", ")[2]} {point["label"]}',
+                   method['weights'])
+                  for method in result['methods'] if method['kind'] == kind
+                  for point in method['points'] if point['time'] <= budget]
+        if not within:
+            return '–'
+        value, name, weights = max(within)
+        return f'{value:.1f} (`{weights}`, {name})'
+
+    return table(['time', 'accuracy', *KINDS.values()],
+                 [[f'at most {budget:g}', ACCURACIES[accuracy],
+                   *(best(kind, budget, accuracy) for kind in KINDS)]
+                  for budget in BUDGETS for accuracy in accuracies(points)])
 
 
 def class_table(results: Sequence[Result]) -> str:
