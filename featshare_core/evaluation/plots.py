@@ -22,7 +22,7 @@ from typing import Any
 
 from featshare_core.durable import write_durably
 from featshare_core.evaluation.latency import INTERVALS
-from featshare_core.evaluation.pareto import accuracies, ACCURACIES, front, KINDS
+from featshare_core.evaluation.pareto import ACCURACIES, accuracies, front, KINDS
 from featshare_core.evaluation.tables import Result, title
 from featshare_core.labels import LabelSet
 import numpy as np

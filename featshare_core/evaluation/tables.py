@@ -19,7 +19,7 @@ from typing import Any
 
 from featshare_core.evaluation import thesis
 from featshare_core.evaluation.latency import EAGER, INTERVAL, INTERVALS
-from featshare_core.evaluation.pareto import accuracies, ACCURACIES, BUDGETS, front, KINDS
+from featshare_core.evaluation.pareto import ACCURACIES, accuracies, BUDGETS, front, KINDS
 
 Result = Mapping[str, Any]
 MISSING = 'not measured'
