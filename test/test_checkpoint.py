@@ -50,7 +50,8 @@ def test_the_cut_is_chosen_when_loading(random_checkpoint):
     for shared in (1, 2, 3):
         network, config = load_checkpoint(random_checkpoint, shared_levels=shared)
         assert network.shared_levels == shared == config.options['shared_levels']
-    with pytest.raises(CheckpointError, match='shared_levels is one of 0, 1, 2, 3'):
+    with pytest.raises(CheckpointError, match='shared_levels is one of 0, 1, 2, 3 in this '
+                                              r'network, not 4 \(random.safetensors\)'):
         load_checkpoint(random_checkpoint, shared_levels=4)
 
 

@@ -66,6 +66,8 @@ def score_text(result: Result) -> str:
              f'{result["precision"]}',
              f'{data["name"]}: {result["frames"]} of {result["labelled_frames"]} labelled frames, '
              f'each at lags 0 to {result["interval"] - 1}'
+             + ('; the others have too few frames before them'
+                if result['frames'] < result['labelled_frames'] else '')
              + ('' if data['made_by_hand'] else '; labels made by a machine')
              + ('; classes translated' if data['classes_translated'] else ''), '',
              *class_lines(result), *sharing_lines(result),

@@ -152,13 +152,17 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :raises CheckpointError: where the weights cannot be used.
     :raises RuntimeError: where the device is missing, or the engine does not work here.
     :raises ImportError: where the packages of the engine asked for are not installed.
-    :raises TypeError: where ``full_size`` is not a bool.
+    :raises TypeError: where ``weights`` is no text or path, ``shared_levels`` not an integer, or
+        ``full_size`` not a bool.
     :raises ValueError: where another argument is out of range, or the engine does not run on the
         device, in the precision, or these weights.
     """
     _check_words(engine, precision)
     if not isinstance(full_size, bool):
         raise TypeError(f'full_size must be True or False, not {full_size!r}')
+    if shared_levels is not None and (isinstance(shared_levels, bool)
+                                      or not isinstance(shared_levels, int)):
+        raise TypeError(f'shared_levels must be an integer or None, not {shared_levels!r}')
     size = as_input_size(input_size)
     exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):

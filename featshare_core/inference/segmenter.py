@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 import threading
 from types import TracebackType
@@ -82,8 +83,8 @@ class Result:
         :raises ValueError: where ``frame`` is no such image or of another aspect ratio, or
             ``opacity`` is not 0 to 1.
         """
-        if not 0 <= opacity <= 1:
-            raise ValueError(f'opacity is 0 to 1, not {opacity}')
+        if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
+            raise ValueError(f'opacity is a number from 0 to 1, not {opacity!r}')
         if self.labels is None:
             raise ValueError('the result has no labels, whose colours an overlay needs')
         picture = as_rgb(frame, color)
@@ -180,8 +181,8 @@ class VideoSegmenter:
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises ImportError: where the packages of the named engine are not installed.
         :raises RuntimeError: where the named CUDA device is missing, or the engine does not start.
-        :raises TypeError: where ``key_interval`` is not an integer, ``full_size`` not a bool, or
-            another setting not a number.
+        :raises TypeError: where ``key_interval`` or ``shared_levels`` is not an integer,
+            ``full_size`` not a bool, or another setting of another type.
         :raises ValueError: where another argument is out of range, or the engine does not run on
             the device, in the precision, or these weights.
         """
@@ -205,9 +206,11 @@ class VideoSegmenter:
             of another source than the one before is a key frame.
         :param color: order of the array's channels: ``rgb``, or ``bgr`` as OpenCV reads images.
         :raises ValueError: where ``frame`` is no such image, or ``stamp`` is not finite.
-        :raises TypeError: where ``stamp`` is no number.
+        :raises TypeError: where ``stamp`` is no number, or ``confidence`` not a bool.
         :raises RuntimeError: where the segmenter is closed, or the device fails.
         """
+        if not isinstance(confidence, bool):
+            raise TypeError(f'confidence must be True or False, not {confidence!r}')
         picture = as_rgb(frame, color)
         with self._lock:
             if self._closed:

@@ -191,11 +191,6 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
             shapes = {name: tuple(file.get_slice(name).get_shape())
                       for name in file.keys()}  # noqa: SIM118
             config = parse_config(path, header)
-            if shared_levels is not None:
-                config = replace(config, options={**config.options,
-                                                  'shared_levels': shared_levels})
-            if aligned is not None:
-                config = replace(config, options={**config.options, 'aligned': int(aligned)})
             _check_shapes(path, config, shapes)
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
@@ -208,7 +203,13 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f'{path}: {name} holds values that are no finite numbers')
     network.load_state_dict({n: t.to(wanted[n].dtype) for n, t in tensors.items()}, strict=False)
-    return network.eval(), config
+    try:
+        network.configure(shared_levels, aligned)
+    except ValueError as error:  # the argument's fault, not the file's
+        raise CheckpointError(f'{error} ({path.name})') from error
+    chosen = {'shared_levels': shared_levels, 'aligned': None if aligned is None else int(aligned)}
+    return network.eval(), replace(config, options={
+        **config.options, **{name: value for name, value in chosen.items() if value is not None}})
 
 
 def parse_config(path: Path, header: str | None) -> Config:

@@ -160,7 +160,8 @@ def _check_complete(source: Path, found: Pretrained, labels: LabelSet | None,
         ('--encoder', encoder or architecture == FCN)) if not value]
     if not missing:
         return
-    example = [f'featshare convert {source} {source.stem}.safetensors']
+    converted = source.stem + '-converted' * (source.suffix == '.safetensors')
+    example = [f'featshare convert {source} {converted}.safetensors']
     if not found.labels:
         example.append('--labels my_labels.yaml')
     example.append('--input-size {}x{}'.format(*(input_size or (640, 480))))

@@ -114,7 +114,13 @@ def _converted(folder: Path, origin: str = '') -> Path:
 
 
 def is_exported(weights: str | Path) -> bool:
-    """Return whether ``weights`` names a folder that ``featshare export`` has written."""
+    """
+    Return whether ``weights`` names a folder that ``featshare export`` has written.
+
+    :raises TypeError: where it is no text and no path.
+    """
+    if not isinstance(weights, (str, Path)):
+        raise TypeError(f'weights are named by text or a path, not by {weights!r}')
     folder = Path(weights).expanduser()
     return (folder / CONFIG_FILE).is_file() and not foreign_kind(folder)
 
