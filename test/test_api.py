@@ -94,3 +94,20 @@ def test_version_of_an_installed_package(monkeypatch, tmp_path):
     (ValueError('wrong'), 'wrong')])
 def test_a_missing_package_is_explained(error, text):
     assert explain(error) == text
+
+
+def test_arguments_of_a_wrong_type_are_named(random_checkpoint):
+    from featshare_core import VideoSegmenter
+    import numpy as np
+    for wrong, name in (({'shared_levels': '2'}, 'shared_levels'), ({'shared_levels': True},
+                        'shared_levels'), ({'path_or_name': None}, 'weights')):
+        with pytest.raises(TypeError, match=name):
+            VideoSegmenter.from_checkpoint(**{'path_or_name': random_checkpoint, **wrong})
+    with pytest.raises(ValueError, match='shared_levels is one of 0, 1, 2, 3 in this network'):
+        VideoSegmenter.from_checkpoint(random_checkpoint, shared_levels=9, engine='torch')
+    segmenter = VideoSegmenter.from_checkpoint(random_checkpoint, device='cpu', engine='torch')
+    frame = np.zeros((64, 96, 3), np.uint8)
+    with pytest.raises(TypeError, match='confidence must be True or False'):
+        segmenter.segment(frame, confidence='no')
+    with pytest.raises(ValueError, match='opacity is a number from 0 to 1'):
+        segmenter.segment(frame).overlay(frame, opacity='half')
