@@ -130,6 +130,8 @@ def _resumed(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f'{path} is damaged ({error}), so that the run cannot be continued: '
                          f'--overwrite starts again') from error
+    # Runs of earlier versions do not name all settings.
+    theirs.setdefault('moved_frames', 0)
     other = [name for name, value in settings.items() if theirs.get(name) != value]
     if other:
         raise ValueError(f'{path.parent} was started with other settings, so that --resume cannot '
@@ -163,11 +165,12 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
     source, output = arguments.input, arguments.output
     first = done = int(state.get('frame', 0))
     write_json(output / LABELS, _described(segmenter.labels))
-    times = {True: Rolling(100_000), False: Rolling(100_000)}
+    times = {kind: Rolling(100_000) for kind in ('key', 'current', 'moved')}
 
     def run(entry: tuple[str, Frame]) -> tuple[str, Frame, Result]:
         result = segmenter.segment(entry[1], confidence=arguments.confidence)
-        times[result.is_key].add(sum(result.timings.values()))
+        kind = 'key' if result.is_key else 'moved' if result.moved else 'current'
+        times[kind].add(sum(result.timings.values()))
         return *entry, result
 
     def finish(entry: tuple[str, Frame, Result]) -> tuple[Result, Frame | None]:
@@ -265,7 +268,7 @@ def _video(path: Path, source: Path) -> Callable[[Frame | None], None]:
 
 
 def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: int,
-            seconds: float, times: dict[bool, Any], problem: str) -> None:
+            seconds: float, times: dict[str, Any], problem: str) -> None:
     """Print rate and latencies, and write them as JSON if that is requested."""
     from featshare_core.evaluation.provenance import (
         provenance,
@@ -277,8 +280,8 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
     print(f'{engine.network_name}, {engine.device}, engine {engine.name}, {engine.precision}: '
           f'masks in {arguments.output}, {rate:.1f} frames a second')
     timed: dict[str, Any] = {}
-    for is_key, rolling in times.items():
-        kind, percentiles = 'key' if is_key else 'current', rolling.percentiles()
+    for kind, rolling in times.items():
+        percentiles = rolling.percentiles()
         if percentiles:
             p50, p95, worst = percentiles
             timed[kind] = {'frames': len(rolling), 'p50': p50, 'p95': p95, 'worst': worst}

@@ -73,12 +73,14 @@ class CameraStatistics:
     counts: Counts = field(default_factory=Counts)
     key_latency: Rolling = field(default_factory=Rolling)
     current_latency: Rolling = field(default_factory=Rolling)
+    moved_latency: Rolling = field(default_factory=Rolling)
     age: Rolling = field(default_factory=Rolling)
     decoding: Rolling = field(default_factory=Rolling)
     longest_decoding: float = 0.0
     dark_images: int = 0
     may_be_dark: bool = True
     key_frames: int = 0
+    moved_frames: int = 0
     stand_ins: int = 0
     image: str = 'unknown'
     failure: str = ''
@@ -102,10 +104,12 @@ class CameraStatistics:
         :param age_ms: from its stamp to its mask published; None where it cannot be known.
         :param arrival: when it arrived, monotonic seconds.
         """
-        (self.key_latency if result.is_key else self.current_latency).add(latency_ms)
+        (self.key_latency if result.is_key else self.moved_latency if result.moved
+         else self.current_latency).add(latency_ms)
         if age_ms is not None:
             self.age.add(age_ms)
         self.key_frames += result.is_key
+        self.moved_frames += result.moved
         self.stand_ins += result.stand_in
         self.output_problem = output_problem
         self._finished(arrival)
@@ -207,6 +211,7 @@ class CameraStatistics:
             ('received', str(counts.received)),
             ('processed', str(counts.processed)),
             ('key frames', str(self.key_frames)),
+            ('moved frames', str(self.moved_frames)),
             ('stand-ins', str(self.stand_ins)),
             ('dropped', str(counts.dropped)),
             ('failed', str(counts.failed)),
@@ -216,6 +221,7 @@ class CameraStatistics:
             ('longest gap (s)', f'{gap:.2f}' if gap else 'unknown'),
             *_percentiles('key latency', self.key_latency),
             *_percentiles('current latency', self.current_latency),
+            *_percentiles('moved latency', self.moved_latency),
             *_percentiles('mask age', self.age),
             *_percentiles('decoding', self.decoding),
             ('last failure', self.failure or 'none'),
@@ -288,13 +294,13 @@ class CameraStatistics:
 
 @dataclass
 class EngineStatistics:
-    """The stage times of the engine, for key and current frames apart."""
+    """The stage times of the engine, for key, current and moved frames apart."""
 
     stages: dict[tuple[str, str], Rolling] = field(default_factory=dict)
 
     def processed(self, result: Result) -> None:
         """Add the stage times of a frame."""
-        mode = 'key' if result.is_key else 'current'
+        mode = 'key' if result.is_key else 'moved' if result.moved else 'current'
         for stage, milliseconds in result.timings.items():
             self.stages.setdefault((mode, stage), Rolling()).add(milliseconds)
         self.stages.setdefault((mode, 'engine'), Rolling()).add(sum(result.timings.values()))

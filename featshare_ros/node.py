@@ -301,7 +301,8 @@ class SegmentationNode(LifecycleNode):
         """Apply the live parameters to the segmenter."""
         if self._segmenter is not None:
             values = self._values.current
-            self._segmenter.set_live(values['key_mode'], parameters.schedule(values))
+            self._segmenter.set_live(values['key_mode'], values['moved_frames'],
+                                     parameters.schedule(values))
 
     def _on_force_key_frame(self, request: Trigger.Request,
                             response: Trigger.Response) -> Trigger.Response:
@@ -354,7 +355,7 @@ class SegmentationNode(LifecycleNode):
         if self._segmenter is not None:
             settings.update(self._segmenter.engine)
             for name, unit in (('key_interval', ''), ('max_key_age', ' (s)'), ('key_policy', ''),
-                               ('change_threshold', ''), ('key_mode', '')):
+                               ('change_threshold', ''), ('key_mode', ''), ('moved_frames', '')):
                 settings[name + unit] = f'{values[name]}'
             settings['engine restarts'] = str(self._segmenter.restarts)
             settings['preparing'] = self._segmenter.preparing or 'nothing'

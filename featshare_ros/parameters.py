@@ -21,6 +21,7 @@ import math
 from typing import Any
 
 from featshare_core.inference.engines import ENGINE_NAMES
+from featshare_core.inference.moving import MOST_MOVED
 from featshare_core.inference.segmenter import KEY_MODES
 from featshare_core.networks.weights import is_exported
 from featshare_ros.images import FULL_RANGE
@@ -108,6 +109,9 @@ PARAMETERS = (
     Spec('key_mode', 'blocking', 'blocking: a key frame is answered with its own deep features, '
          'later than others; deferred: no frame waits for the deep half, which runs beside the '
          'frames that follow.', live=True, choices=KEY_MODES),
+    Spec('moved_frames', 0, 'Frames in a row whose mask is the last one, moved along optical flow '
+         'without running the network, after each frame that it ran on.', live=True,
+         limits=(0, MOST_MOVED)),
     Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
          'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
          'of the image.'),

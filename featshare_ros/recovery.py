@@ -231,11 +231,11 @@ class SupervisedSegmenter:
             except Exception as error:
                 reason = f'the engine cannot be rebuilt: {type(error).__name__}: {error}'
 
-    def set_live(self, key_mode: str, schedule: Mapping[str, Any]) -> None:
-        """Set the key mode, and attributes of the schedule, from the next frame on."""
+    def set_live(self, key_mode: str, moved_frames: int, schedule: Mapping[str, Any]) -> None:
+        """Set the segmenter's settings, and its schedule's, from the next frame on."""
         segmenter = self._segmenter
         if segmenter is not None:
-            segmenter.key_mode = key_mode
+            segmenter.key_mode, segmenter.moved_frames = key_mode, moved_frames
             for name, value in schedule.items():
                 setattr(segmenter.schedule, name, value)
 

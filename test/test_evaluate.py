@@ -18,7 +18,7 @@ import cv2
 from featshare_core.cli import main
 from featshare_core.data.cityscapes import TRAINED
 from featshare_core.evaluation.accuracy import score
-from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
+from featshare_core.evaluation.rivals import Clockwork, Moving, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.inference.engine import Engine, Prediction
 from featshare_core.labels import CAMVID, CITYSCAPES
@@ -229,7 +229,7 @@ def test_flow_moves_the_mask_with_the_picture():
     wide = cv2.GaussianBlur(rng.integers(0, 256, (96, 160, 3), np.uint8), (0, 0), 3)
     wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
     before, after = (np.ascontiguousarray(wide[:, x:x + 128]) for x in (8, 12))
-    rival = FlowWarp(Showing())
+    rival = Moving(Showing())
     rival.key(before)
     moved = rival.current(after).mask
     wanted = after[:, :, 0]

@@ -117,7 +117,7 @@ class AnyMask:
         mask = np.zeros(frame.shape[:2], np.uint8)
         return Result(mask, mask, True, 'first', 0, {'low': 1.0})
 
-    def set_live(self, key_mode, schedule):
+    def set_live(self, key_mode, moved_frames, schedule):
         assert 1 <= schedule['key_interval'] <= 1000
         assert schedule['max_key_age'] is None or 0 < schedule['max_key_age'] <= 3600
         assert schedule['change_threshold'] is None or 0 <= schedule['change_threshold'] <= 1

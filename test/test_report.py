@@ -288,7 +288,7 @@ def test_advice_on_a_video_without_labels(tmp_path, capsys):
 
 
 def test_agreement_is_over_the_classes_of_the_reference():
-    trial = _Trial(Mock(labels=LabelSet(('a', 'b'), ((0, 0, 0),) * 2)), 1, '', (2,))
+    trial = _Trial(Mock(labels=LabelSet(('a', 'b'), ((0, 0, 0),) * 2)), 1, 0, '', (2,))
     # Of 10 pixels of a, the current frame takes two for b, which the reference never shows.
     trial.matrices = [np.array([[10, 0], [0, 0]]), np.array([[8, 2], [0, 0]])]
     trial.milliseconds = [[1.0], [1.0]]

@@ -40,6 +40,7 @@ class Setting:
     :param key_age: seconds from a key frame to the next at the video rate that was scored; None
         where that is not known.
     :param input_size: ``WxH`` of the network's input; empty where it is chosen by the network.
+    :param moved_frames: as ``VideoSegmenter.moved_frames``.
     """
 
     weights: str
@@ -51,6 +52,7 @@ class Setting:
     drop: float
     key_age: float | None
     input_size: str = ''
+    moved_frames: int = 0
 
 
 def shipped_scores(home: Path) -> list[dict[str, Any]]:
@@ -174,14 +176,16 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
     :param accuracy: title of the column with ``Setting.miou``.
     :param weights: as the node finds them, where the setting has a name for display.
     """
-    rows = [[s.weights, s.shared_levels, s.interval, s.input_size, f'{s.average:.1f}',
-             f'{s.worst:.1f}', f'{s.miou:.1f}', f'{s.drop:.1f}', '<-' if s == chosen else '']
-            for s in pareto(found)]
-    head = ['checkpoint', 'shared levels', 'interval', 'input size', 'ms a frame', 'slowest',
-            accuracy, 'longest lag costs', '']
-    if not any(row[3] for row in rows):
-        rows = [[*row[:3], *row[4:]] for row in rows]
-        head.remove('input size')
+    rows = [[s.weights, s.shared_levels, s.interval, s.moved_frames, s.input_size,
+             f'{s.average:.1f}', f'{s.worst:.1f}', f'{s.miou:.1f}', f'{s.drop:.1f}',
+             '<-' if s == chosen else ''] for s in pareto(found)]
+    head = ['checkpoint', 'shared levels', 'interval', 'moved frames', 'input size', 'ms a frame',
+            'slowest', accuracy, 'longest lag costs', '']
+    for name in ('moved frames', 'input size'):
+        column = head.index(name)
+        if not any(row[column] for row in rows):
+            rows = [[*row[:column], *row[column + 1:]] for row in rows]
+            head.remove(name)
     lines = [title, '', table(head, rows), '', f'For {budget:g} ms a frame on average:', '',
              '/**:', '  ros__parameters:', f'    weights: {weights or chosen.weights}']
     if chosen.shared_levels:
@@ -195,6 +199,8 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
         age = '0.0  # no limit: the rate of the images is not known' if chosen.key_age is None \
             else f'{chosen.key_age:.2f}  # the age that these scores were measured up to'
         lines += [f'    max_key_age: {age}']
+    if chosen.moved_frames:
+        lines += [f'    moved_frames: {chosen.moved_frames}']
     if chosen.input_size:
         width, height = chosen.input_size.split('x')
         lines += [f'    input_size: [{width}, {height}]']

@@ -31,7 +31,7 @@ from featshare_core.evaluation.accuracy import miou_per_lag, rounded, Score, sco
 from featshare_core.evaluation.latency import WARM_UP
 from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
 from featshare_core.evaluation.results import described
-from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
+from featshare_core.evaluation.rivals import Clockwork, Moving, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import DataChoice, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.device import choose_device
@@ -47,6 +47,8 @@ SCALES = (1.0, 0.93, 0.87, 0.8, 0.73, 0.67)
 """Sides of the per-frame network's input, of the full one's."""
 INTERVALS = (2, 3, 4, 5, 10)
 """Intervals of feature sharing, in frames."""
+MOVED_INTERVALS = (4, 6, 10)
+"""Intervals of feature sharing on every second frame, with moved frames between, in frames."""
 RIVAL_INTERVALS = (2, 3, 4, 5)
 """Intervals of the alternatives, in frames."""
 ACCURACIES = {'mean': 'mIoU %, mean over the interval', 'worst': 'mIoU %, worst lag',
@@ -55,6 +57,7 @@ ACCURACIES = {'mean': 'mIoU %, mean over the interval', 'worst': 'mIoU %, worst 
 BUDGETS = (0.9, 0.7, 0.5, 0.4, 0.3)
 """Times for which the best of each kind is looked up, in a point's unit."""
 KINDS = {'per frame': 'per frame, any input size', 'sharing': 'feature sharing',
+         'moved': 'feature sharing, every second frame moved',
          'rival': 'mask repeated or moved, or Clockwork'}
 """Titles of the kinds of methods."""
 CLOCKS = {'cpu': time.process_time, 'wall': time.perf_counter}
@@ -76,6 +79,7 @@ class Method:
     engines: Mapping[str, Engine]
     intervals: tuple[int, ...]
     shared_levels: int | None = None
+    moved_frames: int = 0
 
 
 @contextmanager
@@ -158,7 +162,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
         'clock': clock, 'threads': threads, 'per_frame_ms': float(np.median(per_frame)),
         'methods': [{
             'name': method.name, 'kind': method.kind, 'weights': shown(method.weights),
-            'shared_levels': method.shared_levels,
+            'shared_levels': method.shared_levels, 'moved_frames': method.moved_frames,
             'points': [point for label in method.engines for point in points_of(
                 scores[f'{method.name} {label}'], label, method.intervals,
                 float(np.median(per_frame)))]} for method in methods]})
@@ -189,11 +193,15 @@ def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None,
     for cut, engine in sharing.items():
         yield Method(f'{name}, {cut} level{"s" * (cut != 1)}', 'sharing', weights, {'': engine},
                      intervals, cut)
+        if MOVED_INTERVALS[0] <= max(intervals):
+            yield Method(f'{name}, {cut} level{"s" * (cut != 1)}, one frame moved', 'moved',
+                         weights, {'': Moving(engine, 1)}, tuple(
+                             one for one in MOVED_INTERVALS if one <= max(intervals)), cut, 1)
     ours = sharing.get(network.shared_levels) or made(None)
     rival_intervals = tuple(interval for interval in RIVAL_INTERVALS if interval in intervals)
     if rival_intervals:
         for title, rival in (('the mask repeated', RepeatMask(whole)),
-                             ('the mask moved by DIS flow', FlowWarp(whole)),
+                             ('the mask moved by DIS flow', Moving(whole)),
                              ('Clockwork, untrained', Clockwork(ours))):
             yield Method(f'{name}, {title}', 'rival', weights, {'': rival}, rival_intervals)
 

@@ -141,7 +141,7 @@ def plot_pareto(path: Path, result: Result) -> None:
             colour = '#222222' if kind == 'per frame' else COLOURS[index % len(COLOURS)]
             axes.plot([p['time'] for p in here], [p[accuracy] for p in here],
                       ':' if kind == 'rival' else '-' if method['weights'] == first else '--',
-                      color=colour, marker={'per frame': 's', 'sharing': 'o'}.get(
+                      color=colour, marker={'per frame': 's', 'sharing': 'o', 'moved': 'D'}.get(
                           kind, MARKERS[-1 - index % 3]),
                       markersize=5, linewidth=1.2, label=method['name'],
                       markerfacecolor='white' if kind == 'rival' else colour)

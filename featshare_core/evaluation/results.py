@@ -22,7 +22,7 @@ from typing import Any
 from featshare_core.evaluation import latency
 from featshare_core.evaluation.accuracy import rounded, score
 from featshare_core.evaluation.provenance import provenance, short_fingerprint, shown
-from featshare_core.evaluation.rivals import Clockwork, FlowWarp, PerFrame, RepeatMask
+from featshare_core.evaluation.rivals import Clockwork, Moving, PerFrame, RepeatMask
 from featshare_core.evaluation.videos import DataChoice, RATES, Video
 from featshare_core.evaluation.work import rounded_size
 from featshare_core.inference.engine import Engine
@@ -118,7 +118,7 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
         'per frame': PerFrame(whole),
         f'feature sharing, {cut(weights, shared_levels)} levels': ours,
         'repeat the mask': RepeatMask(ours), 'Clockwork, untrained': Clockwork(ours),
-        'mask moved by DIS optical flow': FlowWarp(ours),
+        'mask moved by DIS optical flow': Moving(ours),
         f'per frame at half resolution ({half[0]}x{half[1]})':
         PerFrame(make_engine(weights, 'auto', device, shared_levels=0, input_size=half))}
     if network.aligned:

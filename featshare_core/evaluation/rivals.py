@@ -19,12 +19,10 @@ and timed like the network itself.
 """
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
 
-import cv2
 from featshare_core.inference.engine import Engine, Frame, Prediction
-import numpy as np
-import numpy.typing as npt
+from featshare_core.inference.moving import Mover
 
 
 class Rival(Engine):
@@ -102,31 +100,33 @@ class Clockwork(Rival):
         return run(frame, stream, confidence)
 
 
-class FlowWarp(Rival):
-    """The key frame's mask, moved along OpenCV's DIS optical flow (Kroeger et al., 2016)."""
+class Moving(Rival):
+    """
+    Masks moved along optical flow between frames that the network runs on.
 
-    def __init__(self, engine: Engine) -> None:
+    :param frames: of ``Mover``; None where every frame up to the next key frame is moved, as
+        others do it without feature sharing.
+    """
+
+    def __init__(self, engine: Engine, frames: int | None = None) -> None:
         super().__init__(engine)
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._last: dict[str, tuple[npt.NDArray[np.uint8], Prediction]] = {}
+        height, width = engine.trained_size
+        self._runs_between = frames is not None
+        self._mover = Mover(sys.maxsize if frames is None else frames, height * width)
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the whole network, and remember mask and image."""
         prediction = self.engine.key(frame, stream, confidence)
-        self._last[stream] = _grey(frame), prediction
+        self._mover.keep(stream, frame, prediction)
         return prediction
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Return the mask, each pixel taken from where it was on the key frame."""
-        before, prediction = self._last[stream]
-        places = np.asarray(self._flow.calc(_grey(frame), before, None), np.float32)
-        height, width = frame.shape[:2]
-        places += np.dstack(np.meshgrid(np.arange(width, dtype=np.float32),
-                                        np.arange(height, dtype=np.float32)))
-        mask = cv2.remap(prediction.mask, places, None, cv2.INTER_NEAREST,
-                         borderMode=cv2.BORDER_REPLICATE)
-        return replace(prediction, mask=np.asarray(mask, np.uint8))
-
-
-def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+        """Return the last mask moved to this frame, or run the network in between."""
+        moved = self._mover.moved(stream, frame, confidence)
+        if moved is not None:
+            self.engine.skip(stream)
+            return moved
+        run = self.engine.current if self._runs_between else self.engine.key
+        prediction = run(frame, stream, confidence)
+        self._mover.keep(stream, frame, prediction)
+        return prediction

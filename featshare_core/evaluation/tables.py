@@ -336,14 +336,14 @@ def budget_table(result: Result) -> str:
     points = [point for method in result['methods'] for point in method['points']]
 
     def best(kind: str, budget: float, accuracy: str) -> str:
-        within = [(point[accuracy], f'{method["name"].partition(", ")[2]} {point["label"]}',
-                   method['weights'])
-                  for method in result['methods'] if method['kind'] == kind
+        within = [(point, method) for method in result['methods'] if method['kind'] == kind
                   for point in method['points'] if point['time'] <= budget]
         if not within:
             return '–'
-        value, name, weights = max(within)
-        return f'{value:.1f} (`{weights}`, {name})'
+        point, method = max(within, key=lambda one: (one[0][accuracy], -one[0]['time']))
+        how = point['label'] if kind == 'per frame' else \
+            f'{method["name"].partition(", ")[2]}, interval {point["label"]}'
+        return f'**{point[accuracy]:.1f}** `{method["weights"]}`, {how}'
 
     return table(['time', 'accuracy', *KINDS.values()],
                  [[f'at most {budget:g}', ACCURACIES[accuracy],

@@ -50,6 +50,7 @@ class _Trial:
 
     engine: Engine
     shared_levels: int
+    moved_frames: int
     input_size: str
     intervals: tuple[int, ...]
     matrices: list[Matrix] = field(init=False)
@@ -77,7 +78,7 @@ class _Trial:
             yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
                           max(ms[lags]), float(np.mean(agreement[lags])),
                           100 - min(agreement[lags]), interval / hz if hz else None,
-                          self.input_size)
+                          self.input_size, self.moved_frames)
 
 
 def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | None,
@@ -108,7 +109,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     for method in methods_of(weights, (first.shape[0], first.shape[1]), None, device, 'auto',
                              INTERVALS):
         if method.kind != 'rival':
-            trials += [_Trial(engine, method.shared_levels or 0, label, method.intervals)
+            trials += [_Trial(engine, method.shared_levels or 0, method.moved_frames, label,
+                              method.intervals)
                        for label, engine in method.engines.items()]
     print(f'measuring {sum(len(trial.intervals) for trial in trials)} settings on at most '
           f'{FRAMES - 1} frames', file=sys.stderr, flush=True)

@@ -50,6 +50,7 @@ class Prediction:
     :param timings: milliseconds of each stage, in order.
     :param deferred: whether the deep half was started on this frame, in parallel with the next.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
+    :param moved: whether this is an earlier frame's mask, moved to this frame; see ``Mover``.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -58,6 +59,7 @@ class Prediction:
     timings: dict[str, float]
     deferred: bool = False
     stand_in: bool = False
+    moved: bool = False
 
 
 class Engine(ABC):
@@ -133,6 +135,9 @@ class Engine(ABC):
 
         :raises LookupError: as ``current``.
         """
+
+    def skip(self, stream: str = '') -> None:  # noqa: B027
+        """Count a frame of the stream, on which the network does not run, in its lags."""
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """

@@ -33,6 +33,7 @@ class SegmenterOptions:
     :param shared_levels: None for the checkpoint's own.
     :param max_key_age: seconds of image stamps; 0 for no limit.
     :param change_threshold: 0 to 1; counts with ``key_policy`` ``change`` only.
+    :param moved_frames: see ``VideoSegmenter.moved_frames``.
     :param input_size: (width, height) of the network's input in pixels; None for the checkpoint's
         number of pixels in the image's aspect ratio.
     """
@@ -49,6 +50,7 @@ class SegmenterOptions:
     key_mode: str = 'blocking'
     input_size: tuple[int, int] | None = None
     mask_size: str = 'image'
+    moved_frames: int = 0
 
 
 Options = TypeVar('Options', bound=SegmenterOptions)
@@ -77,6 +79,10 @@ def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None
     add('shared_levels', type=int, metavar='N',
         help='pyramid levels that current frames reuse; default: as the checkpoint says')
     add('key_interval', type=int, metavar='N', help='a key frame every N images')
+    if not stamps:  # a recording's masks can be continued from any frame, a moved one cannot
+        add('moved_frames', type=int, metavar='N',
+            help='after each image that the network ran on, only move its mask along optical '
+                 'flow on N images')
     if stamps:
         add('max_key_age', type=float, metavar='SECONDS',
             help='a key frame after this time at the latest; 0: no limit')
@@ -139,4 +145,5 @@ def make_segmenter(options: SegmenterOptions) -> VideoSegmenter:
         options.weights, options.key_interval, options.device, options.precision,
         options.shared_levels, options.max_key_age or None, options.input_size,
         full_size=options.mask_size == 'image', engine=options.engine, key_mode=options.key_mode,
-        change_threshold=options.change_threshold if options.key_policy == 'change' else None)
+        change_threshold=options.change_threshold if options.key_policy == 'change' else None,
+        moved_frames=options.moved_frames)

@@ -14,7 +14,7 @@
 """VideoSegmenter: frames in, masks out; the class that most programs use."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -22,8 +22,9 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from featshare_core.inference.engine import Engine, Frame, InputSize
+from featshare_core.inference.engine import Engine, Frame, InputSize, Prediction
 from featshare_core.inference.engines import make_engine
+from featshare_core.inference.moving import MOST_MOVED, Mover
 from featshare_core.inference.pixels import as_rgb, Size
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet, recolored
@@ -58,6 +59,7 @@ class Result:
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
+    :param moved: whether the network did not run on this frame: an earlier frame's mask was moved.
     :param labels: the classes, in the order of the mask's ids; None only where a program makes a
         result itself.
     :param frame_size: (height, width) of the frame; None where ``labels`` is.
@@ -72,6 +74,7 @@ class Result:
     stand_in: bool = False
     labels: LabelSet | None = field(default=None, repr=False)
     frame_size: Size | None = field(default=None, repr=False)
+    moved: bool = False
 
     def overlay(self, frame: Frame | PilImage, opacity: float = 0.5, color: str = 'rgb') -> Frame:
         """
@@ -111,11 +114,12 @@ class VideoSegmenter:
     """
 
     # A misspelt setting, which would have no effect, raises AttributeError.
-    __slots__ = ('__weakref__', '_closed', '_key_mode', '_labels', '_lock', '_resets', 'engine',
-                 'schedule')
+    __slots__ = ('__weakref__', '_closed', '_key_mode', '_labels', '_lock', '_mover', '_resets',
+                 'engine', 'schedule')
 
     def __init__(self, engine: Engine, key_interval: int = 5, max_key_age: float | None = None,
-                 key_mode: str = 'blocking', change_threshold: float | None = None) -> None:
+                 key_mode: str = 'blocking', change_threshold: float | None = None,
+                 moved_frames: int = 0) -> None:
         self.engine = engine
         self._lock = threading.Lock()
         self._closed = False
@@ -123,6 +127,8 @@ class VideoSegmenter:
         self._resets: dict[str | None, None] = {}
         self._labels = engine.labels
         self.key_mode = key_mode
+        self._mover = Mover(0, engine.trained_size[0] * engine.trained_size[1])
+        self.moved_frames = moved_frames
         self.schedule = KeyFrameSchedule(key_interval, max_key_age, change_threshold)
 
     @property
@@ -150,6 +156,24 @@ class VideoSegmenter:
             raise ValueError(f'key_mode {value!r} is none of {", ".join(KEY_MODES)}')
         self._key_mode = value
 
+    @property
+    def moved_frames(self) -> int:
+        """
+        Number of frames in a row on which the network does not run, 0 to 10; may be changed.
+
+        After each frame that the network ran on, the mask is moved along optical flow for so many
+        frames. A frame that is due as a key frame is never moved.
+        """
+        return self._mover.frames
+
+    @moved_frames.setter
+    def moved_frames(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f'moved_frames must be an integer, not {value!r}')
+        if not 0 <= value <= MOST_MOVED:
+            raise ValueError(f'moved_frames must be 0 to {MOST_MOVED}, not {value}')
+        self._mover.frames = int(value)
+
     @classmethod
     def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
                         device: str = 'auto', precision: str = 'auto',
@@ -157,7 +181,8 @@ class VideoSegmenter:
                         input_size: InputSize | None = None,
                         full_size: bool = True, engine: str = 'auto',
                         key_mode: str = 'blocking',
-                        change_threshold: float | None = None) -> VideoSegmenter:
+                        change_threshold: float | None = None,
+                        moved_frames: int = 0) -> VideoSegmenter:
         """
         Load a checkpoint onto a device.
 
@@ -178,6 +203,7 @@ class VideoSegmenter:
         :param key_mode: ``blocking``, or ``deferred``: see ``KEY_MODES``.
         :param change_threshold: mean difference of brightness from the key frame, 0 to 1, above
             which the next key frame is due; None for no such key frames.
+        :param moved_frames: see the property of that name.
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises ImportError: where the packages of the named engine are not installed.
         :raises RuntimeError: where the named CUDA device is missing, or the engine does not start.
@@ -191,7 +217,7 @@ class VideoSegmenter:
             shared_levels = 0  # a divided network takes longer on key frames
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
-        return cls(chosen, key_interval, max_key_age, key_mode, change_threshold)
+        return cls(chosen, key_interval, max_key_age, key_mode, change_threshold, moved_frames)
 
     def segment(self, frame: Frame | PilImage, stream: str = '', stamp: float | None = None,
                 confidence: bool = False, source: str = '', color: str = 'rgb') -> Result:
@@ -231,7 +257,7 @@ class VideoSegmenter:
         run = self.engine.defer if deferred else \
             self.engine.key if turn.reason else self.engine.current
         try:
-            prediction = run(frame, stream, confidence)
+            prediction = self._predict(run, frame, stream, confidence, not turn.reason)
         except Exception:
             # The cache may be missing or half written: the stream begins with a key frame.
             self.schedule.reset(stream)
@@ -243,7 +269,21 @@ class VideoSegmenter:
         lag = prediction.lag if key_mode == 'deferred' else turn.frames_since_key
         return Result(prediction.mask, prediction.confidence, bool(turn.reason) and not deferred,
                       turn.reason, lag, prediction.timings, prediction.stand_in, self._labels,
-                      (frame.shape[0], frame.shape[1]))
+                      (frame.shape[0], frame.shape[1]), prediction.moved)
+
+    def _predict(self, run: Callable[..., Prediction], frame: Frame, stream: str,
+                 confidence: bool, may_move: bool) -> Prediction:
+        """Run the network, or move its last mask where ``moved_frames`` says so."""
+        if not self._mover.frames:
+            self._mover.forget(stream)  # set to 0 meanwhile: later, the mask would be old
+            return run(frame, stream, confidence)
+        moved = self._mover.moved(stream, frame, confidence) if may_move else None
+        if moved is not None:
+            self.engine.skip(stream)
+            return moved
+        prediction = run(frame, stream, confidence)
+        self._mover.keep(stream, frame, prediction)
+        return prediction
 
     def warm_up(self, sizes: Sequence[Size] = ()) -> None:
         """
@@ -273,6 +313,7 @@ class VideoSegmenter:
         with self._lock:
             self._resets.pop(stream, None)
             self.schedule.forget(stream)
+            self._mover.forget(stream)
             self.engine.forget(stream)
 
     def close(self) -> None:
@@ -284,6 +325,7 @@ class VideoSegmenter:
         """
         with self._lock:
             self._closed = True
+            self._mover.forget()
             self.engine.close()
 
     def __enter__(self) -> VideoSegmenter:

@@ -36,7 +36,7 @@ from featshare_ros.recordings.bag_output import bag_metadata, METADATA_FILE, Out
 from featshare_ros.recordings.mcap_file import McapFile, State, UnknownFileError
 from featshare_ros.recordings.mcap_records import Channel
 
-EARLIER = {'sensor_bits': json.dumps(FULL_RANGE)}
+EARLIER = {'sensor_bits': json.dumps(FULL_RANGE), 'moved_frames': json.dumps(0)}
 """Settings that outputs of earlier versions do not name, with what applied then."""
 
 

@@ -122,6 +122,11 @@ class HostEngine(Engine):
         cache.defer(self._beside.submit(self._run_beside, self._deep_half(image), image.copy()))
         return replace(prediction, deferred=True)
 
+    def skip(self, stream: str = '') -> None:
+        """Count a frame of the stream, on which the network does not run, in its lags."""
+        if stream in self._caches:
+            self._caches[stream].advance()
+
     def _current(self, frame: Frame, stream: str, confidence: bool) -> tuple[Prediction, Frame]:
         self._check_open()
         size = self._size_for(frame)

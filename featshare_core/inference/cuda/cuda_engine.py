@@ -140,6 +140,12 @@ class CudaEngine(Engine):
             cache.defer(cache.prepared.begin_deep(cache))
         return replace(prediction, deferred=True)
 
+    def skip(self, stream: str = '') -> None:
+        """Count a frame of the stream, on which the network does not run, in its lags."""
+        if stream in self._caches:
+            with self._capturing, torch.inference_mode(), torch.cuda.stream(self._stream):
+                self._caches[stream].advance()
+
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """Return ``(1,)`` for a prepared size, ``(0,)`` for another; () unless ``beside``."""
         if not self.beside or self.closed:
