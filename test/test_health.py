@@ -194,15 +194,16 @@ def test_the_documents_name_every_key_of_every_engine(random_checkpoint, peer, e
         pytest.importorskip({'openvino': 'openvino', 'onnx': 'onnxruntime'}[engine])
         pytest.importorskip('onnx')
     node = NodeProcess(namespace=engine, weights=random_checkpoint, key_interval=3,
-                       **{**FAST, 'engine': engine})
+                       moved_frames=1, **{**FAST, 'engine': engine})
     try:
         node.wait_for_log('segmenting')
         newest = peer.diagnostics()
         stream = Stream(peer, f'/{engine}/image', f'{node.name}/mask')
         stream.wait_for_masks(5)
         name = f'{engine}/segmentation: engine'
-        wait_until(lambda: newest().get(name, (0, '', {}))[2].get(
-            'current engine p50 (ms)', 'unknown') != 'unknown', 20, 'diagnostics')
+        for kind in ('current', 'moved'):
+            wait_until(lambda kind=kind: newest().get(name, (0, '', {}))[2].get(
+                f'{kind} engine p50 (ms)', 'unknown') != 'unknown', 20, 'diagnostics')
         stream.stop()
         assert newest()[name][2]['engine'] == engine
         keys = {key for key in newest()[name][2] if not key.endswith(('p95 (ms)', 'max (ms)'))}
@@ -220,5 +221,5 @@ def test_the_documents_name_every_stage_that_an_engine_times():
         stages |= set(re.findall(r"'(\w+)': 1e3 \* \(", source))
     assert {'preprocess', 'network', 'low', 'high', 'decode', 'postprocess'} <= stages
     table = DOCUMENT[DOCUMENT.index('| key of the engine |'):].split('\n\n')[0]
-    named = set(re.findall(r'`(?:key|current) (\w+) p50 \(ms\)`', table))
+    named = set(re.findall(r'`(?:key|current|moved) (\w+) p50 \(ms\)`', table))
     assert named == stages | {'engine'}

@@ -162,6 +162,26 @@ def test_live_parameters_are_set_validated_and_refused_with_a_reason(node, peer)
     assert peer.set_parameters(node.name, key_interval=3, max_key_age=0.3).successful
 
 
+def test_moved_frames_are_switched_on_and_counted(node, peer, camera):
+    masks, publisher = camera
+    newest = peer.diagnostics()
+
+    def moved():
+        # The same picture: the network's next mask, and then twice the same.
+        message = good_image(seed=6)
+        answered(masks, publisher, message)
+        values = newest().get('segmentation: camera', (0, '', {}))[2]
+        return int(values.get('moved frames', 0))
+    assert peer.set_parameters(node.name, moved_frames=2, max_key_age=0.0).successful
+    wait_until(lambda: moved() >= 2, 30, 'moved frames')
+    assert float(newest()['segmentation: camera'][2]['moved latency p50 (ms)']) > 0
+    engine = newest()['segmentation: engine'][2]
+    assert engine['moved_frames'] == '2' and float(engine['moved flow p50 (ms)']) > 0
+    for wrong in (-1, 11):
+        assert not peer.set_parameters(node.name, moved_frames=wrong).successful
+    assert peer.set_parameters(node.name, moved_frames=0, max_key_age=0.3).successful
+
+
 def test_parameters_describe_themselves(node, peer):
     interval = peer.describe_parameter(node.name, 'key_interval')
     assert 'key frame' in interval.description

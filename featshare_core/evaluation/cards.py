@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from featshare_core.evaluation.provenance import read_result
-from featshare_core.evaluation.tables import percent, Result, table
+from featshare_core.evaluation.tables import budget_table, percent, Result, table
 
 DATA = 'camvid-val'
 CUTS = (1, 2, 3)
@@ -157,6 +157,10 @@ def _levels(cut: int) -> str:
     return f'{cut} level{"s" * (cut != 1)}'
 
 
+def _budgets(data: str) -> Callable[[Path], str]:
+    return lambda results: budget_table(read_result(results / data / 'pareto.json'))
+
+
 def _of(draw: Callable[[Path, str], str], weights: str) -> Callable[[Path], str]:
     return lambda results: draw(results, weights)
 
@@ -166,5 +170,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
        for name, draw in (('scores', scores), ('classes', classes), ('losses', losses))},
     'goals of losses': lambda results: loss_goals(),
     'goals of accuracy missed': goals_missed, 'networks': networks, 'int8': int8,
-    'traffic': traffic}
+    'traffic': traffic,
+    **{f'budgets of {data}': _budgets(data) for data in ('camvid-val', 'traffic')}}
 """What draws each table from the folder docs/results."""

@@ -15,11 +15,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-import math
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import cv2
-from featshare_core.inference.engine import Frame, Prediction
+from featshare_core.inference.engine import Frame, KEPT_SIZES, Prediction
 from featshare_core.inference.schedule import difference, thumbnail
 from featshare_core.inference.timing import StageTimer
 import numpy as np
@@ -47,18 +47,17 @@ class Mover:
     """
     Moves the last mask of each stream to the present frame, along OpenCV's DIS optical flow.
 
-    The flow (Kroeger et al., 2016, preset ultrafast) is computed on grey images of at most
-    ``pixels``, so that its cost does not grow with the image's size. Not thread-safe.
+    The flow (Kroeger et al., 2016, preset ultrafast) is computed on grey images that are halved
+    until they have at most twice ``pixels``. Not thread-safe.
 
     :param frames: how many frames in a row are moved, after each that the network ran on.
-    :param pixels: of the image that the flow is computed on.
+    :param pixels: about as many as the network runs on.
     """
 
     def __init__(self, frames: int, pixels: int) -> None:
         self.frames, self._pixels = frames, pixels
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._last: dict[str, _Last] = {}
-        self._grid: Field = np.empty((0, 0, 2), np.float32)
         self._timer = StageTimer()
 
     def keep(self, stream: str, frame: Frame, prediction: Prediction) -> None:
@@ -84,8 +83,8 @@ class Mover:
 
         :param frame: HxWx3 uint8 RGB, of the last frame's size.
         :returns: None where the network has to run: ``frames`` have been moved already, the scene
-            has changed too much for flow, the frame is too small for it, or there is no mask, or
-            no confidence, to move.
+            has changed too much for flow, the frame is too small or narrow for it, or there is no
+            mask, or no confidence, to move.
         """
         last = self._last.get(stream)
         if last is None or last.moved >= self.frames \
@@ -96,15 +95,18 @@ class Mover:
         if grey.shape != last.grey.shape or min(grey.shape) < LEAST_SIDE \
                 or difference(thumbnail(frame), last.picture) > MOST_DIFFERENT:
             return None
-        flow = np.asarray(self._flow.calc(grey, last.grey, None), np.float32)  # hxwx2
+        try:
+            flow = np.asarray(self._flow.calc(grey, last.grey, None), np.float32)  # hxwx2
+        except cv2.error:  # OpenCV's limits of the aspect ratio are not documented
+            return None
         self._timer.mark('flow')
         before = last.prediction
-        places = self._places(flow, before.mask.shape[0], before.mask.shape[1])
-        mask = np.asarray(cv2.remap(before.mask, places, None, cv2.INTER_NEAREST,
+        places = _places(flow, before.mask.shape[0], before.mask.shape[1])
+        mask = np.asarray(cv2.remap(before.mask, *places, cv2.INTER_NEAREST,
                                     borderMode=cv2.BORDER_REPLICATE), np.uint8)
         sure = before.confidence if confidence else None
         if sure is not None:
-            sure = np.asarray(cv2.remap(sure, places, None, cv2.INTER_NEAREST,
+            sure = np.asarray(cv2.remap(sure, *places, cv2.INTER_NEAREST,
                                         borderMode=cv2.BORDER_CONSTANT), np.uint8)
         self._timer.mark('move')
         self._last[stream] = last._replace(moved=last.moved + 1)
@@ -113,19 +115,27 @@ class Mover:
 
     def _grey(self, frame: Frame) -> Grey:
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        scale = math.sqrt(self._pixels / grey.size)
-        if scale < 1:
-            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        while grey.size > 2 * self._pixels:  # halving is several times faster than other factors
+            grey = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         return np.asarray(grey, np.uint8)
 
-    def _places(self, flow: Field, height: int, width: int) -> Field:
-        """Return HxWx2, where each pixel of the mask was, in pixels (x, y) of the last mask."""
-        rows, columns = flow.shape[:2]
-        if (rows, columns) != (height, width):
-            flow = np.asarray(cv2.resize(flow, (width, height)), np.float32)
-            flow *= np.array((width / columns, height / rows), np.float32)
-        if self._grid.shape != flow.shape:
-            self._grid = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32),
-                                               np.arange(height, dtype=np.float32)))
-        flow += self._grid
-        return flow
+
+def _places(flow: Field, height: int, width: int) -> tuple[Any, Any]:
+    """
+    Return where each pixel of an HxW mask was in the last mask, as maps for cv2.remap.
+
+    :param flow: hxwx2 displacements (x, y) in its own pixels; it is overwritten.
+    """
+    rows, columns = flow.shape[:2]
+    if (rows, columns) != (height, width):
+        flow *= np.array((width / columns, height / rows), np.float32)
+        flow = np.asarray(cv2.resize(flow, (width, height)), np.float32)
+    return cv2.convertMaps(cv2.add(flow, _grid(height, width), dst=flow), None, cv2.CV_16SC2,
+                           nninterpolation=True)
+
+
+@lru_cache(KEPT_SIZES)
+def _grid(height: int, width: int) -> Field:
+    """Return each pixel's own place, HxWx2, (x, y)."""
+    return np.dstack(np.meshgrid(np.arange(width, dtype=np.float32),
+                                 np.arange(height, dtype=np.float32)))
