@@ -94,8 +94,8 @@ PARAMETERS = (
          'take from the key frame; 0: as in the checkpoint. More than the network has is an '
          'error.', limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
-         'the whole network on every frame, and undivided where the node is configured with it: a '
-         'larger interval then needs another configuration.', live=True, limits=(1, 1000)),
+         'the whole network on every frame. A node that was configured with 1 refuses larger '
+         'values until cleanup.', live=True, limits=(1, 1000)),
     # The loss of accuracy depends on time rather than on frames; docs/models/models.md has
     # figures. At camera rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
@@ -109,8 +109,9 @@ PARAMETERS = (
     Spec('key_mode', 'blocking', 'blocking: a key frame is answered with its own deep features, '
          'later than others; deferred: no frame waits for the deep half, which runs beside the '
          'frames that follow.', live=True, choices=KEY_MODES),
-    Spec('moved_frames', 0, 'Frames in a row whose mask is the last one, moved along optical flow '
-         'without running the network, after each frame that it ran on.', live=True,
+    Spec('moved_frames', 0, 'Frames in a row, after each frame that the network ran on, on which '
+         'it does not run: their mask is the last one, moved along optical flow; 0: none.',
+         live=True,
          limits=(0, MOST_MOVED)),
     Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
          'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
@@ -150,7 +151,7 @@ class Values:
 
     ``problems`` holds the reason, by parameter, for each value given at start that was refused;
     configuring must fail on them. The node sets ``configured`` while it is configured, and
-    ``undivided`` while its network is loaded as the function of that name says.
+    ``undivided`` while its network is loaded undivided; see the function of that name.
 
     :param apply: called when values have changed; on Humble, which has no callback after setting,
         on the thread that reads ``current``.
@@ -306,8 +307,9 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
                             f'it is: {RECONFIGURE}')
         if undivided and ((spec.name == 'key_interval' and value > 1)
                           or (spec.name == 'key_mode' and value == 'deferred')):
-            return _refused(f'parameter {spec.name}: nothing can be shared, since the network was '
-                            f'loaded undivided, with key_interval 1; {RECONFIGURE}')
+            return _refused(f'parameter {spec.name}: the network was loaded undivided, since the '
+                            f'node was configured with key_interval 1, so no frame can reuse '
+                            f'features: {RECONFIGURE}')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:

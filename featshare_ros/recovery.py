@@ -232,7 +232,7 @@ class SupervisedSegmenter:
                 reason = f'the engine cannot be rebuilt: {type(error).__name__}: {error}'
 
     def set_live(self, key_mode: str, moved_frames: int, schedule: Mapping[str, Any]) -> None:
-        """Set the segmenter's settings, and its schedule's, from the next frame on."""
+        """Set key mode, moved frames and the schedule's attributes, from the next frame on."""
         segmenter = self._segmenter
         if segmenter is not None:
             segmenter.key_mode, segmenter.moved_frames = key_mode, moved_frames

@@ -74,7 +74,7 @@ def test_flow_on_a_part_of_the_pixels():
     assert moved.shape == before.shape[:2] and wrong < 0.25 * still
 
 
-def test_confidence_moves_too_and_is_nothing_outside():
+def test_confidence_moves_too_and_is_0_outside():
     before, after = video(2, step=12)
     mover = Mover(3, HEIGHT * WIDTH)
     sure = np.full((HEIGHT, WIDTH), 200, np.uint8)
@@ -161,7 +161,7 @@ def test_streams_are_moved_apart(make):
 
 @pytest.mark.parametrize(('value', 'error'), (
     (-1, ValueError), (11, ValueError), (True, TypeError), (1.0, TypeError), ('1', TypeError)))
-def test_a_number_of_frames_that_makes_no_sense(make, value, error):
+def test_moved_frames_out_of_range_are_refused(make, value, error):
     segmenter = make()
     with pytest.raises(error, match='moved_frames must be'):
         segmenter.moved_frames = value

@@ -167,7 +167,7 @@ def test_moved_frames_are_switched_on_and_counted(node, peer, camera):
     newest = peer.diagnostics()
 
     def moved():
-        # The same picture: the network's next mask, and then twice the same.
+        # The same picture each time: a mask of the network, then two moved frames.
         message = good_image(seed=6)
         answered(masks, publisher, message)
         values = newest().get('segmentation: camera', (0, '', {}))[2]

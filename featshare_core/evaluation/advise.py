@@ -87,7 +87,8 @@ def settings(scores: dict[str, Any], times: Times, whole: Times) -> list[Setting
     """
     Return every interval that a checkpoint and cut were scored for; at 1 nothing is shared.
 
-    :param whole: of the undivided network, whose masks are those of key frames.
+    :param times, whole: of the divided network at this cut, and of the undivided one, whose masks
+        are those of key frames.
     """
     by_lag, hz = scores['miou']['per_lag'], scores['data']['hz']
     return [Setting(scores['weights'], 0, 1, whole.average(1), max(whole.key), by_lag[0], 0.0,
@@ -134,7 +135,11 @@ def choose(found: Iterable[Setting], budget: float, max_drop: float | None) -> S
                          + (f' and loses at most {max_drop:g} points' if max_drop is not None
                             else '')
                          + f'; the fastest: {fastest.weights}, {fastest.shared_levels} shared '
-                           f'levels, interval {fastest.interval}: {fastest.average:.1f} ms')
+                           f'levels, interval {fastest.interval}'
+                         + (f', moved frames {fastest.moved_frames}' if fastest.moved_frames
+                            else '')
+                         + (f', input {fastest.input_size}' if fastest.input_size else '')
+                         + f': {fastest.average:.1f} ms')
     return max(fitting, key=lambda s: (s.miou, -s.average))
 
 

@@ -127,7 +127,9 @@ def report_command(arguments: argparse.Namespace) -> None:
 
 def pareto_command(arguments: argparse.Namespace) -> None:
     """
-    Draw accuracy against time: per frame at six input sizes, every cut and interval, the rivals.
+    Draw accuracy against time: per frame at six sizes, every cut and interval, moved frames.
+
+    And simpler alternatives: the mask repeated, the mask moved, Clockwork.
 
     With --data, all are timed and scored in one run on the same frames, and written to the JSON
     file first. Without, the file is drawn again. The picture is FILE with the suffix .png.
@@ -158,7 +160,7 @@ def advise_command(arguments: argparse.Namespace) -> None:
     that none is both faster and better than, with the node's parameters for the best of those
     that the budget allows. With --on, times one checkpoint, which may be your own, on a video of
     yours without labels: accuracy is then the agreement with the same network run on every frame,
-    and that network at smaller input sizes is among the settings.
+    and that network at smaller input sizes, and moved frames, are among the settings.
     """
     if arguments.on is not None:
         from featshare_core.evaluation.trial import advise_on

@@ -209,10 +209,11 @@ def _sections(file: Path, deployed: list[Result], by_lag: list[Result],
         yield '## Accuracy against time'
         yield (f'![mIoU against time]({folder}/{pareto.stem}.png)\n\nOf {found["frames"]} '
                f'frames, on {tables.origin(found)}:\n\n{tables.commands([found])}\n\n'
-               'The best of each kind within a share of the time of the per-frame network at full '
-               'size, and all points; in bold: no other point is both faster and at least as '
-               'accurate.')
+               'The most accurate point of each kind of method within shares of the time of the '
+               "first checkpoint's per-frame network at full size:")
         yield tables.budget_table(found)
+        yield ('All points; in bold, those for which no other point is both faster and at least '
+               'as accurate:')
         yield tables.pareto_table(found)
 
 

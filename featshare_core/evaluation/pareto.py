@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Accuracy against time: per-frame networks, every cut and interval, and simpler alternatives.
+Accuracy against time: per-frame networks, every cut and interval, moved frames, alternatives.
 
 All are timed and scored in one run on the same frames. The mended form of the mask moved by DIS
 optical flow is not among them: mending corrects deep features by the shallow ones of the same
@@ -48,17 +48,17 @@ SCALES = (1.0, 0.93, 0.87, 0.8, 0.73, 0.67)
 INTERVALS = (2, 3, 4, 5, 10)
 """Intervals of feature sharing, in frames."""
 MOVED_INTERVALS = (4, 6, 10)
-"""Intervals of feature sharing on every second frame, with moved frames between, in frames."""
+"""Intervals of feature sharing with ``moved_frames`` 1, in frames."""
 RIVAL_INTERVALS = (2, 3, 4, 5)
 """Intervals of the alternatives, in frames."""
 ACCURACIES = {'mean': 'mIoU %, mean over the interval', 'worst': 'mIoU %, worst lag',
-              'things': 'IoU % of things, worst lag'}
-"""What accuracy is, by its name in a point."""
+              'things': 'mIoU % of things, worst lag'}
+"""Titles of the accuracies, by their keys in a point."""
 BUDGETS = (0.9, 0.7, 0.5, 0.4, 0.3)
-"""Times for which the best of each kind is looked up, in a point's unit."""
-KINDS = {'per frame': 'per frame, any input size', 'sharing': 'feature sharing',
-         'moved': 'feature sharing, every second frame moved',
-         'rival': 'mask repeated or moved, or Clockwork'}
+"""Time limits of the table of the most accurate points, in a point's unit of time."""
+KINDS = {'per frame': 'per-frame network, any input size', 'sharing': 'feature sharing',
+         'moved': 'feature sharing with moved frames',
+         'rival': 'alternatives: mask repeated, mask moved, Clockwork'}
 """Titles of the kinds of methods."""
 CLOCKS = {'cpu': time.process_time, 'wall': time.perf_counter}
 """Seconds of the process on all cores together, and seconds that pass."""
@@ -194,7 +194,7 @@ def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None,
         yield Method(f'{name}, {cut} level{"s" * (cut != 1)}', 'sharing', weights, {'': engine},
                      intervals, cut)
         if MOVED_INTERVALS[0] <= max(intervals):
-            yield Method(f'{name}, {cut} level{"s" * (cut != 1)}, one frame moved', 'moved',
+            yield Method(f'{name}, {cut} level{"s" * (cut != 1)}, moved frames', 'moved',
                          weights, {'': Moving(engine, 1)}, tuple(
                              one for one in MOVED_INTERVALS if one <= max(intervals)), cut, 1)
     ours = sharing.get(network.shared_levels) or made(None)
@@ -215,7 +215,8 @@ def points_of(scored: Score, label: str, intervals: Collection[int],
     :param unit: milliseconds that are 1 on the axis of time.
     :returns: ``label``, ``interval``, ``ms`` a frame on average, ``time`` in the unit, and mIoU in
         percent over the frames of an interval: their ``mean``, and that of the ``worst`` lag;
-        ``things`` is the worst lag's mean over the classes of things alone, None without any.
+        ``things`` is the worst lag's mIoU over the classes of things alone; None where none is
+        scored.
     """
     ms = [float(np.median(times)) for times in scored.milliseconds]
     miou = miou_per_lag(scored.matrices, scored.scored)['per_lag']

@@ -166,7 +166,7 @@ def plot_pareto(path: Path, result: Result) -> None:
 
 
 def _label(axes: Any, labels: Sequence[tuple[Result, str, bool]], accuracy: str) -> None:
-    """Write the labels of points, each with its colour, left or right, that overlap no other."""
+    """Label points (point, colour, whether left of it), except where labels would overlap."""
     taken: list[tuple[float, float]] = []
     wide, high = (abs(a - b) for a, b in (axes.get_xlim(), axes.get_ylim()))
     for point, colour, left in labels:

@@ -104,8 +104,8 @@ class Moving(Rival):
     """
     Masks moved along optical flow between frames that the network runs on.
 
-    :param frames: of ``Mover``; None where every frame up to the next key frame is moved, as
-        others do it without feature sharing.
+    :param frames: moved frames in a row, see ``Mover``; None: all frames up to the next key frame
+        are moved, the usual method without feature sharing.
     """
 
     def __init__(self, engine: Engine, frames: int | None = None) -> None:
@@ -121,7 +121,7 @@ class Moving(Rival):
         return prediction
 
     def current(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
-        """Return the last mask moved to this frame, or run the network in between."""
+        """Return the last mask, moved to this frame; run the network where it cannot be moved."""
         moved = self._mover.moved(stream, frame, confidence)
         if moved is not None:
             self.engine.skip(stream)

@@ -332,7 +332,7 @@ def pareto_table(result: Result) -> str:
 
 
 def budget_table(result: Result) -> str:
-    """Return the most accurate point of each kind of method, within shares of the time."""
+    """Return the most accurate point of each kind of method within each of ``BUDGETS``."""
     points = [point for method in result['methods'] for point in method['points']]
 
     def best(kind: str, budget: float, accuracy: str) -> str:
@@ -343,9 +343,9 @@ def budget_table(result: Result) -> str:
         point, method = max(within, key=lambda one: (one[0][accuracy], -one[0]['time']))
         how = point['label'] if kind == 'per frame' else \
             f'{method["name"].partition(", ")[2]}, interval {point["label"]}'
-        return f'**{point[accuracy]:.1f}** `{method["weights"]}`, {how}'
+        return f'{point[accuracy]:.1f} `{method["weights"]}`, {how}'
 
-    return table(['time', 'accuracy', *KINDS.values()],
+    return table(['time / per frame', 'accuracy', *KINDS.values()],
                  [[f'at most {budget:g}', ACCURACIES[accuracy],
                    *(best(kind, budget, accuracy) for kind in KINDS)]
                   for budget in BUDGETS for accuracy in accuracies(points)])

@@ -84,7 +84,9 @@ class _Trial:
 def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | None,
               device: str) -> str:
     """
-    Try every cut, interval and input size of a checkpoint on a video without labels.
+    Try every cut, interval and input size of a checkpoint, and moved frames, on a video.
+
+    It needs no labels.
 
     The reference is the mask of the whole network, run on each frame at its own input size;
     ``miou`` of a setting is the agreement with it. Each engine runs along the video as deployed,

@@ -137,7 +137,7 @@ class Engine(ABC):
         """
 
     def skip(self, stream: str = '') -> None:  # noqa: B027
-        """Count a frame of the stream, on which the network does not run, in its lags."""
+        """Advance the lag of the stream's features by a frame without a run of the network."""
 
     def fit(self, frame: Frame, stream: str = '') -> tuple[int, ...]:
         """

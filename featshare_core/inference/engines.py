@@ -152,8 +152,8 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     :raises CheckpointError: where the weights cannot be used.
     :raises RuntimeError: where the device is missing, or the engine does not work here.
     :raises ImportError: where the packages of the engine asked for are not installed.
-    :raises TypeError: where ``weights`` is no text or path, ``shared_levels`` not an integer, or
-        ``full_size`` not a bool.
+    :raises TypeError: where ``weights`` is neither text nor a path, ``shared_levels`` not an
+        integer, or ``full_size`` not a bool.
     :raises ValueError: where another argument is out of range, or the engine does not run on the
         device, in the precision, or these weights.
     """

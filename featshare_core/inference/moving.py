@@ -28,7 +28,7 @@ import numpy.typing as npt
 MOST_MOVED = 10
 """Largest number of frames that are moved in a row."""
 MOST_DIFFERENT = 0.15
-"""``difference`` from the frame of the last mask above which the scene counts as another."""
+"""``difference`` from the last mask's frame, 0 to 1, above which it is another scene."""
 LEAST_SIDE = 16
 """Smallest side of a frame for which flow is computed, in pixels."""
 
@@ -37,6 +37,8 @@ Field = npt.NDArray[np.float32]
 
 
 class _Last(NamedTuple):
+    """The last frame that the network ran on, its thumbnail, result, and frames moved since."""
+
     grey: Grey
     picture: Grey
     prediction: Prediction
@@ -51,7 +53,7 @@ class Mover:
     until they have at most twice ``pixels``. Not thread-safe.
 
     :param frames: how many frames in a row are moved, after each that the network ran on.
-    :param pixels: about as many as the network runs on.
+    :param pixels: number of pixels of the network's input, roughly.
     """
 
     def __init__(self, frames: int, pixels: int) -> None:

@@ -79,10 +79,10 @@ def add_segmenter_options(parser: argparse.ArgumentParser, stamps: bool) -> None
     add('shared_levels', type=int, metavar='N',
         help='pyramid levels that current frames reuse; default: as the checkpoint says')
     add('key_interval', type=int, metavar='N', help='a key frame every N images')
-    if not stamps:  # a recording's masks can be continued from any frame, a moved one cannot
+    if not stamps:  # segment_bag --resume continues after any image, with no mask to move
         add('moved_frames', type=int, metavar='N',
-            help='after each image that the network ran on, only move its mask along optical '
-                 'flow on N images')
+            help='on N images after each one that the network ran on, move its mask along '
+                 'optical flow instead of running the network')
     if stamps:
         add('max_key_age', type=float, metavar='SECONDS',
             help='a key frame after this time at the latest; 0: no limit')

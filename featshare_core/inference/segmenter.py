@@ -55,7 +55,7 @@ class Result:
     :param confidence: HxW uint8, 255 times the winning class's probability, or None.
     :param is_key: whether the mask comes from this frame's own deep features.
     :param key_reason: why the deep half ran on it: ``first``, ``interval``, ``age``, ``change``,
-        ``size``, ``source`` or ``backwards``; empty on a current frame.
+        ``size``, ``source`` or ``backwards``; empty on current and moved frames.
     :param frames_since_key: the lag; 0 on a key frame.
     :param timings: milliseconds of each stage, in order.
     :param stand_in: whether this is a stand-in mask; see ``Engine.beside``.
@@ -161,8 +161,10 @@ class VideoSegmenter:
         """
         Number of frames in a row on which the network does not run, 0 to 10; may be changed.
 
-        After each frame that the network ran on, the mask is moved along optical flow for so many
-        frames. A frame that is due as a key frame is never moved.
+        After each frame that the network ran on, the mask is moved along optical flow for that
+        many frames. A frame that is due as a key frame is never moved.
+
+        :raises TypeError, ValueError: when it is set to no integer, or to one out of range.
         """
         return self._mover.frames
 
@@ -189,8 +191,9 @@ class VideoSegmenter:
         :param path_or_name: a .safetensors file, the name of a shipped checkpoint, a folder, or a
             name that ``featshare pull`` fetched: see ``networks.weights.find_weights``.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
-            every frame, undivided unless ``shared_levels`` is given: nothing is shared then if
-            ``schedule.key_interval`` is raised later.
+            every frame. A checkpoint is then loaded undivided, unless ``shared_levels`` is given
+            or ``key_mode`` is ``deferred``; raising ``schedule.key_interval`` later shares
+            nothing.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         :param shared_levels: number of levels that current frames reuse; None: the checkpoint's;
@@ -207,8 +210,8 @@ class VideoSegmenter:
         :raises CheckpointError: where the checkpoint cannot be used.
         :raises ImportError: where the packages of the named engine are not installed.
         :raises RuntimeError: where the named CUDA device is missing, or the engine does not start.
-        :raises TypeError: where ``key_interval`` or ``shared_levels`` is not an integer,
-            ``full_size`` not a bool, or another setting of another type.
+        :raises TypeError: where ``key_interval``, ``shared_levels`` or ``moved_frames`` is not an
+            integer, ``full_size`` not a bool, or another argument of a wrong type.
         :raises ValueError: where another argument is out of range, or the engine does not run on
             the device, in the precision, or these weights.
         """
@@ -251,7 +254,8 @@ class VideoSegmenter:
         key_mode = self.key_mode  # may be set while the frame is in work
         size = (*frame.shape[:2], *self.engine.fit(frame, stream))
         turn = self.schedule.next(stream, size, stamp, frame, source)
-        # For any other reason than the interval, the older features are of no use.
+        # For any other reason than the interval, the older features are of no use; without shared
+        # levels there is no deep half to defer.
         deferred = key_mode == 'deferred' and turn.reason == 'interval' \
             and self.engine.shared_levels > 0
         run = self.engine.defer if deferred else \
@@ -275,7 +279,7 @@ class VideoSegmenter:
                  confidence: bool, may_move: bool) -> Prediction:
         """Run the network, or move its last mask where ``moved_frames`` says so."""
         if not self._mover.frames:
-            self._mover.forget(stream)  # set to 0 meanwhile: later, the mask would be old
+            self._mover.forget(stream)  # otherwise it would be outdated when switched on again
             return run(frame, stream, confidence)
         moved = self._mover.moved(stream, frame, confidence) if may_move else None
         if moved is not None:

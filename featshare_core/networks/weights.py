@@ -117,10 +117,10 @@ def is_exported(weights: str | Path) -> bool:
     """
     Return whether ``weights`` names a folder that ``featshare export`` has written.
 
-    :raises TypeError: where it is no text and no path.
+    :raises TypeError: where it is neither text nor a path.
     """
     if not isinstance(weights, (str, Path)):
-        raise TypeError(f'weights are named by text or a path, not by {weights!r}')
+        raise TypeError(f'weights must be text or a path, not {weights!r}')
     folder = Path(weights).expanduser()
     return (folder / CONFIG_FILE).is_file() and not foreign_kind(folder)
 

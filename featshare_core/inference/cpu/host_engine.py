@@ -123,7 +123,7 @@ class HostEngine(Engine):
         return replace(prediction, deferred=True)
 
     def skip(self, stream: str = '') -> None:
-        """Count a frame of the stream, on which the network does not run, in its lags."""
+        """Advance the lag of the stream's features by a frame without a run of the network."""
         if stream in self._caches:
             self._caches[stream].advance()
 

@@ -141,7 +141,7 @@ class CudaEngine(Engine):
         return replace(prediction, deferred=True)
 
     def skip(self, stream: str = '') -> None:
-        """Count a frame of the stream, on which the network does not run, in its lags."""
+        """Advance the lag of the stream's features by a frame without a run of the network."""
         if stream in self._caches:
             with self._capturing, torch.inference_mode(), torch.cuda.stream(self._stream):
                 self._caches[stream].advance()
