@@ -100,7 +100,9 @@ def test_arguments_of_a_wrong_type_are_named(random_checkpoint):
     from featshare_core import VideoSegmenter
     import numpy as np
     for wrong, name in (({'shared_levels': '2'}, 'shared_levels'), ({'shared_levels': True},
-                        'shared_levels'), ({'path_or_name': None}, 'weights')):
+                        'shared_levels'), ({'path_or_name': None}, 'weights'),
+                        ({'moved_frames': 1.0}, 'moved_frames'),
+                        ({'key_interval': np.array([1, 2])}, 'key_interval')):
         with pytest.raises(TypeError, match=name):
             VideoSegmenter.from_checkpoint(**{'path_or_name': random_checkpoint, **wrong})
     with pytest.raises(ValueError, match='shared_levels is one of 0, 1, 2, 3 in this network'):
@@ -109,5 +111,10 @@ def test_arguments_of_a_wrong_type_are_named(random_checkpoint):
     frame = np.zeros((64, 96, 3), np.uint8)
     with pytest.raises(TypeError, match='confidence must be True or False'):
         segmenter.segment(frame, confidence='no')
+    with pytest.raises(TypeError, match='source must be text'):
+        segmenter.segment(frame, source=None)
+    assert segmenter.segment(frame, confidence=np.bool_(True)).confidence is not None
+    assert VideoSegmenter.from_checkpoint(random_checkpoint, shared_levels=np.int64(1),
+                                          device='cpu', engine='torch').engine.shared_levels == 1
     with pytest.raises(ValueError, match='opacity is a number from 0 to 1'):
         segmenter.segment(frame).overlay(frame, opacity='half')

@@ -38,7 +38,7 @@ LOOPBACK = {'0100007F', '0000000000000000FFFF00000100007F'}
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
     folder = tmp_path_factory.mktemp('archive')
-    write_bag(folder / 'monday' / 'one', cameras=('front',), frames=24, size=(480, 640))
+    write_bag(folder / 'monday' / 'one', cameras=('front',), frames=40, size=(480, 640))
     write_bag(folder / 'monday' / 'two', cameras=('front',), frames=6, storage='sqlite3')
     (folder / 'broken.mcap').write_bytes(b'no recording at all')
     return folder
@@ -100,8 +100,10 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
         end = time.monotonic() + 60
         while not killed and time.monotonic() < end:
             if has_finished_chunk(file):
-                addresses.extend(listening(descendants(process.pid)))
                 killed.extend(writers(file))
+                for pid in killed:
+                    os.kill(pid, signal.SIGSTOP)
+                addresses.extend(listening(descendants(process.pid)))
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.001)
@@ -118,7 +120,7 @@ def test_lost_worker_and_second_run(archive, tmp_path, random_checkpoint, capsys
     assert set(addresses) <= LOOPBACK
     assert status == 1  # for the broken one
     assert re.search(r'broken +failed .*unreadable or truncated', said)
-    assert re.search(r'monday/one +resumed +24 ', said)
+    assert re.search(r'monday/one +resumed +40 ', said)
     assert re.search(r'monday/two +done +6 ', said)
     assert without_times(output / 'monday' / 'one') == without_times(plain)
     assert len(outputs(output / 'monday' / 'two')['/segmentation/timing']) == 6

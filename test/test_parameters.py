@@ -215,7 +215,7 @@ def test_an_integer_out_of_a_floats_range_fails_configuring(random_checkpoint):
 
 UNITS = {'shared_levels': 'levels', 'key_interval': 'frames', 'max_key_age': 'Seconds',
          'change_threshold': '0 to 1', 'input_size': 'pixels', 'max_compressed_pixels': 'pixels',
-         'sensor_bits': 'Bits', 'overlay_opacity': '0 to 1'}
+         'sensor_bits': 'Bits', 'overlay_opacity': '0 to 1', 'moved_frames': 'Frames'}
 
 
 def test_every_description_has_the_unit_and_says_what_a_change_needs():

@@ -302,6 +302,14 @@ def test_advice_recommends_a_smaller_input_only_where_it_is_better():
     text = advice('title', 'agreement', [shared, small], small, 20.0)
     assert text.endswith('    key_interval: 1  # a smaller input is better than sharing\n'
                          '    input_size: [320, 224]')
+    moving = Setting('mine', 2, 6, 8.0, 12.0, 92.0, 8.0, 0.4, moved_frames=1)
+    text = advice('title', 'agreement', [shared, moving], moving, 20.0)
+    assert '| checkpoint | shared levels | interval | moved frames | ms a frame |' in text
+    assert '| mine | 2 | 6 | 1 | 8.0 |' in text
+    assert text.endswith('    key_interval: 6\n    max_key_age: 0.40  # the age that these scores '
+                         'were measured up to\n    moved_frames: 1')
+    with pytest.raises(ValueError, match=r'interval 6, moved frames 1: 8\.0 ms'):
+        choose([shared, moving], 5, None)
     text = advice('title', 'agreement', [shared], shared, 20.0)
     assert '    weights: mine\n    shared_levels: 2\n    key_interval: 5\n' in text
     assert text.endswith('max_key_age: 0.0  # no limit: the rate of the images is not known')

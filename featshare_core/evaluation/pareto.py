@@ -123,7 +123,7 @@ def measure_pareto(weights: Sequence[str], data: DataChoice, cuts: Sequence[int]
     source = data.open()
     reach = max(len(sample.frames) for sample in source.samples)
     intervals = tuple(interval for interval in INTERVALS if interval <= reach)
-    longest = max(intervals)
+    longest = max(intervals, default=1)
     samples = [sample for sample in source.samples if len(sample.frames) >= longest][:frames]
     with computing_threads(threads):
         network = load_checkpoint(weights[0])[1]
@@ -189,6 +189,8 @@ def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None,
     yield Method(f'{name}, per frame', 'per frame', weights, {
         f'{size[0]}x{size[1]}': PerFrame(whole if size == (width, height) else made(0, size))
         for size in sizes}, (1,))
+    if not intervals:  # single pictures: nothing can be shared
+        return
     sharing = {cut: made(cut) for cut in (network.cuts[1:] if cuts is None else cuts)}
     for cut, engine in sharing.items():
         yield Method(f'{name}, {cut} level{"s" * (cut != 1)}', 'sharing', weights, {'': engine},

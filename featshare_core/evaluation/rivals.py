@@ -116,7 +116,7 @@ class Moving(Rival):
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the whole network, and remember mask and image."""
-        prediction = self.engine.key(frame, stream, confidence)
+        prediction = self.engine.key(frame, self._inner(stream), confidence)
         self._mover.keep(stream, frame, prediction)
         return prediction
 
@@ -124,9 +124,18 @@ class Moving(Rival):
         """Return the last mask, moved to this frame; run the network where it cannot be moved."""
         moved = self._mover.moved(stream, frame, confidence)
         if moved is not None:
-            self.engine.skip(stream)
+            self.engine.skip(self._inner(stream))
             return moved
         run = self.engine.current if self._runs_between else self.engine.key
-        prediction = run(frame, stream, confidence)
+        prediction = run(frame, self._inner(stream), confidence)
         self._mover.keep(stream, frame, prediction)
         return prediction
+
+    def forget(self, stream: str) -> None:
+        """Free what is kept of a stream."""
+        self._mover.forget(stream)
+        self.engine.forget(self._inner(stream))
+
+    def _inner(self, stream: str) -> str:
+        # Of its own: the same engine may run beside this one on the same frames.
+        return f'{stream} moved'

@@ -31,7 +31,7 @@ from featshare_core.inference.export.models import (
     NetworkModels,
 )
 from featshare_core.inference.export.process import Origin
-from featshare_core.networks.checkpoint import CheckpointError, load_checkpoint
+from featshare_core.networks.checkpoint import checked_levels, CheckpointError, load_checkpoint
 from featshare_core.networks.weights import is_exported
 import numpy as np
 import torch
@@ -160,9 +160,7 @@ def make_engine(weights: str | Path = 'default', engine: str = 'auto', device: s
     _check_words(engine, precision)
     if not isinstance(full_size, bool):
         raise TypeError(f'full_size must be True or False, not {full_size!r}')
-    if shared_levels is not None and (isinstance(shared_levels, bool)
-                                      or not isinstance(shared_levels, int)):
-        raise TypeError(f'shared_levels must be an integer or None, not {shared_levels!r}')
+    shared_levels = checked_levels(shared_levels)
     size = as_input_size(input_size)
     exported = is_exported(weights)
     if exported and (shared_levels is not None or aligned is not None):

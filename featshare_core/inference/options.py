@@ -118,13 +118,17 @@ def check_options(options: SegmenterOptions) -> None:
     """
     Refuse options that no network can be run with.
 
-    :raises ValueError: for ``key_mode`` ``deferred``, or a ``change_threshold`` that is out of
-        range or has no effect.
+    :raises ValueError: for ``key_mode`` ``deferred``, or a ``change_threshold`` or
+        ``moved_frames`` that are out of range or have no effect.
     """
+    from featshare_core.inference.moving import checked_frames
     if options.key_mode == 'deferred':
         raise ValueError('key_mode deferred is for live images alone: which features a frame '
                          'uses depends on timing, so that two runs would give different masks; '
                          'choose blocking')
+    if checked_frames(options.moved_frames) and options.key_interval == 1:
+        raise ValueError('moved_frames has no effect with key_interval 1: key frames are not '
+                         'moved')
     if not 0 <= options.change_threshold <= 1:
         raise ValueError(f'change_threshold must be 0 to 1, not {options.change_threshold}')
     if options.key_policy != 'change' \

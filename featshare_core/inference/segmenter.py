@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from featshare_core.inference.engine import Engine, Frame, InputSize, Prediction
 from featshare_core.inference.engines import make_engine
-from featshare_core.inference.moving import MOST_MOVED, Mover
+from featshare_core.inference.moving import checked_frames, Mover
 from featshare_core.inference.pixels import as_rgb, Size
 from featshare_core.inference.schedule import KeyFrameSchedule
 from featshare_core.labels import LabelSet, recolored
@@ -88,6 +88,7 @@ class Result:
         """
         if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
             raise ValueError(f'opacity is a number from 0 to 1, not {opacity!r}')
+        opacity = float(opacity)
         if self.labels is None:
             raise ValueError('the result has no labels, whose colours an overlay needs')
         picture = as_rgb(frame, color)
@@ -152,9 +153,7 @@ class VideoSegmenter:
 
     @key_mode.setter
     def key_mode(self, value: str) -> None:
-        if value not in KEY_MODES:
-            raise ValueError(f'key_mode {value!r} is none of {", ".join(KEY_MODES)}')
-        self._key_mode = value
+        self._key_mode = _checked_mode(value)
 
     @property
     def moved_frames(self) -> int:
@@ -170,11 +169,7 @@ class VideoSegmenter:
 
     @moved_frames.setter
     def moved_frames(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f'moved_frames must be an integer, not {value!r}')
-        if not 0 <= value <= MOST_MOVED:
-            raise ValueError(f'moved_frames must be 0 to {MOST_MOVED}, not {value}')
-        self._mover.frames = int(value)
+        self._mover.frames = checked_frames(value)
 
     @classmethod
     def from_checkpoint(cls, path_or_name: str | Path = 'default', key_interval: int = 5,
@@ -215,7 +210,11 @@ class VideoSegmenter:
         :raises ValueError: where another argument is out of range, or the engine does not run on
             the device, in the precision, or these weights.
         """
-        if key_interval == 1 and key_mode == 'blocking' and shared_levels is None \
+        # Before the network is loaded.
+        interval = KeyFrameSchedule(key_interval, max_key_age, change_threshold).key_interval
+        checked_frames(moved_frames)
+        _checked_mode(key_mode)
+        if interval == 1 and key_mode == 'blocking' and shared_levels is None \
                 and not is_exported(path_or_name):
             shared_levels = 0  # a divided network takes longer on key frames
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
@@ -235,11 +234,14 @@ class VideoSegmenter:
             of another source than the one before is a key frame.
         :param color: order of the array's channels: ``rgb``, or ``bgr`` as OpenCV reads images.
         :raises ValueError: where ``frame`` is no such image, or ``stamp`` is not finite.
-        :raises TypeError: where ``stamp`` is no number, or ``confidence`` not a bool.
+        :raises TypeError: where ``stamp`` is no number, ``confidence`` not a bool, or ``source``
+            not text.
         :raises RuntimeError: where the segmenter is closed, or the device fails.
         """
-        if not isinstance(confidence, bool):
+        if not isinstance(confidence, (bool, np.bool_)):
             raise TypeError(f'confidence must be True or False, not {confidence!r}')
+        if not isinstance(source, str):
+            raise TypeError(f'source must be text, not {source!r}')
         picture = as_rgb(frame, color)
         with self._lock:
             if self._closed:
@@ -261,7 +263,9 @@ class VideoSegmenter:
         run = self.engine.defer if deferred else \
             self.engine.key if turn.reason else self.engine.current
         try:
-            prediction = self._predict(run, frame, stream, confidence, not turn.reason)
+            # A key frame that is deferred may wait for the next frame that the network runs on.
+            prediction = self._predict(run, frame, stream, stamp, confidence,
+                                       not turn.reason or deferred)
         except Exception:
             # The cache may be missing or half written: the stream begins with a key frame.
             self.schedule.reset(stream)
@@ -276,17 +280,17 @@ class VideoSegmenter:
                       (frame.shape[0], frame.shape[1]), prediction.moved)
 
     def _predict(self, run: Callable[..., Prediction], frame: Frame, stream: str,
-                 confidence: bool, may_move: bool) -> Prediction:
+                 stamp: float | None, confidence: bool, may_move: bool) -> Prediction:
         """Run the network, or move its last mask where ``moved_frames`` says so."""
         if not self._mover.frames:
             self._mover.forget(stream)  # otherwise it would be outdated when switched on again
             return run(frame, stream, confidence)
-        moved = self._mover.moved(stream, frame, confidence) if may_move else None
+        moved = self._mover.moved(stream, frame, confidence, stamp) if may_move else None
         if moved is not None:
             self.engine.skip(stream)
             return moved
         prediction = run(frame, stream, confidence)
-        self._mover.keep(stream, frame, prediction)
+        self._mover.keep(stream, frame, prediction, stamp)
         return prediction
 
     def warm_up(self, sizes: Sequence[Size] = ()) -> None:
@@ -348,3 +352,9 @@ class VideoSegmenter:
         Returns at once. A frame that is being segmented is not affected; the one after it is.
         """
         self._resets[stream] = None
+
+
+def _checked_mode(value: str) -> str:
+    if value not in KEY_MODES:
+        raise ValueError(f'key_mode {value!r} is none of {", ".join(KEY_MODES)}')
+    return value

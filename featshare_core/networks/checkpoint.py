@@ -20,6 +20,7 @@ from functools import partial
 import inspect
 import json
 import math
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,9 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     :param shared_levels, aligned: where to cut the network, and whether its cached features
         follow the scene; None leaves it as the checkpoint says.
     :raises CheckpointError: where the file is missing, damaged, or of another network.
+    :raises TypeError: where ``shared_levels`` is not an integer.
     """
+    shared_levels = checked_levels(shared_levels)
     path = find_checkpoint(name_or_path)
     try:
         with safe_open(path, 'pt') as file:
@@ -191,6 +194,8 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
             shapes = {name: tuple(file.get_slice(name).get_shape())
                       for name in file.keys()}  # noqa: SIM118
             config = parse_config(path, header)
+            if shared_levels is not None:  # the file's own may not suit this machine's packages
+                config = replace(config, options={**config.options, 'shared_levels': 0})
             _check_shapes(path, config, shapes)
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
@@ -210,6 +215,13 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
     chosen = {'shared_levels': shared_levels, 'aligned': None if aligned is None else int(aligned)}
     return network.eval(), replace(config, options={
         **config.options, **{name: value for name, value in chosen.items() if value is not None}})
+
+
+def checked_levels(value: Any) -> int | None:
+    """Return a number of shared levels; TypeError where it is neither an integer nor None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+        raise TypeError(f'shared_levels must be an integer or None, not {value!r}')
+    return None if value is None else int(value)
 
 
 def parse_config(path: Path, header: str | None) -> Config:

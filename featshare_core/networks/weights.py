@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ def is_exported(weights: str | Path) -> bool:
 
     :raises TypeError: where it is neither text nor a path.
     """
-    if not isinstance(weights, (str, Path)):
+    if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(f'weights must be text or a path, not {weights!r}')
     folder = Path(weights).expanduser()
     return (folder / CONFIG_FILE).is_file() and not foreign_kind(folder)

@@ -98,6 +98,8 @@ def segment_recording(source: Path, output: Path, job: Job, resume: bool = False
         input holds fewer messages than it counts.
     :raises ValueError, RuntimeError: where the network cannot be run, as ``VideoSegmenter``.
     """
+    if job.moved_frames:
+        raise ValueError('recordings have no moved frames: --resume continues after any image')
     stop = stop or threading.Event()
     with BagInput(source, job.topics, copy=not job.only_masks) as bag:
         copies = bag.channels()
