@@ -293,6 +293,9 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
                          engine.device),
             'weights': shown(arguments.weights),
             'sha256': short_fingerprint(arguments.weights),
+            'settings': {name: getattr(arguments, name) for name in (
+                'shared_levels', 'key_interval', 'key_policy', 'change_threshold', 'moved_frames',
+                'input_size', 'mask_size')},
             'network': engine.network_name, 'engine': engine.name, 'device': engine.device,
             'precision': engine.precision, 'frames': frames, 'seconds': seconds,
             'frames_per_second': rate, 'ms': timed, 'problem': problem})

@@ -120,6 +120,9 @@ class SegmentationNode(LifecycleNode):
         self._engine_statistics = EngineStatistics()
         self._state, self._values.configured = 'inactive', True
         self.get_logger().info(', '.join(f'{k}: {v}' for k, v in self._settings().items()))
+        if values['moved_frames'] and values['key_interval'] == 1:
+            self.get_logger().warning('moved_frames has no effect with key_interval 1: key frames '
+                                      'are not moved')
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

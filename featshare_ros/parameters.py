@@ -94,8 +94,8 @@ PARAMETERS = (
          'take from the key frame; 0: as in the checkpoint. More than the network has is an '
          'error.', limits=(0, 4)),
     Spec('key_interval', 5, 'Processed frames of a camera from one key frame to the next; 1 runs '
-         'the whole network on every frame. A node that was configured with 1 refuses larger '
-         'values until cleanup.', live=True, limits=(1, 1000)),
+         'the whole network on every frame. If no frame reused features when the node was '
+         'configured, larger values are refused until cleanup.', live=True, limits=(1, 1000)),
     # The loss of accuracy depends on time rather than on frames; docs/models/models.md has
     # figures. At camera rates above 13 Hz an interval of 5 takes effect first.
     Spec('max_key_age', 0.3, 'Seconds (of image stamps) after which a key frame is due whatever '
@@ -177,7 +177,8 @@ class Values:
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         # Nothing is applied here: another callback may still refuse the same set.
-        return validate(parameters, self._newest if self.configured else None, self.undivided)
+        return validate(parameters, self._newest if self.configured else None,
+                        self._newest if self.undivided else None)
 
     def _on_set(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
@@ -277,17 +278,18 @@ def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def undivided(values: Mapping[str, Any]) -> bool:
     """Return whether no frame shares features, so that the network need not be divided."""
-    return values['key_interval'] == 1 and values['key_mode'] == 'blocking' \
+    return values['key_interval'] <= values['moved_frames'] + 1 \
+        and values['key_mode'] == 'blocking' \
         and not values['shared_levels'] and not is_exported(values['weights'])
 
 
 def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | None = None,
-             undivided: bool = False) -> SetParametersResult:
+             undivided_with: Mapping[str, Any] | None = None) -> SetParametersResult:
     """
     Accept or refuse a set of parameters as a whole; rclpy has checked types and ranges.
 
     :param configured: the values with which the node is configured; None where it is not.
-    :param undivided: whether its network is not divided; see ``Values``.
+    :param undivided_with: the present values where its network is loaded undivided; else None.
     """
     specs = {spec.name: spec for spec in PARAMETERS}
     for parameter in parameters:
@@ -305,11 +307,6 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
         if configured is not None and not spec.live and not _same(value, configured[spec.name]):
             return _refused(f'parameter {spec.name} takes effect when the node is configured, and '
                             f'it is: {RECONFIGURE}')
-        if undivided and ((spec.name == 'key_interval' and value > 1)
-                          or (spec.name == 'key_mode' and value == 'deferred')):
-            return _refused(f'parameter {spec.name}: the network was loaded undivided, since the '
-                            f'node was configured with key_interval 1, so no frame can reuse '
-                            f'features: {RECONFIGURE}')
         if spec.name == 'cameras':
             reason = _cameras_problem(value)
             if reason:
@@ -318,6 +315,11 @@ def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | No
                 len(value) != 2 or min(value) < 0 or (value[0] == 0) != (value[1] == 0)):
             return _refused(f'parameter input_size is {list(value)}; it must be [width, height] '
                             f'in pixels, or [0, 0]')
+    if undivided_with is not None and not undivided({
+            **undivided_with, **{parameter.name: parameter.value for parameter in parameters}}):
+        return _refused('the network was loaded undivided, since no frame reused features with '
+                        'the key_interval, moved_frames and key_mode that the node was configured '
+                        f'with: {RECONFIGURE}')
     return SetParametersResult(successful=True)
 
 

@@ -76,16 +76,21 @@ def test_at_interval_1_the_network_is_undivided_and_stays_so(random_checkpoint, 
             assert peer.set_parameters(node.name, key_interval=1, key_mode='blocking').successful
             assert peer.set_parameters(node.name, **values).successful
         assert peer.set_parameters(node.name, key_mode='blocking').successful
-        assert 'whole on every frame' not in node.log
+        assert 'undivided' not in node.log
         reconfigure(1)
-        assert 'whole on every frame' in node.log
+        assert 'undivided' in node.log
         for values in larger:
             result = peer.set_parameters(node.name, **values)
             assert not result.successful
             assert 'the network was loaded undivided' in result.reason
             assert 'cleanup' in result.reason
+        # All frames between key frames are moved: none reuses features.
+        assert peer.set_parameters(node.name, moved_frames=2, key_interval=3).successful
+        assert not peer.set_parameters(node.name, moved_frames=1).successful
+        assert peer.set_parameters(node.name, key_interval=1).successful
+        assert peer.set_parameters(node.name, moved_frames=0).successful
         reconfigure(5)
-        assert node.log.rindex('2 shared levels') > node.log.rindex('whole on every frame')
+        assert node.log.rindex('2 shared levels') > node.log.rindex('undivided')
         assert peer.set_parameters(node.name, key_interval=6).successful
     finally:
         code, _ = node.stop()

@@ -129,7 +129,7 @@ def test_one_run_is_measured_and_drawn_again(tmp_path, street, monkeypatch, one_
         for cut in ('1 level', '2 levels', '3 levels'):
             # The video is too short for interval 10.
             assert [p['interval'] for p in points[f'{name}, {cut}']] == [2, 3, 4, 5]
-        for rival in ('the mask repeated', 'the mask moved by DIS flow', 'Clockwork, untrained'):
+        for rival in ('the mask repeated', 'undivided, moved frames', 'Clockwork, untrained'):
             assert [p['interval'] for p in points[f'{name}, {rival}']] == [2, 3, 4, 5]
         assert 0 <= points[f'{name}, 2 levels'][0]['things'] <= 100
     first = points['mine.safetensors, per frame'][0]

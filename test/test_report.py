@@ -294,6 +294,9 @@ def test_agreement_is_over_the_classes_of_the_reference():
     trial.milliseconds = [[1.0], [1.0]]
     (found,) = trial.settings('mine', None)
     assert (found.miou, found.drop) == (90, 20)
+    # A class with less than a thousandth of the pixels is not counted.
+    trial.matrices = [np.array([[10_000, 0], [9, 0]])] * 2
+    assert next(trial.settings('mine', None)).miou == pytest.approx(100, abs=0.1)
 
 
 def test_advice_recommends_a_smaller_input_only_where_it_is_better():
@@ -308,6 +311,9 @@ def test_advice_recommends_a_smaller_input_only_where_it_is_better():
     assert '| mine | 2 | 6 | 1 | 8.0 |' in text
     assert text.endswith('    key_interval: 6\n    max_key_age: 0.40  # the age that these scores '
                          'were measured up to\n    moved_frames: 1')
+    undivided = Setting('mine', 0, 3, 8.0, 12.0, 92.0, 8.0, None, moved_frames=2)
+    assert '    weights: mine\n    key_interval: 3\n' in advice('title', 'agreement', [undivided],
+                                                              undivided, 20.0)
     with pytest.raises(ValueError, match=r'interval 6, moved frames 1: 8\.0 ms'):
         choose([shared, moving], 5, None)
     text = advice('title', 'agreement', [shared], shared, 20.0)

@@ -130,7 +130,7 @@ def test_without_current_frames_the_network_is_not_divided(random_checkpoint, en
                                               precision='fp32', **options)
     with loaded(key_interval=1) as whole, loaded(key_interval=1, shared_levels=2) as divided:
         assert (whole.engine.shared_levels, divided.engine.shared_levels) == (0, 2)
-        assert whole.engine.network_name.endswith('fpn-densenet121, whole on every frame')
+        assert whole.engine.network_name.endswith('fpn-densenet121, undivided')
         for interval, mode in ((1, 'blocking'), (2, 'deferred')):
             # Nothing to share, and nothing to defer: the mask stays that of the whole network.
             whole.schedule.key_interval, whole.key_mode = interval, mode
@@ -139,6 +139,9 @@ def test_without_current_frames_the_network_is_not_divided(random_checkpoint, en
                 assert other.mean() < 1e-3  # rounding
         for runner in getattr(whole.engine, '_runners', {}).values():
             assert runner._current is runner._key  # compiled once
+    for interval, levels in ((2, 0), (3, 2)):  # with moved frames alone between, and with others
+        with loaded(key_interval=interval, moved_frames=1) as moving:
+            assert moving.engine.shared_levels == levels
     with loaded(key_interval=1, key_mode='deferred') as deferred:
         assert deferred.engine.shared_levels == 2  # every frame is a current frame
 

@@ -36,7 +36,7 @@ class Setting:
     A checkpoint, its shared levels and an interval, with what they cost and reach.
 
     :param average, worst: milliseconds of a frame on average, and of the slowest.
-    :param miou: weighted over the interval; ``drop``: from key frames to the longest lag.
+    :param miou: weighted over the interval; ``drop``: from key frames to the worst lag.
     :param key_age: seconds from a key frame to the next at the video rate that was scored; None
         where that is not known.
     :param input_size: ``WxH`` of the network's input; empty where it is chosen by the network.
@@ -111,7 +111,7 @@ def pareto(found: Iterable[Setting]) -> list[Setting]:
 
 def accurate(found: Iterable[Setting], max_drop: float | None) -> list[Setting]:
     """
-    Return the settings whose longest lag costs at most ``max_drop`` points; all for None.
+    Return the settings whose worst lag costs at most ``max_drop`` points; all for None.
 
     :raises ValueError: where there is none.
     """
@@ -185,15 +185,20 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
              f'{s.average:.1f}', f'{s.worst:.1f}', f'{s.miou:.1f}', f'{s.drop:.1f}',
              '<-' if s == chosen else ''] for s in pareto(found)]
     head = ['checkpoint', 'shared levels', 'interval', 'moved frames', 'input size', 'ms a frame',
-            'slowest', accuracy, 'longest lag costs', '']
+            'slowest', accuracy, 'worst lag costs', '']
     for name in ('moved frames', 'input size'):
         column = head.index(name)
         if not any(row[column] for row in rows):
             rows = [[*row[:column], *row[column + 1:]] for row in rows]
             head.remove(name)
-    lines = [title, '', table(head, rows), '', f'For {budget:g} ms a frame on average:', '',
-             '/**:', '  ros__parameters:', f'    weights: {weights or chosen.weights}']
-    if chosen.shared_levels:
+    legend = ('shown: the settings that no other is both faster and more accurate than; slowest: '
+              'its slowest kind of frame; 0 shared levels: the undivided network')
+    lines = [title, '', table(head, rows), '', legend, '',
+             f'For {budget:g} ms a frame on average:', '', '/**:', '  ros__parameters:',
+             f'    weights: {weights or chosen.weights}']
+    if chosen.moved_frames and not chosen.shared_levels:
+        lines += [f'    key_interval: {chosen.interval}']
+    elif chosen.shared_levels:
         lines += [f'    shared_levels: {chosen.shared_levels}',
                   f'    key_interval: {chosen.interval}']
     else:

@@ -337,7 +337,7 @@ def add_evaluation_commands(subparsers: Any) -> None:
     command.add_argument('--latency-budget', type=float, required=True, metavar='MS',
                          help='for a frame, on average')
     command.add_argument('--max-drop', type=float, metavar='POINTS',
-                         help='mIoU that the longest lag may cost against key frames')
+                         help='mIoU (with --on, agreement) that the worst lag may cost')
     add_device(command)
     command.add_argument('--size', type=size_argument, default=(1280, 720), metavar='WxH',
                          help="of the camera's images (default: 1280x720); with --on, the "

@@ -14,9 +14,7 @@
 """
 Accuracy against time: per-frame networks, every cut and interval, moved frames, alternatives.
 
-All are timed and scored in one run on the same frames. The mended form of the mask moved by DIS
-optical flow is not among them: mending corrects deep features by the shallow ones of the same
-network, and a mask has none.
+All are timed and scored in one run on the same frames.
 """
 from __future__ import annotations
 
@@ -57,8 +55,8 @@ ACCURACIES = {'mean': 'mIoU %, mean over the interval', 'worst': 'mIoU %, worst 
 BUDGETS = (0.9, 0.7, 0.5, 0.4, 0.3)
 """Time limits of the table of the most accurate points, in a point's unit of time."""
 KINDS = {'per frame': 'per-frame network, any input size', 'sharing': 'feature sharing',
-         'moved': 'feature sharing with moved frames',
-         'rival': 'alternatives: mask repeated, mask moved, Clockwork'}
+         'moved': 'moved frames, with sharing or undivided',
+         'rival': 'alternatives: mask repeated, Clockwork'}
 """Titles of the kinds of methods."""
 CLOCKS = {'cpu': time.process_time, 'wall': time.perf_counter}
 """Seconds of the process on all cores together, and seconds that pass."""
@@ -70,6 +68,7 @@ class Method:
     A line of the plot.
 
     :param kind: a key of ``KINDS``.
+    :param moved_frames: None for one less than the interval: all between key frames.
     :param engines: by the label of its point: an input size; '' where points are intervals.
     """
 
@@ -79,7 +78,7 @@ class Method:
     engines: Mapping[str, Engine]
     intervals: tuple[int, ...]
     shared_levels: int | None = None
-    moved_frames: int = 0
+    moved_frames: int | None = 0
 
 
 @contextmanager
@@ -202,8 +201,9 @@ def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None,
     ours = sharing.get(network.shared_levels) or made(None)
     rival_intervals = tuple(interval for interval in RIVAL_INTERVALS if interval in intervals)
     if rival_intervals:
+        yield Method(f'{name}, undivided, moved frames', 'moved', weights,
+                     {'': Moving(whole)}, rival_intervals, 0, None)
         for title, rival in (('the mask repeated', RepeatMask(whole)),
-                             ('the mask moved by DIS flow', Moving(whole)),
                              ('Clockwork, untrained', Clockwork(ours))):
             yield Method(f'{name}, {title}', 'rival', weights, {'': rival}, rival_intervals)
 

@@ -136,6 +136,8 @@ def plot_pareto(path: Path, result: Result) -> None:
         labels: list[tuple[Result, str, bool]] = []
         for method in methods:
             kind, here = method['kind'], method['points']
+            if kind == 'rival':  # in the table alone: on the front nowhere that matters
+                continue
             index = counts[kind]
             counts[kind] += 1
             colour = '#222222' if kind == 'per frame' else COLOURS[index % len(COLOURS)]

@@ -22,7 +22,6 @@ import time
 
 from featshare_core.evaluation.accuracy import (
     confusion_matrix,
-    labelled_classes,
     Matrix,
     mean_iou,
 )
@@ -35,11 +34,14 @@ from featshare_core.inference.engine import Engine, Frame
 from featshare_core.networks.weights import absolute_weights
 from featshare_core.progress import preparing, track
 import numpy as np
+import numpy.typing as npt
 
 INTERVALS = (2, 3, 5, 10)
 """Key intervals tried, in frames."""
 FRAMES = 200
 """Frames of the video that are used at most."""
+LEAST_SHARE = 1e-3
+"""Smallest share of the reference's pixels with which a class counts: rarer ones are noise."""
 LEAST = 3
 """Frames that are needed at each lag."""
 
@@ -50,7 +52,7 @@ class _Trial:
 
     engine: Engine
     shared_levels: int
-    moved_frames: int
+    moved_frames: int | None
     input_size: str
     intervals: tuple[int, ...]
     matrices: list[Matrix] = field(init=False)
@@ -69,16 +71,22 @@ class _Trial:
         self.milliseconds[lag].append(1e3 * (time.perf_counter() - start))
         self.matrices[lag] += confusion_matrix(reference, mask, len(self.engine.labels))
 
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Return which classes have at least ``LEAST_SHARE`` of the reference's pixels."""
+        pixels = np.sum(self.matrices, (0, 2))
+        return np.asarray(pixels >= max(1, LEAST_SHARE * pixels.sum()))
+
     def settings(self, weights: str, hz: float | None) -> Iterator[Setting]:
         ms = [float(np.median(taken)) for taken in self.milliseconds]
-        held = labelled_classes(self.matrices)  # those of the reference
+        held = self.held()
         agreement = [100 * mean_iou(matrix, held) for matrix in self.matrices]
         for interval in self.intervals:
             lags = slice(interval)
             yield Setting(weights, self.shared_levels, interval, float(np.mean(ms[lags])),
                           max(ms[lags]), float(np.mean(agreement[lags])),
                           100 - min(agreement[lags]), interval / hz if hz else None,
-                          self.input_size, self.moved_frames)
+                          self.input_size,
+                          interval - 1 if self.moved_frames is None else self.moved_frames)
 
 
 def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | None,
@@ -137,5 +145,9 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')
+    rare = [name for name, held, pixels in zip(whole.labels.names, trials[0].held(), np.sum(
+        trials[0].matrices, (0, 2))) if pixels and not held]
+    if rare:
+        title += f'; too rare to be counted: {", ".join(rare)}'
     return advice(title, 'agreement, mIoU %', accurate(found, max_drop), chosen, budget,
                   absolute_weights(weights))

@@ -187,7 +187,7 @@ def named(config: Config, shared_levels: int) -> str:
     """Return the network's name and its cut, for display."""
     words = (value for value in config.options.values() if isinstance(value, str))
     name = f'{" ".join((config.network, *words))}, ' + (
-        f'{shared_levels} shared levels' if shared_levels else 'whole on every frame')
+        f'{shared_levels} shared levels' if shared_levels else 'undivided')
     if shared_levels and config.options.get('aligned'):
         name += ', aligned, mending' if config.options.get('mending') else ', aligned'
     return name

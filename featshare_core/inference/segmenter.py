@@ -186,9 +186,9 @@ class VideoSegmenter:
         :param path_or_name: a .safetensors file, the name of a shipped checkpoint, a folder, or a
             name that ``featshare pull`` fetched: see ``networks.weights.find_weights``.
         :param key_interval: frames from one key frame to the next; 1 runs the whole network on
-            every frame. A checkpoint is then loaded undivided, unless ``shared_levels`` is given
-            or ``key_mode`` is ``deferred``; raising ``schedule.key_interval`` later shares
-            nothing.
+            every frame. Up to ``moved_frames + 1``, where no frame would reuse features, a
+            checkpoint is loaded undivided, unless ``shared_levels`` is given or ``key_mode`` is
+            ``deferred``; raising ``schedule.key_interval`` later shares nothing.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         :param shared_levels: number of levels that current frames reuse; None: the checkpoint's;
@@ -214,9 +214,9 @@ class VideoSegmenter:
         interval = KeyFrameSchedule(key_interval, max_key_age, change_threshold).key_interval
         checked_frames(moved_frames)
         _checked_mode(key_mode)
-        if interval == 1 and key_mode == 'blocking' and shared_levels is None \
+        if interval <= moved_frames + 1 and key_mode == 'blocking' and shared_levels is None \
                 and not is_exported(path_or_name):
-            shared_levels = 0  # a divided network takes longer on key frames
+            shared_levels = 0  # no current frames, and a divided network is slower on key frames
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold, moved_frames)
