@@ -158,7 +158,7 @@ class VideoSegmenter:
     @property
     def moved_frames(self) -> int:
         """
-        Number of frames in a row on which the network does not run, 0 to 10; may be changed.
+        Return the number of frames in a row that are moved, 0 to 10; it may be changed.
 
         After each frame that the network ran on, the mask is moved along optical flow for that
         many frames. A frame that is due as a key frame is never moved.
