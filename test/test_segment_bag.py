@@ -27,7 +27,7 @@ from featshare_ros.images import decode_compressed, decode_image
 from featshare_ros.recordings.bag import IMAGE, message_types, RecordingError
 from featshare_ros.recordings.bag_input import BagInput, camera_name, CameraTopic, decode
 from featshare_ros.recordings.segment_bag import _parse, main
-from featshare_ros.recordings.segment_recording import _make_folder, Job
+from featshare_ros.recordings.segment_recording import _make_folder, Job, segment_recording
 import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
@@ -238,11 +238,18 @@ def test_an_output_is_continued_with_its_own_settings_alone(tmp_path, run):
     paths = (tmp_path / 'in', tmp_path / 'out')
     assert run(*paths)[0] == 0
     assert set(OTHERS) == {field.name for field in fields(SegmenterOptions)} - {
-        'weights', 'device', 'key_mode'}
+        'weights', 'device', 'key_mode', 'moved_frames'}
     for name, value in OTHERS.items():
         status, said = run(*paths, '--resume', f'--{name.replace("_", "-")}', value)
         assert (status, said.split('continue it: ')[-1].strip()) == (1, name)
     assert 'complete already' in run(*paths, '--resume')[1]
+
+
+def test_moved_frames_are_refused(tmp_path):
+    write_bag(tmp_path / 'in', cameras=('front',), frames=2)
+    with pytest.raises(ValueError, match='recordings have no moved frames'):
+        segment_recording(tmp_path / 'in', tmp_path / 'out', Job(moved_frames=1))
+    assert not (tmp_path / 'out').exists()
 
 
 def test_settings_that_are_refused_leave_no_output(tmp_path, run):

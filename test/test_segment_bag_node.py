@@ -43,6 +43,7 @@ def test_parameters_and_defaults_are_those_of_the_live_node(capsys, monkeypatch)
     without = {'shared_levels': 0, 'input_size': [0, 0]}  # the node's words for None
     # The sensor's bits are a matter of messages, of which the library knows nothing.
     assert {field.name for field in fields(SegmenterOptions)} == set(node) - {'sensor_bits'}
+    assert node.pop('moved_frames').default == Job().moved_frames == 0  # recordings have none
     monkeypatch.setenv('COLUMNS', '500')  # or argparse would break names at their hyphens
     with pytest.raises(SystemExit):
         _parse(['--help'])
