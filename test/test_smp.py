@@ -253,7 +253,7 @@ def test_a_checkpoint_comes_back_and_is_cut_when_loaded(checkpoint):
     assert (network.shared_levels, network.training) == (2, False)
     for cut in (0, 1, 4):
         assert load_checkpoint(checkpoint, cut)[0].shared_levels == cut
-    with pytest.raises(CheckpointError, match=r'shared_levels is one of 0, .* not 5 \(unet.safetensors\)'):
+    with pytest.raises(CheckpointError, match=r'is one of 0, .* not 5 \(unet.safetensors\)'):
         load_checkpoint(checkpoint, 5)
 
 
