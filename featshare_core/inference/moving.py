@@ -161,8 +161,8 @@ class Mover:
         """
         (height, width), (rows, columns) = size, flow.shape[:2]
         if (rows, columns) != (height, width):
-            flow = flow * np.array((width / columns, height / rows), np.float32)
-            flow = np.asarray(cv2.resize(flow, (width, height)), np.float32)
+            larger = cv2.multiply(flow, (width / columns, height / rows, 0, 0))
+            flow = np.asarray(cv2.resize(larger, (width, height)), np.float32)
         return cv2.convertMaps(cv2.add(flow, self._grid(height, width)), None, cv2.CV_16SC2,
                                nninterpolation=True)
 
