@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 import sys
 
+from featshare_core.inference.memory import keep_freed_blocks
+
 INSTALL = {
     'cv2': 'apt install python3-opencv, or pip install opencv-python-headless',
     'torch': "pip install torch (on a Jetson, NVIDIA's wheel)",
@@ -46,7 +48,7 @@ def explain(error: BaseException) -> str:
 
 def run_command(module: str) -> int:
     """
-    Import a module and run its ``main``; return the exit status.
+    Import a module and run its ``main``, as this process's program; return the exit status.
 
     A package that the module cannot be imported without is reported in one line.
     """
@@ -55,4 +57,5 @@ def run_command(module: str) -> int:
     except ImportError as error:
         print(f'{Path(sys.argv[0]).name}: {explain(error)}', file=sys.stderr)
         return 1
+    keep_freed_blocks()
     return program.main()

@@ -169,8 +169,7 @@ def _segment(arguments: argparse.Namespace, segmenter: VideoSegmenter,
 
     def run(entry: tuple[str, Frame]) -> tuple[str, Frame, Result]:
         result = segmenter.segment(entry[1], confidence=arguments.confidence)
-        kind = 'key' if result.is_key else 'moved' if result.moved else 'current'
-        times[kind].add(sum(result.timings.values()))
+        times[result.kind].add(sum(result.timings.values()))
         return *entry, result
 
     def finish(entry: tuple[str, Frame, Result]) -> tuple[Result, Frame | None]:
@@ -293,9 +292,8 @@ def _report(arguments: argparse.Namespace, segmenter: VideoSegmenter, frames: in
                          engine.device),
             'weights': shown(arguments.weights),
             'sha256': short_fingerprint(arguments.weights),
-            'settings': {name: getattr(arguments, name) for name in (
-                'shared_levels', 'key_interval', 'key_policy', 'change_threshold', 'moved_frames',
-                'input_size', 'mask_size')},
+            'settings': {name: value for name, value in asdict(
+                from_arguments(SegmenterOptions, arguments)).items() if name != 'weights'},
             'network': engine.network_name, 'engine': engine.name, 'device': engine.device,
             'precision': engine.precision, 'frames': frames, 'seconds': seconds,
             'frames_per_second': rate, 'ms': timed, 'problem': problem})

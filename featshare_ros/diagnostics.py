@@ -104,8 +104,8 @@ class CameraStatistics:
         :param age_ms: from its stamp to its mask published; None where it cannot be known.
         :param arrival: when it arrived, monotonic seconds.
         """
-        (self.key_latency if result.is_key else self.moved_latency if result.moved
-         else self.current_latency).add(latency_ms)
+        {'key': self.key_latency, 'current': self.current_latency,
+         'moved': self.moved_latency}[result.kind].add(latency_ms)
         if age_ms is not None:
             self.age.add(age_ms)
         self.key_frames += result.is_key
@@ -300,10 +300,10 @@ class EngineStatistics:
 
     def processed(self, result: Result) -> None:
         """Add the stage times of a frame."""
-        mode = 'key' if result.is_key else 'moved' if result.moved else 'current'
         for stage, milliseconds in result.timings.items():
-            self.stages.setdefault((mode, stage), Rolling()).add(milliseconds)
-        self.stages.setdefault((mode, 'engine'), Rolling()).add(sum(result.timings.values()))
+            self.stages.setdefault((result.kind, stage), Rolling()).add(milliseconds)
+        self.stages.setdefault((result.kind, 'engine'), Rolling()).add(
+            sum(result.timings.values()))
 
     def status(self, name: str, hardware_id: str, problem: str, fallback: str, state: str,
                settings: dict[str, str]) -> DiagnosticStatus:

@@ -120,7 +120,7 @@ class SegmentationNode(LifecycleNode):
         self._engine_statistics = EngineStatistics()
         self._state, self._values.configured = 'inactive', True
         self.get_logger().info(', '.join(f'{k}: {v}' for k, v in self._settings().items()))
-        if values['moved_frames'] and values['key_interval'] == 1:
+        if values['moved_frames'] and values['key_interval'] == 1 and self._values.undivided:
             self.get_logger().warning('moved_frames has no effect with key_interval 1: key frames '
                                       'are not moved')
         return TransitionCallbackReturn.SUCCESS

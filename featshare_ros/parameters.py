@@ -22,8 +22,7 @@ from typing import Any
 
 from featshare_core.inference.engines import ENGINE_NAMES
 from featshare_core.inference.moving import MOST_MOVED
-from featshare_core.inference.segmenter import KEY_MODES
-from featshare_core.networks.weights import is_exported
+from featshare_core.inference.segmenter import KEY_MODES, loads_undivided
 from featshare_ros.images import FULL_RANGE
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -111,8 +110,7 @@ PARAMETERS = (
          'frames that follow.', live=True, choices=KEY_MODES),
     Spec('moved_frames', 0, 'Frames in a row, after each frame that the network ran on, on which '
          'it does not run: their mask is the last one, moved along optical flow; 0: none.',
-         live=True,
-         limits=(0, MOST_MOVED)),
+         live=True, limits=(0, MOST_MOVED)),
     Spec('input_size', [0, 0], 'Width and height in pixels at which the network runs, multiples '
          'of 32; [0, 0] for as many pixels as the checkpoint was trained on, in the aspect ratio '
          'of the image.'),
@@ -278,9 +276,8 @@ def schedule(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def undivided(values: Mapping[str, Any]) -> bool:
     """Return whether no frame shares features, so that the network need not be divided."""
-    return values['key_interval'] <= values['moved_frames'] + 1 \
-        and values['key_mode'] == 'blocking' \
-        and not values['shared_levels'] and not is_exported(values['weights'])
+    return loads_undivided(values['weights'], values['shared_levels'] or None,
+                           values['key_interval'], values['moved_frames'], values['key_mode'])
 
 
 def validate(parameters: Sequence[Parameter], configured: Mapping[str, Any] | None = None,

@@ -229,7 +229,7 @@ def test_flow_moves_the_mask_with_the_picture():
     wide = cv2.GaussianBlur(rng.integers(0, 256, (96, 160, 3), np.uint8), (0, 0), 3)
     wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
     before, after = (np.ascontiguousarray(wide[:, x:x + 128]) for x in (8, 12))
-    rival = Moving(Showing())
+    rival = Moving(Showing(), 1)
     rival.key(before)
     moved = rival.current(after).mask
     wanted = after[:, :, 0]

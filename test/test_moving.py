@@ -130,7 +130,7 @@ def test_the_network_runs_between(make):
     frames = video(13)
     for frame in frames[:9]:
         expected, found = plain.segment(frame), moving.segment(frame)
-        roles.append('key' if found.is_key else 'moved' if found.moved else 'current')
+        roles.append(found.kind)
         lags.append((found.frames_since_key, expected.frames_since_key))
         if not found.moved:
             # Current frames use the same features as without moved frames.

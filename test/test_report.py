@@ -195,8 +195,8 @@ def scores(weights, per_lag):
 
 
 def test_settings_by_hand():
-    found = settings(scores('big', [60.0, 54.0, 51.0]), Times(key=[30.0, 34.0], current=[8.0]),
-                     Times(key=[28.0, 30.0], current=[29.0]))
+    found = settings(scores('big', [60.0, 54.0, 51.0]), Times(
+        key=[30.0, 34.0], current=[8.0], per_frame=[28.0, 30.0]))
     assert [(s.shared_levels, s.interval, s.average, s.miou, s.drop) for s in found] == [
         (0, 1, 29.0, 60.0, 0.0), (2, 2, 20.0, 57.0, 6.0), (2, 3, 16.0, 55.0, 9.0)]
     assert found[2].worst == 34.0

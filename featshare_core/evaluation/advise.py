@@ -25,6 +25,7 @@ from featshare_core.evaluation.tables import table
 from featshare_core.inference.engines import make_engine
 from featshare_core.networks.checkpoint import find_checkpoint
 from featshare_core.progress import track
+import numpy as np
 
 DATA = 'camvid-val'
 FRAMES = 30
@@ -83,16 +84,15 @@ def _shipped(home: Path, name: str) -> Path:
     return home / 'weights' / f'{name}.safetensors'
 
 
-def settings(scores: dict[str, Any], times: Times, whole: Times) -> list[Setting]:
+def settings(scores: dict[str, Any], times: Times) -> list[Setting]:
     """
     Return every interval that a checkpoint and cut were scored for; at 1 nothing is shared.
 
-    :param times, whole: of the divided network at this cut, and of the undivided one, whose masks
-        are those of key frames.
+    :param times: of the network at this cut, and per frame: undivided, with key frames' masks.
     """
     by_lag, hz = scores['miou']['per_lag'], scores['data']['hz']
-    return [Setting(scores['weights'], 0, 1, whole.average(1), max(whole.key), by_lag[0], 0.0,
-                    None),
+    return [Setting(scores['weights'], 0, 1, float(np.median(times.per_frame)),
+                    max(times.per_frame), by_lag[0], 0.0, None),
             *(Setting(scores['weights'], scores['shared_levels'], interval,
                       times.average(interval), max(times.key),
                       sum(by_lag[:interval]) / interval, by_lag[0] - min(by_lag[:interval]),
@@ -160,12 +160,12 @@ def advise(budget: float, max_drop: float | None, device: str, size: tuple[int, 
     engines = {str(index): make_engine(_shipped(home, one['weights']), 'auto', device,
                                        shared_levels=one['shared_levels'])
                for index, one in enumerate(scores)}
-    engines |= {name: make_engine(_shipped(home, name), 'auto', device, shared_levels=0)
-                for name in {one['weights'] for one in scores}}
+    whole = {name: make_engine(_shipped(home, name), 'auto', device, shared_levels=0)
+             for name in {one['weights'] for one in scores}}
     times = time_engines(engines, street_video(size), FRAMES,
-                         lambda turns: track(turns, 'timing', 'turns'))
-    found = [s for index, one in enumerate(scores)
-             for s in settings(one, times[str(index)], times[one['weights']])]
+                         lambda turns: track(turns, 'timing', 'turns'),
+                         {str(index): whole[one['weights']] for index, one in enumerate(scores)})
+    found = [s for index, one in enumerate(scores) for s in settings(one, times[str(index)])]
     chosen = choose(found, budget, max_drop)
     engine = engines['0']
     title = (f'{engine.device}, engine {engine.name}, {engine.precision}, images of '
@@ -196,11 +196,10 @@ def advice(title: str, accuracy: str, found: Iterable[Setting], chosen: Setting,
     lines = [title, '', table(head, rows), '', legend, '',
              f'For {budget:g} ms a frame on average:', '', '/**:', '  ros__parameters:',
              f'    weights: {weights or chosen.weights}']
-    if chosen.moved_frames and not chosen.shared_levels:
+    if chosen.shared_levels:
+        lines += [f'    shared_levels: {chosen.shared_levels}']
+    if chosen.interval > 1:
         lines += [f'    key_interval: {chosen.interval}']
-    elif chosen.shared_levels:
-        lines += [f'    shared_levels: {chosen.shared_levels}',
-                  f'    key_interval: {chosen.interval}']
     else:
         why = 'a smaller input is better than sharing' if chosen.input_size else \
             'the whole network fits the budget on every frame'

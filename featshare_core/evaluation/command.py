@@ -129,7 +129,7 @@ def pareto_command(arguments: argparse.Namespace) -> None:
     """
     Draw accuracy against time: per frame at six sizes, every cut and interval, moved frames.
 
-    And simpler alternatives: the mask repeated, the mask moved, Clockwork.
+    And simpler alternatives: the mask repeated, Clockwork.
 
     With --data, all are timed and scored in one run on the same frames, and written to the JSON
     file first. Without, the file is drawn again. The picture is FILE with the suffix .png.

@@ -202,7 +202,7 @@ def methods_of(weights: str, image: tuple[int, int], cuts: Sequence[int] | None,
     rival_intervals = tuple(interval for interval in RIVAL_INTERVALS if interval in intervals)
     if rival_intervals:
         yield Method(f'{name}, undivided, moved frames', 'moved', weights,
-                     {'': Moving(whole)}, rival_intervals, 0, None)
+                     {'': Moving(whole, max(rival_intervals) - 1)}, rival_intervals, 0, None)
         for title, rival in (('the mask repeated', RepeatMask(whole)),
                              ('Clockwork, untrained', Clockwork(ours))):
             yield Method(f'{name}, {title}', 'rival', weights, {'': rival}, rival_intervals)

@@ -30,7 +30,6 @@ import numpy.typing as npt
 
 COLOURS = ('#4477aa', '#ee6677', '#228833', '#ccbb44', '#66ccee', '#aa3377')
 """Paul Tol's bright scheme, which colour-blind readers tell apart."""
-MARKERS = 'osD^vP'
 
 
 def _pyplot() -> Any:
@@ -136,17 +135,15 @@ def plot_pareto(path: Path, result: Result) -> None:
         labels: list[tuple[Result, str, bool]] = []
         for method in methods:
             kind, here = method['kind'], method['points']
-            if kind == 'rival':  # in the table alone: on the front nowhere that matters
+            if kind == 'rival':  # in the table alone, and in the front
                 continue
             index = counts[kind]
             counts[kind] += 1
             colour = '#222222' if kind == 'per frame' else COLOURS[index % len(COLOURS)]
             axes.plot([p['time'] for p in here], [p[accuracy] for p in here],
-                      ':' if kind == 'rival' else '-' if method['weights'] == first else '--',
-                      color=colour, marker={'per frame': 's', 'sharing': 'o', 'moved': 'D'}.get(
-                          kind, MARKERS[-1 - index % 3]),
-                      markersize=5, linewidth=1.2, label=method['name'],
-                      markerfacecolor='white' if kind == 'rival' else colour)
+                      '-' if method['weights'] == first else '--', color=colour,
+                      marker={'per frame': 's', 'sharing': 'o', 'moved': 'D'}[kind],
+                      markersize=5, linewidth=1.2, label=method['name'])
             labels += [(point, colour, kind == 'per frame') for point in here]
         axes.set_xlabel('time per frame / that of the per-frame network at full size')
         axes.set_ylabel(f'{ACCURACIES[accuracy]}, {result["data"]["name"]}')

@@ -117,8 +117,8 @@ def rivals(weights: str | Path, data: DataChoice, interval: int,
     engines: dict[str, Engine] = {
         'per frame': PerFrame(whole),
         f'feature sharing, {cut(weights, shared_levels)} levels': ours,
-        'repeat the mask': RepeatMask(ours), 'Clockwork, untrained': Clockwork(ours),
-        'mask moved by DIS optical flow': Moving(ours),
+        'repeat the mask': RepeatMask(whole), 'Clockwork, untrained': Clockwork(ours),
+        'mask moved by DIS optical flow': Moving(whole, interval - 1),
         f'per frame at half resolution ({half[0]}x{half[1]})':
         PerFrame(make_engine(weights, 'auto', device, shared_levels=0, input_size=half))}
     if network.aligned:

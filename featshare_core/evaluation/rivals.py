@@ -19,8 +19,6 @@ and timed like the network itself.
 """
 from __future__ import annotations
 
-import sys
-
 from featshare_core.inference.engine import Engine, Frame, Prediction
 from featshare_core.inference.moving import Mover
 
@@ -104,15 +102,16 @@ class Moving(Rival):
     """
     Masks moved along optical flow between frames that the network runs on.
 
-    :param frames: moved frames in a row, see ``Mover``; None: all frames up to the next key frame
-        are moved, the usual method without feature sharing.
+    With an undivided engine and as many moved frames as lie between key frames, this is the usual
+    method without feature sharing.
+
+    :param frames: moved frames in a row, see ``Mover``.
     """
 
-    def __init__(self, engine: Engine, frames: int | None = None) -> None:
+    def __init__(self, engine: Engine, frames: int) -> None:
         super().__init__(engine)
         height, width = engine.trained_size
-        self._runs_between = frames is not None
-        self._mover = Mover(sys.maxsize if frames is None else frames, height * width)
+        self._mover = Mover(frames, height * width)
 
     def key(self, frame: Frame, stream: str = '', confidence: bool = False) -> Prediction:
         """Run the whole network, and remember mask and image."""
@@ -126,8 +125,7 @@ class Moving(Rival):
         if moved is not None:
             self.engine.skip(self._inner(stream))
             return moved
-        run = self.engine.current if self._runs_between else self.engine.key
-        prediction = run(frame, self._inner(stream), confidence)
+        prediction = self.engine.current(frame, self._inner(stream), confidence)
         self._mover.keep(stream, frame, prediction)
         return prediction
 

@@ -22,6 +22,7 @@ import time
 
 from featshare_core.evaluation.accuracy import (
     confusion_matrix,
+    labelled_classes,
     Matrix,
     mean_iou,
 )
@@ -145,8 +146,8 @@ def advise_on(weights: str, footage: Footage, budget: float, max_drop: float | N
     title = (f'{whole.device}, engine {whole.name}, {whole.precision}, {count} frames of '
              f'{footage.name}, {first.shape[1]}x{first.shape[0]}; agreement with the network run '
              f'on every frame')
-    rare = [name for name, held, pixels in zip(whole.labels.names, trials[0].held(), np.sum(
-        trials[0].matrices, (0, 2))) if pixels and not held]
+    uncounted = labelled_classes(trials[0].matrices) & ~trials[0].held()
+    rare = [name for name, is_rare in zip(whole.labels.names, uncounted) if is_rare]
     if rare:
         title += f'; too rare to be counted: {", ".join(rare)}'
     return advice(title, 'agreement, mIoU %', accurate(found, max_drop), chosen, budget,

@@ -30,8 +30,8 @@ def keep_freed_blocks() -> None:
 
     By default glibc returns an image's block to the system with each image, and the system clears
     the next one's, page by page: most of the cost of receiving an image, and a large part of
-    PyTorch's time on a CPU. This is a setting of the
-    whole process, and so for a program to make, not for a library.
+    PyTorch's time on a CPU. This is a setting of the whole process, and so for a program to make,
+    not for a library.
     """
     _call('mallopt', M_MMAP_THRESHOLD, MAPPED)
     _call('mallopt', M_TRIM_THRESHOLD, KEPT)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 from featshare_core.inference.engine import Frame, KEPT_SIZES, Prediction
 from featshare_core.inference.pixels import Size
+from featshare_core.inference.schedule import whole_number
 from featshare_core.inference.timing import StageTimer
 import numpy as np
 import numpy.typing as npt
@@ -122,10 +123,12 @@ class Mover:
             flow = np.asarray(self._flow.calc(grey, last.grey, None), np.float32)  # hxwx2
         except cv2.error:  # OpenCV's limits of the aspect ratio are not documented
             return None
-        if not self._fits(last.grey, grey, flow):
+        places = self._places(flow, grey.shape)
+        if not _fits(last.grey, grey, places):
             return None
         self._timer.mark('flow')
-        places = self._places(flow, before.mask.shape)
+        if before.mask.shape != grey.shape:
+            places = self._places(flow, before.mask.shape)
         mask = np.asarray(cv2.remap(before.mask, *places, cv2.INTER_NEAREST,
                                     borderMode=cv2.BORDER_REPLICATE), np.uint8)
         sure = before.confidence if confidence else None
@@ -143,14 +146,6 @@ class Mover:
         while grey.size > 2 * self._pixels and min(grey.shape) >= 2 * LEAST_SIDE:
             grey = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         return np.asarray(grey, np.uint8)
-
-    def _fits(self, before: Grey, now: Grey, flow: Field) -> bool:
-        """Return whether a frame, moved along the flow, is the other one, relative to contrast."""
-        moved = cv2.remap(before, *self._places(flow, now.shape), cv2.INTER_NEAREST,
-                          borderMode=cv2.BORDER_REPLICATE)
-        _, deviation = cv2.meanStdDev(now)
-        return cv2.norm(moved, now, cv2.NORM_L1) / now.size \
-            <= WORST_FIT * max(1.0, float(deviation[0, 0]))
 
     def _places(self, flow: Field, size: tuple[int, ...]) -> tuple[Any, Any]:
         """
@@ -176,6 +171,14 @@ class Mover:
         return self._grids[height, width]
 
 
+def _fits(before: Grey, now: Grey, places: tuple[Any, Any]) -> bool:
+    """Return whether a frame, taken from its places, is the other one, relative to contrast."""
+    moved = cv2.remap(before, *places, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    _, deviation = cv2.meanStdDev(now)
+    return cv2.norm(moved, now, cv2.NORM_L1) / now.size \
+        <= WORST_FIT * max(1.0, float(deviation[0, 0]))
+
+
 def checked_frames(value: Any) -> int:
     """
     Return a number of frames to move in a row.
@@ -183,8 +186,7 @@ def checked_frames(value: Any) -> int:
     :raises TypeError: where it is no integer.
     :raises ValueError: where it is not 0 to ``MOST_MOVED``.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f'moved_frames must be an integer, not {value!r}')
-    if not 0 <= value <= MOST_MOVED:
-        raise ValueError(f'moved_frames must be 0 to {MOST_MOVED}, not {value}')
-    return int(value)
+    frames = whole_number('moved_frames', value)
+    if not 0 <= frames <= MOST_MOVED:
+        raise ValueError(f'moved_frames must be 0 to {MOST_MOVED}, not {frames}')
+    return frames

@@ -109,11 +109,10 @@ class KeyFrameSchedule:
 
     @key_interval.setter
     def key_interval(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f'key_interval must be an integer, not {value!r}')
+        value = whole_number('key_interval', value)
         if value < 1:
             raise ValueError(f'key_interval must be 1 or more, not {value}')
-        self._key_interval = int(value)
+        self._key_interval = value
 
     @property
     def max_key_age(self) -> float | None:
@@ -249,6 +248,13 @@ class KeyFrameSchedule:
         if state.since_key + 1 + skipped >= self.key_interval:
             return 'interval'
         return ''
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return an integer, also of numpy; raise TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f'{name} must be an integer, not {value!r}')
+    return int(value)
 
 
 def _number(name: str, value: Any) -> Any:

@@ -76,6 +76,11 @@ class Result:
     frame_size: Size | None = field(default=None, repr=False)
     moved: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Return ``key``, ``current`` or ``moved``: the kind of frame."""
+        return 'key' if self.is_key else 'moved' if self.moved else 'current'
+
     def overlay(self, frame: Frame | PilImage, opacity: float = 0.5, color: str = 'rgb') -> Frame:
         """
         Return the frame with the classes' colours drawn over it, at the mask's size.
@@ -161,7 +166,8 @@ class VideoSegmenter:
         Return the number of frames in a row that are moved, 0 to 10; it may be changed.
 
         After each frame that the network ran on, the mask is moved along optical flow for that
-        many frames. A frame that is due as a key frame is never moved.
+        many frames. A frame that is due as a key frame is not moved, unless it may be deferred:
+        then the next frame that the network runs on is the key frame.
 
         :raises TypeError, ValueError: when it is set to no integer, or to one out of range.
         """
@@ -214,9 +220,8 @@ class VideoSegmenter:
         interval = KeyFrameSchedule(key_interval, max_key_age, change_threshold).key_interval
         checked_frames(moved_frames)
         _checked_mode(key_mode)
-        if interval <= moved_frames + 1 and key_mode == 'blocking' and shared_levels is None \
-                and not is_exported(path_or_name):
-            shared_levels = 0  # no current frames, and a divided network is slower on key frames
+        if loads_undivided(path_or_name, shared_levels, interval, moved_frames, key_mode):
+            shared_levels = 0
         chosen = make_engine(path_or_name, engine, device, precision, shared_levels, input_size,
                              full_size)
         return cls(chosen, key_interval, max_key_age, key_mode, change_threshold, moved_frames)
@@ -352,6 +357,17 @@ class VideoSegmenter:
         Returns at once. A frame that is being segmented is not affected; the one after it is.
         """
         self._resets[stream] = None
+
+
+def loads_undivided(weights: str | Path, shared_levels: int | None, key_interval: int,
+                    moved_frames: int, key_mode: str) -> bool:
+    """
+    Return whether no frame would reuse features: a divided network is slower on key frames.
+
+    The cut of an exported folder is fixed, as is one that is given.
+    """
+    return shared_levels is None and key_interval <= moved_frames + 1 \
+        and key_mode == 'blocking' and not is_exported(weights)
 
 
 def _checked_mode(value: str) -> str:

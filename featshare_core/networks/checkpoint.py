@@ -212,9 +212,12 @@ def load_checkpoint(name_or_path: str | Path, shared_levels: int | None = None,
         network.configure(shared_levels, aligned)
     except ValueError as error:  # the argument's fault, not the file's
         raise CheckpointError(f'{error} ({path.name})') from error
-    chosen = {'shared_levels': shared_levels, 'aligned': None if aligned is None else int(aligned)}
-    return network.eval(), replace(config, options={
-        **config.options, **{name: value for name, value in chosen.items() if value is not None}})
+    options = dict(config.options)
+    if shared_levels is not None:
+        options['shared_levels'] = shared_levels
+    if aligned is not None:
+        options['aligned'] = int(aligned)
+    return network.eval(), replace(config, options=options)
 
 
 def checked_levels(value: Any) -> int | None:

@@ -76,7 +76,7 @@ class _Runner:
         where = {'device_id': str(index)} if provider in ON_CUDA else {}
         self._key = ort.InferenceSession(models.key, options,
                                          providers=[(PROVIDERS[provider], where)])
-        self._current = self._key if models.is_whole else ort.InferenceSession(
+        self._current = self._key if models.is_undivided else ort.InferenceSession(
             models.current, options, providers=[(PROVIDERS[provider], where)])
         # Where a provider lacks a library, ONNX Runtime runs on the CPU and only prints a line.
         if self._key.get_providers()[0] != PROVIDERS[provider]:

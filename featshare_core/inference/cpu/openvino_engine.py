@@ -58,7 +58,7 @@ class _Runner:
         self._pinned = threads >= usable_physical_cores()
         self._key_model = models.key, models.key_weights  # until the deep half is compiled
         self._key = self._compiled(self._read(*self._key_model), self._threads)
-        self._current = self._key if models.is_whole else self._compiled(
+        self._current = self._key if models.is_undivided else self._compiled(
             self._read(models.current, models.current_weights), self._threads)
 
     def _read(self, model: bytes, weights: bytes) -> ov.Model:

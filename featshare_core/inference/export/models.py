@@ -78,7 +78,7 @@ class Models(NamedTuple):
     current_weights: bytes = b''
 
     @property
-    def is_whole(self) -> bool:
+    def is_undivided(self) -> bool:
         """Whether both are the same model: without shared levels."""
         return (self.key, self.key_weights) == (self.current, self.current_weights)
 
